@@ -28,10 +28,10 @@ EXAMPLES: list[errors.PylogError] = [
     errors.CorruptFileError("orders-0/manifest", "line 3: expected an integer"),
     errors.IncompatibleFormatError("data", "9", "1"),
     errors.NetworkFileSystemError("/mnt/data", "nfs"),
-    errors.NotAppendedError("not appended", ("metadata",)),  # type: ignore[arg-type]
-    errors.PartitionFullError("no space for 4096 bytes", ("metadata",), errno.EDQUOT),  # type: ignore[arg-type]
-    errors.PartitionFailedError("orders-0 is FAILED", ("metadata",)),  # type: ignore[arg-type]
-    errors.OffsetMismatchError(5, 9, ("metadata",)),  # type: ignore[arg-type]
+    errors.NotAppendedError("not appended", ("metadata",)),
+    errors.PartitionFullError("no space for 4096 bytes", ("metadata",), errno.EDQUOT),
+    errors.PartitionFailedError("orders-0 is FAILED", ("metadata",)),
+    errors.OffsetMismatchError(5, 9, ("metadata",)),
     errors.DurabilityUnknownError("fdatasync failed", errno.ENXIO, 5, 9),
     errors.LockTimeoutError("page lock", 1.5),
 ]
