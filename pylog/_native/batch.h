@@ -1,0 +1,115 @@
+/* Kafka's record batch, version 2: parse, check, stamp, measure and encode in the caller's memory.
+ *
+ *   position  size  field
+ *          0     8  base offset             } stamped when the batch is placed,
+ *          8     4  length after this field } outside the CRC
+ *         12     4  leader epoch            }
+ *         16     1  magic, 2                }
+ *         17     4  CRC-32C of everything that follows
+ *         21     2  attributes: codec 0-2, timestamp type 3, transactional 4, control 5, horizon 6
+ *         23     4  last offset delta
+ *         27     8  base timestamp
+ *         35     8  max timestamp
+ *         43     8  producer id
+ *         51     2  producer epoch
+ *         53     4  base sequence
+ *         57     4  count of records
+ *         61        the records, or one compressed blob that holds them
+ *
+ * Knows: these bytes.  Must not know: segments, indexes, codecs.  Takes no lock, allocates nothing;
+ * every function may run on many threads at once over memory that nobody writes.
+ */
+#ifndef PLOG_BATCH_H
+#define PLOG_BATCH_H
+
+#include "base.h"
+
+enum {
+    PLOG_BATCH_LENGTH_POSITION = 8,
+    PLOG_BATCH_EPOCH_POSITION = PLOG_BATCH_LENGTH_POSITION + 4,
+    PLOG_BATCH_MAGIC_POSITION = PLOG_BATCH_EPOCH_POSITION + 4,
+    PLOG_BATCH_CRC_POSITION = PLOG_BATCH_MAGIC_POSITION + 1,
+    PLOG_BATCH_ATTRIBUTES_POSITION = PLOG_BATCH_CRC_POSITION + 4,
+    PLOG_BATCH_LAST_DELTA_POSITION = PLOG_BATCH_ATTRIBUTES_POSITION + 2,
+    PLOG_BATCH_BASE_TIMESTAMP_POSITION = PLOG_BATCH_LAST_DELTA_POSITION + 4,
+    PLOG_BATCH_MAX_TIMESTAMP_POSITION = PLOG_BATCH_BASE_TIMESTAMP_POSITION + 8,
+    PLOG_BATCH_PRODUCER_ID_POSITION = PLOG_BATCH_MAX_TIMESTAMP_POSITION + 8,
+    PLOG_BATCH_PRODUCER_EPOCH_POSITION = PLOG_BATCH_PRODUCER_ID_POSITION + 8,
+    PLOG_BATCH_SEQUENCE_POSITION = PLOG_BATCH_PRODUCER_EPOCH_POSITION + 2,
+    PLOG_BATCH_COUNT_POSITION = PLOG_BATCH_SEQUENCE_POSITION + 4,
+    PLOG_BATCH_HEADER_BYTES = PLOG_BATCH_COUNT_POSITION + 4,
+    PLOG_BATCH_LENGTH_END = PLOG_BATCH_LENGTH_POSITION + 4,
+};
+static_assert(PLOG_BATCH_HEADER_BYTES == 61, "Kafka's header of a v2 batch has 61 bytes");
+
+enum {
+    PLOG_ATTRIBUTE_CODEC = 0x07,
+    PLOG_ATTRIBUTE_LOG_APPEND_TIME = 0x08,
+    PLOG_ATTRIBUTE_TRANSACTIONAL = 0x10,
+    PLOG_ATTRIBUTE_CONTROL = 0x20,
+    PLOG_ATTRIBUTE_HORIZON = 0x40,
+};
+
+typedef struct {
+    int64_t base_offset;
+    size_t size; /* of the whole batch, header included */
+    int32_t leader_epoch;
+    uint8_t magic;
+    uint32_t crc;
+    int16_t attributes;
+    int32_t last_offset_delta;
+    int64_t base_timestamp, max_timestamp, producer_id;
+    int16_t producer_epoch;
+    int32_t base_sequence, count;
+} plog_batch_header;
+
+/* One record to be encoded.  Timestamps are >= 0; the caller has checked. */
+typedef struct {
+    plog_bytes key, value;
+    const plog_bytes *headers; /* borrowed: key, value, key, value ... */
+    int32_t header_count;      /* of pairs */
+    int64_t timestamp;
+} plog_record_in;
+
+/* Parse the header at `data`; the CRC is not looked at.
+ * OK: the header is sane and the whole batch lies inside `len`.  INCOMPLETE: what is there is
+ * plausible; out->size is the size of the whole batch, or the header's when even that is cut.
+ * ZEROS, BAD_LENGTH, BAD_MAGIC, BAD_COUNT, BAD_OFFSET: no batch begins here.  `out` holds
+ * the fields when the whole header was there. */
+plog_status plog_batch_parse(const uint8_t *data, size_t len, plog_batch_header *out);
+
+/* OK or BAD_CRC.  `header` came out of plog_batch_parse(data) with OK. */
+plog_status plog_batch_check_crc(const uint8_t *data, const plog_batch_header *header);
+
+/* Write where the batch stands; these two fields lie outside Kafka's CRC. */
+void plog_batch_stamp(uint8_t *batch, int64_t base_offset, int32_t leader_epoch);
+
+/* Write a whole header of header->size; the length and magic 2 are written, the CRC is computed
+ * over the payload that already stands behind the header. */
+void plog_batch_seal(uint8_t *batch, const plog_batch_header *header);
+
+/* The offset after the batch.  plog_batch_parse has checked that it does not overflow. */
+static inline int64_t plog_batch_next_offset(const plog_batch_header *header)
+{
+    return header->base_offset + header->last_offset_delta + 1;
+}
+
+/* The exact size of a batch with this one record; may be larger than any batch can be. */
+size_t plog_record_batch_bound(const plog_record_in *record);
+
+/* Encode a batch of one record: base offset 0, leader epoch -1, no producer, CRC filled in.
+ * OK, NO_ROOM when `capacity` is smaller than plog_record_batch_bound, TOO_LARGE past 2**31 - 1. */
+plog_status plog_batch_encode_one(const plog_record_in *record, uint8_t *out, size_t capacity,
+                                  size_t *size);
+
+/* Find how many of the first `count` (>= 1) records fit into one batch of at most `max_size` bytes.
+ * OK with fit >= 1 and the exact size; TOO_LARGE when the first alone does not fit, with its size. */
+plog_status plog_batch_measure(const plog_record_in *records, size_t count, size_t max_size,
+                               size_t *fit, size_t *size);
+
+/* Encode all `count` records as one batch at base offset `base_offset`, which plog_batch_measure
+ * found to need `size` bytes.  NO_ROOM when it does not come out at exactly that size. */
+plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64_t base_offset,
+                              uint8_t *out, size_t size);
+
+#endif
