@@ -244,12 +244,12 @@ class CorruptFileError(CorruptionError):
 class IncompatibleFormatError(PylogError):
     """Raised when a directory was written in a format this version cannot read.
 
-    Nothing was changed.  found, supported: format versions or tags, as text.
+    Nothing was changed.  found, supported: format versions or tags.
     """
 
     _fields = ("path", "found", "supported")
 
-    def __init__(self, path: str, found: str, supported: str) -> None:
+    def __init__(self, path: str, found: object, supported: object) -> None:
         super().__init__(f"{path}: format {_shown(found)}, this pylog reads {_shown(supported)}")
         self.path = path
         self.found = found
