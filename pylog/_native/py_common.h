@@ -110,6 +110,9 @@ int plog_headers_from_object(const plog_module_state *state, PyObject *object,
                              plog_held_headers *out);
 void plog_headers_release(plog_held_headers *held);
 
+/* Set TypeError: "<what> must be <wanted>, not <type>". */
+void plog_raise_type(PyObject *object, const char *what, const char *wanted);
+
 /* An int in [INT64_MIN, INT64_MAX]; TypeError for anything else, bool included in int as in Python. */
 int plog_int64_from_object(PyObject *object, const char *what, int64_t *out);
 
@@ -124,12 +127,19 @@ typedef struct {
 int plog_parse_arguments(const plog_signature *signature, PyObject *const *arguments,
                          Py_ssize_t positional_count, PyObject *keyword_names, PyObject **out);
 
+/* Positions of a half-open range in `len` bytes; NULL start is 0, NULL or None end is len.
+ * ValueError when it leaves them. */
+int plog_range_from_objects(PyObject *start, PyObject *end, Py_ssize_t len, size_t *start_out,
+                            size_t *end_out);
+
 /* A new RecordMetadata; `topic` is an exact str and is kept. */
 PyObject *plog_record_metadata_new(const plog_module_state *state, PyObject *topic,
                                    int32_t partition, int64_t offset, int64_t timestamp);
 
 /* ---- parts of the module; each adds its types, functions and constants */
 int plog_add_record_types(PyObject *module);
+int plog_add_records_types(PyObject *module);
+int plog_add_encode_functions(PyObject *module);
 int plog_add_batch_functions(PyObject *module);
 int plog_add_scanner_type(PyObject *module);
 int plog_add_page_types(PyObject *module);

@@ -1,0 +1,182 @@
+/* Batches: see batch.h.  Single records are record.h's business. */
+#include "batch.h"
+
+#include "crc32c.h"
+#include "record.h"
+
+static void load_fields(const uint8_t *data, plog_batch_header *out)
+{
+    out->base_offset = plog_load_i64(data);
+    out->leader_epoch = plog_load_i32(data + PLOG_BATCH_EPOCH_POSITION);
+    out->magic = data[PLOG_BATCH_MAGIC_POSITION];
+    out->crc = plog_load_u32(data + PLOG_BATCH_CRC_POSITION);
+    out->attributes = plog_load_i16(data + PLOG_BATCH_ATTRIBUTES_POSITION);
+    out->last_offset_delta = plog_load_i32(data + PLOG_BATCH_LAST_DELTA_POSITION);
+    out->base_timestamp = plog_load_i64(data + PLOG_BATCH_BASE_TIMESTAMP_POSITION);
+    out->max_timestamp = plog_load_i64(data + PLOG_BATCH_MAX_TIMESTAMP_POSITION);
+    out->producer_id = plog_load_i64(data + PLOG_BATCH_PRODUCER_ID_POSITION);
+    out->producer_epoch = plog_load_i16(data + PLOG_BATCH_PRODUCER_EPOCH_POSITION);
+    out->base_sequence = plog_load_i32(data + PLOG_BATCH_SEQUENCE_POSITION);
+    out->count = plog_load_i32(data + PLOG_BATCH_COUNT_POSITION);
+}
+
+/* Offsets in a batch are distinct and end at the last delta, so that bounds the count; without
+ * compression the size bounds it too, and nobody allocates for records that cannot be there. */
+static plog_status check_fields(const plog_batch_header *header)
+{
+    int64_t next;
+    if (header->last_offset_delta < 0 || header->count < 0 ||
+        header->count - 1 > header->last_offset_delta) {
+        return PLOG_BAD_COUNT;
+    }
+    bool is_compressed = (header->attributes & PLOG_ATTRIBUTE_CODEC) != 0;
+    size_t payload = header->size - PLOG_BATCH_HEADER_BYTES;
+    if (!is_compressed && (size_t)header->count > payload / PLOG_RECORD_MIN_BYTES) {
+        return PLOG_BAD_COUNT;
+    }
+    if (header->base_offset < 0 ||
+        __builtin_add_overflow(header->base_offset, (int64_t)header->last_offset_delta + 1,
+                               &next)) {
+        return PLOG_BAD_OFFSET;
+    }
+    return PLOG_OK;
+}
+
+plog_status plog_batch_parse(const uint8_t *data, size_t len, plog_batch_header *out)
+{
+    out->size = PLOG_BATCH_HEADER_BYTES;
+    if (len < PLOG_BATCH_LENGTH_END) {
+        return PLOG_INCOMPLETE;
+    }
+    int32_t length = plog_load_i32(data + PLOG_BATCH_LENGTH_POSITION);
+    if (length == 0) {
+        return PLOG_ZEROS;
+    }
+    if (length < PLOG_BATCH_HEADER_BYTES - PLOG_BATCH_LENGTH_END) {
+        return PLOG_BAD_LENGTH;
+    }
+    if (len > PLOG_BATCH_MAGIC_POSITION && data[PLOG_BATCH_MAGIC_POSITION] != 2) {
+        return PLOG_BAD_MAGIC;
+    }
+    if (len < PLOG_BATCH_HEADER_BYTES) {
+        return PLOG_INCOMPLETE;
+    }
+    out->size = (size_t)length + PLOG_BATCH_LENGTH_END;
+    load_fields(data, out);
+    plog_status status = check_fields(out);
+    if (status != PLOG_OK) {
+        return status;
+    }
+    return out->size <= len ? PLOG_OK : PLOG_INCOMPLETE;
+}
+
+static uint32_t crc_of(const uint8_t *batch, size_t size)
+{
+    return plog_crc32c(0, batch + PLOG_BATCH_ATTRIBUTES_POSITION,
+                       size - PLOG_BATCH_ATTRIBUTES_POSITION);
+}
+
+plog_status plog_batch_check_crc(const uint8_t *data, const plog_batch_header *header)
+{
+    return crc_of(data, header->size) == header->crc ? PLOG_OK : PLOG_BAD_CRC;
+}
+
+void plog_batch_stamp(uint8_t *batch, int64_t base_offset, int32_t leader_epoch)
+{
+    plog_store_i64(batch, base_offset);
+    plog_store_i32(batch + PLOG_BATCH_EPOCH_POSITION, leader_epoch);
+}
+
+void plog_batch_seal(uint8_t *batch, const plog_batch_header *header)
+{
+    assert(header->size >= PLOG_BATCH_HEADER_BYTES && header->size <= INT32_MAX);
+    plog_batch_stamp(batch, header->base_offset, header->leader_epoch);
+    plog_store_i32(batch + PLOG_BATCH_LENGTH_POSITION,
+                   (int32_t)(header->size - PLOG_BATCH_LENGTH_END));
+    batch[PLOG_BATCH_MAGIC_POSITION] = 2;
+    plog_store_i16(batch + PLOG_BATCH_ATTRIBUTES_POSITION, header->attributes);
+    plog_store_i32(batch + PLOG_BATCH_LAST_DELTA_POSITION, header->last_offset_delta);
+    plog_store_i64(batch + PLOG_BATCH_BASE_TIMESTAMP_POSITION, header->base_timestamp);
+    plog_store_i64(batch + PLOG_BATCH_MAX_TIMESTAMP_POSITION, header->max_timestamp);
+    plog_store_i64(batch + PLOG_BATCH_PRODUCER_ID_POSITION, header->producer_id);
+    plog_store_i16(batch + PLOG_BATCH_PRODUCER_EPOCH_POSITION, header->producer_epoch);
+    plog_store_i32(batch + PLOG_BATCH_SEQUENCE_POSITION, header->base_sequence);
+    plog_store_i32(batch + PLOG_BATCH_COUNT_POSITION, header->count);
+    plog_store_u32(batch + PLOG_BATCH_CRC_POSITION, crc_of(batch, header->size));
+}
+
+size_t plog_record_batch_bound(const plog_record_in *record)
+{
+    return PLOG_BATCH_HEADER_BYTES + plog_record_size(plog_record_body_size(record, 0, 0));
+}
+
+plog_status plog_batch_encode_one(const plog_record_in *record, uint8_t *out, size_t capacity,
+                                  size_t *size)
+{
+    size_t needed = plog_record_batch_bound(record);
+    if (needed > INT32_MAX) {
+        return PLOG_TOO_LARGE;
+    }
+    if (needed > capacity) {
+        return PLOG_NO_ROOM;
+    }
+    *size = needed;
+    return plog_batch_encode(record, 1, 0, out, needed);
+}
+
+plog_status plog_batch_measure(const plog_record_in *records, size_t count, size_t max_size,
+                               size_t *fit, size_t *size)
+{
+    size_t total = PLOG_BATCH_HEADER_BYTES;
+    size_t limit = max_size < INT32_MAX ? max_size : INT32_MAX;
+    *fit = 0;
+    for (size_t i = 0; i < count; i++) {
+        /* Both timestamps are >= 0, and i < limit / 7, so neither delta can overflow. */
+        int64_t timestamp_delta = records[i].timestamp - records[0].timestamp;
+        size_t body_size = plog_record_body_size(&records[i], timestamp_delta, (int32_t)i);
+        size_t record_size = plog_record_size(body_size);
+        if (record_size > limit || total > limit - record_size) {
+            *size = i == 0 ? total + record_size : total;
+            return i == 0 ? PLOG_TOO_LARGE : PLOG_OK;
+        }
+        total += record_size;
+        *fit = i + 1;
+    }
+    *size = total;
+    return PLOG_OK;
+}
+
+plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64_t base_offset,
+                              uint8_t *out, size_t size)
+{
+    assert(count >= 1 && count <= INT32_MAX && size <= INT32_MAX);
+    uint8_t *p = out + PLOG_BATCH_HEADER_BYTES, *limit = out + size;
+    plog_batch_header header = {
+        .base_offset = base_offset,
+        .size = size,
+        .leader_epoch = -1,
+        .last_offset_delta = (int32_t)(count - 1),
+        .base_timestamp = records[0].timestamp,
+        .max_timestamp = records[0].timestamp,
+        .producer_id = -1,
+        .producer_epoch = -1,
+        .base_sequence = -1,
+        .count = (int32_t)count,
+    };
+    for (size_t i = 0; i < count; i++) {
+        int64_t timestamp_delta = records[i].timestamp - header.base_timestamp;
+        size_t body_size = plog_record_body_size(&records[i], timestamp_delta, (int32_t)i);
+        if (plog_record_size(body_size) > (size_t)(limit - p)) {
+            return PLOG_NO_ROOM;
+        }
+        p = plog_record_write(p, &records[i], timestamp_delta, (int32_t)i, body_size);
+        if (records[i].timestamp > header.max_timestamp) {
+            header.max_timestamp = records[i].timestamp;
+        }
+    }
+    if (p != limit) {
+        return PLOG_NO_ROOM;
+    }
+    plog_batch_seal(out, &header);
+    return PLOG_OK;
+}

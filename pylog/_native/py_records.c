@@ -1,0 +1,457 @@
+/* Records: whole batches in memory, iterated record by record.
+ *
+ * Knows: the range of offsets asked for, and how to call the decompressor.  The batches were checked
+ * before; the records inside were not.  Holds no lock: all state of an iteration is the iterator's.
+ */
+#include "py_records.h"
+
+/* ---- batches */
+
+void plog_batch_walk_begin(plog_batch_walk *walk, const plog_records *records)
+{
+    *walk = (plog_batch_walk){.position = records->start,
+                              .current = records->start,
+                              .expected_offset = records->first_offset};
+}
+
+int plog_raise_bad_batch(const plog_records *records, const plog_batch_walk *walk,
+                         plog_status status)
+{
+    plog_raise_corrupt_range(plog_state_of((PyObject *)records), walk->header.base_offset,
+                             plog_batch_next_offset(&walk->header) - 1, status);
+    return -1;
+}
+
+int plog_batch_walk_next(plog_batch_walk *walk, const plog_records *records)
+{
+    const uint8_t *data = records->source->view.buf;
+    while (walk->position < records->end) {
+        walk->current = walk->position;
+        plog_status status =
+            plog_batch_parse(data + walk->position, records->end - walk->position, &walk->header);
+        if (status != PLOG_OK) {
+            int64_t last = records->next_offset - 1;
+            walk->position = records->end;
+            plog_raise_corrupt_range(plog_state_of((PyObject *)records), walk->expected_offset,
+                                     last < walk->expected_offset ? walk->expected_offset : last,
+                                     status);
+            return -1;
+        }
+        walk->position += walk->header.size;
+        walk->expected_offset = plog_batch_next_offset(&walk->header);
+        bool is_hidden =
+            (walk->header.attributes & PLOG_ATTRIBUTE_CONTROL) != 0 && !records->includes_control;
+        if (walk->header.base_offset >= records->end_offset) {
+            walk->position = records->end;
+        } else if (walk->expected_offset > records->first_offset && !is_hidden) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* A memoryview of the payload; it holds the data, so the decompressor may keep it. */
+static PyObject *payload_view(const plog_records *records, const plog_batch_walk *walk)
+{
+    size_t start = walk->current + PLOG_BATCH_HEADER_BYTES;
+    PyObject *whole = PyMemoryView_FromObject(records->data); /* strong */
+    PyObject *payload = NULL;
+    if (whole != NULL) {
+        payload = PySequence_GetSlice(whole, (Py_ssize_t)start,
+                                      (Py_ssize_t)(walk->current + walk->header.size));
+    }
+    Py_XDECREF(whole);
+    return payload;
+}
+
+plog_source *plog_batch_records(const plog_records *records, const plog_batch_walk *walk,
+                                const uint8_t **out, size_t *len)
+{
+    const plog_module_state *state = plog_state_of((PyObject *)records);
+    int codec = walk->header.attributes & PLOG_ATTRIBUTE_CODEC;
+    plog_source *source = records->source;
+    if (codec == 0) {
+        *out = (const uint8_t *)source->view.buf + walk->current + PLOG_BATCH_HEADER_BYTES;
+        *len = walk->header.size - PLOG_BATCH_HEADER_BYTES;
+        return plog_source_share(source);
+    }
+    if (records->decompress == NULL) {
+        PyErr_Format(state->errors[PLOG_INVALID_RECORD_ERROR],
+                     "the batch is compressed (codec %d) and no decompressor was given", codec);
+        return NULL;
+    }
+    PyObject *payload = payload_view(records, walk); /* strong */
+    PyObject *plain = NULL;                          /* strong */
+    plog_source *made = NULL;
+    if (payload != NULL) {
+        plain = PyObject_CallFunction(records->decompress, "iO", codec, payload);
+    }
+    if (plain != NULL) {
+        made = plog_source_new(state, plain, source->topic, source->partition);
+    }
+    if (made != NULL) {
+        *out = made->view.buf;
+        *len = (size_t)made->view.len;
+    }
+    Py_XDECREF(payload);
+    Py_XDECREF(plain);
+    return made;
+}
+
+/* ---- length */
+
+/* Count the records of the walk's batch in the range by looking at each. */
+static Py_ssize_t count_by_walking(const plog_records *records, const plog_batch_walk *walk)
+{
+    const uint8_t *bytes;
+    size_t len;
+    plog_source *source = plog_batch_records(records, walk, &bytes, &len); /* strong */
+    if (source == NULL) {
+        return -1;
+    }
+    plog_record_cursor cursor;
+    plog_record_view view;
+    plog_status status;
+    Py_ssize_t count = 0;
+    plog_record_cursor_begin(&cursor, &walk->header, bytes, len);
+    while ((status = plog_record_next(&cursor, &view)) == PLOG_OK) {
+        count += view.offset >= records->first_offset && view.offset < records->end_offset;
+    }
+    plog_source_release(source);
+    return status == PLOG_END ? count : plog_raise_bad_batch(records, walk, status);
+}
+
+static Py_ssize_t count_in_batch(const plog_records *records, const plog_batch_walk *walk)
+{
+    const plog_batch_header *header = &walk->header;
+    int64_t next_offset = plog_batch_next_offset(header);
+    int64_t first =
+        header->base_offset > records->first_offset ? header->base_offset : records->first_offset;
+    int64_t end = next_offset < records->end_offset ? next_offset : records->end_offset;
+    if (first == header->base_offset && end == next_offset) {
+        return header->count;
+    }
+    bool is_dense = header->count - 1 == header->last_offset_delta;
+    return is_dense ? (Py_ssize_t)(end - first) : count_by_walking(records, walk);
+}
+
+static Py_ssize_t records_length(PyObject *object)
+{
+    const plog_records *self = (const plog_records *)object;
+    plog_batch_walk walk;
+    Py_ssize_t total = 0;
+    int step;
+    plog_batch_walk_begin(&walk, self);
+    while ((step = plog_batch_walk_next(&walk, self)) > 0) {
+        Py_ssize_t count = count_in_batch(self, &walk);
+        if (count < 0) {
+            return -1;
+        }
+        total += count;
+    }
+    return step < 0 ? -1 : total;
+}
+
+/* Stops at the first record in the range, so that a test for emptiness costs little. */
+static int records_bool(PyObject *object)
+{
+    const plog_records *self = (const plog_records *)object;
+    plog_batch_walk walk;
+    int step;
+    plog_batch_walk_begin(&walk, self);
+    while ((step = plog_batch_walk_next(&walk, self)) > 0) {
+        Py_ssize_t count = count_in_batch(self, &walk);
+        if (count != 0) {
+            return count < 0 ? -1 : 1;
+        }
+    }
+    return step;
+}
+
+/* ---- iteration */
+
+typedef struct {
+    PyObject_HEAD plog_records *records; /* strong */
+    plog_source *source;                 /* strong: of the current batch; NULL between batches */
+    plog_batch_walk walk;
+    plog_record_cursor cursor;
+} records_iterator;
+
+static PyObject *records_iter(PyObject *object)
+{
+    const plog_module_state *state = plog_state_of(object);
+    records_iterator *self =
+        PyObject_GC_New(records_iterator, state->types[PLOG_RECORDS_ITERATOR_TYPE]);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->records = (plog_records *)Py_NewRef(object);
+    self->source = NULL;
+    plog_batch_walk_begin(&self->walk, self->records);
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+static int iterator_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    records_iterator *self = (records_iterator *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->records);
+    Py_VISIT(self->source);
+    return 0;
+}
+
+static int iterator_clear(PyObject *object)
+{
+    records_iterator *self = (records_iterator *)object;
+    Py_CLEAR(self->records);
+    Py_CLEAR(self->source);
+    return 0;
+}
+
+static void iterator_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    iterator_clear(object);
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static int enter_next_batch(records_iterator *self)
+{
+    if (self->records == NULL) {
+        return 0; /* cleared by the garbage collector */
+    }
+    int step = plog_batch_walk_next(&self->walk, self->records);
+    if (step <= 0) {
+        return step;
+    }
+    const uint8_t *bytes;
+    size_t len;
+    const plog_batch_walk walk = self->walk;
+    plog_source *source = plog_batch_records(self->records, &walk, &bytes, &len);
+    if (source == NULL) {
+        return -1;
+    }
+    /* The decompressor is Python code and may itself have advanced this iterator. */
+    plog_source_release(self->source);
+    self->source = source;
+    self->walk = walk;
+    plog_record_cursor_begin(&self->cursor, &self->walk.header, bytes, len);
+    return 1;
+}
+
+/* After an error the iteration goes on behind the batch that caused it. */
+static PyObject *iterator_next(PyObject *object)
+{
+    records_iterator *self = (records_iterator *)object;
+    const plog_records *records = self->records;
+    plog_record_view view;
+    while (self->source != NULL || enter_next_batch(self) > 0) {
+        plog_status status = plog_record_next(&self->cursor, &view);
+        if (status != PLOG_OK) {
+            Py_CLEAR(self->source);
+            if (status != PLOG_END) {
+                plog_raise_bad_batch(records, &self->walk, status);
+                return NULL;
+            }
+        } else if (view.offset >= records->end_offset) {
+            Py_CLEAR(self->source);
+        } else if (view.offset >= records->first_offset) {
+            return plog_record_new(plog_state_of(object), self->source, &self->walk.header, &view);
+        }
+    }
+    return NULL;
+}
+
+static PyType_Slot iterator_slots[] = {
+    {Py_tp_dealloc, (void *)iterator_dealloc}, {Py_tp_traverse, (void *)iterator_traverse},
+    {Py_tp_clear, (void *)iterator_clear},     {Py_tp_iter, (void *)PyObject_SelfIter},
+    {Py_tp_iternext, (void *)iterator_next},   {0, NULL},
+};
+
+static PyType_Spec iterator_spec = {
+    .name = "pylog._native._RecordsIterator",
+    .basicsize = sizeof(records_iterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = iterator_slots,
+};
+
+/* ---- construction */
+
+static int64_t offset_after(const plog_records *self)
+{
+    const uint8_t *data = self->source->view.buf;
+    int64_t next_offset = self->first_offset;
+    plog_batch_header header;
+    for (size_t position = self->start; position < self->end; position += header.size) {
+        if (plog_batch_parse(data + position, self->end - position, &header) != PLOG_OK) {
+            break; /* iteration will raise */
+        }
+        next_offset = plog_batch_next_offset(&header);
+    }
+    return next_offset;
+}
+
+/* Fill in what the arguments say; the object is already valid enough to be deallocated. */
+static int records_initialize(plog_records *self, const plog_module_state *state, PyObject **given)
+{
+    enum { DATA, START, END, FIRST, END_OFFSET, NEXT, TOPIC, PARTITION, DECOMPRESS, CONTROL };
+    int64_t partition = 0;
+    self->end_offset = INT64_MAX;
+    if ((given[FIRST] &&
+         plog_int64_from_object(given[FIRST], "first_offset", &self->first_offset)) ||
+        (given[END_OFFSET] && given[END_OFFSET] != Py_None &&
+         plog_int64_from_object(given[END_OFFSET], "end_offset", &self->end_offset)) ||
+        (given[PARTITION] && plog_int64_from_object(given[PARTITION], "partition", &partition))) {
+        return -1;
+    }
+    if (partition < 0 || partition > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "partition must be in [0, 2**31)");
+        return -1;
+    }
+    if (given[TOPIC] && !PyUnicode_Check(given[TOPIC])) {
+        plog_raise_type(given[TOPIC], "topic", "a str");
+        return -1;
+    }
+    PyObject *topic = /* strong */
+        given[TOPIC] ? PyUnicode_FromObject(given[TOPIC]) : PyUnicode_FromString("");
+    if (topic == NULL) {
+        return -1;
+    }
+    self->source = plog_source_new(state, given[DATA], topic, (int32_t)partition);
+    Py_DECREF(topic);
+    if (self->source == NULL ||
+        plog_range_from_objects(given[START], given[END], self->source->view.len, &self->start,
+                                &self->end) < 0) {
+        return -1;
+    }
+    self->data = Py_NewRef(given[DATA]);
+    if (given[DECOMPRESS] && given[DECOMPRESS] != Py_None) {
+        self->decompress = Py_NewRef(given[DECOMPRESS]);
+    }
+    int includes_control = given[CONTROL] ? PyObject_IsTrue(given[CONTROL]) : 0;
+    if (includes_control < 0) {
+        return -1;
+    }
+    self->includes_control = includes_control > 0;
+    if (given[NEXT] && given[NEXT] != Py_None) {
+        return plog_int64_from_object(given[NEXT], "next_offset", &self->next_offset);
+    }
+    self->next_offset = offset_after(self);
+    return 0;
+}
+
+static PyObject *records_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"data",       "start",           "end",   "first_offset",
+                            "end_offset", "next_offset",     "topic", "partition",
+                            "decompress", "include_control", NULL};
+    PyObject *given[10] = {NULL}; /* borrowed */
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOOOOOOO:Records", names, &given[0],
+                                     &given[1], &given[2], &given[3], &given[4], &given[5],
+                                     &given[6], &given[7], &given[8], &given[9])) {
+        return NULL;
+    }
+    plog_records *self = PyObject_GC_New(plog_records, type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->source = NULL;
+    self->data = NULL;
+    self->decompress = NULL;
+    self->start = self->end = 0;
+    self->first_offset = 0;
+    PyObject_GC_Track(self);
+    if (records_initialize(self, (plog_module_state *)PyType_GetModuleState(type), given) < 0) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int records_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    plog_records *self = (plog_records *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->source);
+    Py_VISIT(self->data);
+    Py_VISIT(self->decompress);
+    return 0;
+}
+
+static int records_clear(PyObject *object)
+{
+    plog_records *self = (plog_records *)object;
+    /* Only the callable can close a cycle; without the source the object would be unusable. */
+    Py_CLEAR(self->decompress);
+    return 0;
+}
+
+static void records_dealloc(PyObject *object)
+{
+    plog_records *self = (plog_records *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    Py_CLEAR(self->source);
+    Py_CLEAR(self->data);
+    Py_CLEAR(self->decompress);
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static PyObject *records_next_offset(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromLongLong(((plog_records *)self)->next_offset);
+}
+
+static PyObject *records_nbytes(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromSize_t(((plog_records *)self)->end - ((plog_records *)self)->start);
+}
+
+static PyGetSetDef records_getters[] = {
+    {"next_offset", records_next_offset, NULL, "The offset to read from next.", NULL},
+    {"nbytes", records_nbytes, NULL, "Bytes of the batches, as stored.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef records_methods[] = {
+    {"columns", plog_records_columns, METH_NOARGS,
+     "Return (offsets, timestamps, key_positions, key_lengths, value_positions, value_lengths, "
+     "data)."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot records_slots[] = {
+    {Py_tp_doc, "The records of whole, checked batches, made as they are iterated."},
+    {Py_tp_new, (void *)records_new},
+    {Py_tp_dealloc, (void *)records_dealloc},
+    {Py_tp_traverse, (void *)records_traverse},
+    {Py_tp_clear, (void *)records_clear},
+    {Py_tp_iter, (void *)records_iter},
+    {Py_sq_length, (void *)records_length},
+    {Py_nb_bool, (void *)records_bool},
+    {Py_tp_getset, records_getters},
+    {Py_tp_methods, records_methods},
+    {0, NULL},
+};
+
+static PyType_Spec records_spec = {
+    .name = "pylog._native.Records",
+    .basicsize = sizeof(plog_records),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = records_slots,
+};
+
+int plog_add_records_types(PyObject *module)
+{
+    if (plog_add_type(module, &records_spec, PLOG_RECORDS_TYPE, true) < 0) {
+        return -1;
+    }
+    return plog_add_type(module, &iterator_spec, PLOG_RECORDS_ITERATOR_TYPE, false);
+}
