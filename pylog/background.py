@@ -1,0 +1,98 @@
+"""One thread per log for work that is due later; started with the first such work, never before.
+
+Knows times and callables.  Must not know what it runs.
+
+Locks: `_condition`, around the timetable; tasks run without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable
+
+from sortedcontainers import SortedDict
+
+from pylog.errors import PylogError
+
+logger = logging.getLogger("pylog")
+
+Task = Callable[[], None]
+
+
+class Background:
+    """A timetable of tasks.  A task that fails is reported and forgotten; the others go on."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._condition = threading.Condition()
+        # Ordered by due time; the count keeps tasks of the same instant apart.
+        self._timetable: SortedDict[tuple[float, int], tuple[Hashable, Task]] = SortedDict()
+        self._due: dict[Hashable, tuple[float, int]] = {}
+        self._count = 0
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def schedule(self, name: Hashable, delay: float, task: Task) -> None:
+        """Run `task` in `delay` seconds, unless a task of this name is waiting already."""
+        with self._condition:
+            if self._is_closed or name in self._due:
+                return
+            self._count += 1
+            due = (self._monotonic() + delay, self._count)
+            self._timetable[due] = (name, task)
+            self._due[name] = due
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pylog", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def cancel(self, name: Hashable) -> None:
+        """Forget the waiting task of this name, if there is one; a running one is not waited for."""
+        with self._condition:
+            due = self._due.pop(name, None)
+            if due is not None:
+                del self._timetable[due]
+
+    def close(self) -> None:
+        """Forget all waiting tasks and wait for the running one."""
+        with self._condition:
+            self._is_closed = True
+            self._timetable.clear()
+            self._due.clear()
+            self._condition.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread is gone, and partitions announce themselves when they attach."""
+        self._condition = threading.Condition()
+        self._thread = None
+        self._timetable.clear()
+        self._due.clear()
+
+    def _run(self) -> None:
+        while True:
+            task = self._next()
+            if task is None:
+                return
+            try:
+                task()
+            except (PylogError, OSError):
+                logger.exception("background work failed")
+
+    def _next(self) -> Task | None:
+        with self._condition:
+            while not self._is_closed:
+                if not self._timetable:
+                    self._condition.wait()
+                    continue
+                due, (name, task) = self._timetable.peekitem(0)
+                left = due[0] - self._monotonic()
+                if left <= 0:
+                    del self._timetable[due]
+                    del self._due[name]
+                    return task
+                self._condition.wait(left)
+            return None

@@ -1,0 +1,273 @@
+"""The open directory of a log: which partition objects exist, the clock, the background, forks.
+
+Knows the directory, its lock file and the life of `Partition` objects.  Must not know bytes, nor what
+topics mean.
+
+Locks: `_lock`, around the table of partitions; no I/O is done while it is held, except closing.
+
+`pylog.lock` is one page that every process maps: an event counter that tells waiters of any
+partition to look again.  Its bytes also number the locks of partitions (storage/shared_page.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+import uuid
+import weakref
+from typing import Final
+
+from pylog import codecs
+from pylog._native import PAGE_BYTES, Events, system_clock
+from pylog.background import Background
+from pylog.config import TopicConfig
+from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
+from pylog.storage import layout
+from pylog.storage.attachment import Environment, Flushable
+from pylog.storage.descriptors import DEFAULT_BUDGET, Descriptors
+from pylog.storage.files import (
+    NETWORK_FILE_SYSTEMS,
+    Directory,
+    File,
+    FileSystem,
+    OsFiles,
+    read_file,
+    replace_file,
+)
+from pylog.storage.partition import Partition
+
+logger = logging.getLogger("pylog")
+
+LOCK_NAME: Final = "pylog.lock"
+_MAX_PROPERTIES_BYTES: Final = 1 << 16
+_PRESENCE_BYTE: Final = 0  # of pylog.lock; held shared while the log is open
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine:
+    """One process's share of a log directory."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        file_system: FileSystem | None = None,
+        max_open_partitions: int = DEFAULT_BUDGET,
+    ) -> None:
+        self.path = os.fspath(path)
+        self._file_system: FileSystem = file_system or OsFiles()
+        self._max_open_partitions = max_open_partitions
+        self._lock = threading.RLock()
+        self._partitions: dict[tuple[str, int, uuid.UUID], Partition] = {}
+        # In the order of their last attachment; the first ones are suspended first.
+        self._attached: dict[Partition, int] = {}
+        self._background = Background(time.monotonic)
+        self._root: Directory | None = None
+        self._lock_file: File | None = None
+        self._environment: Environment | None = None
+        self.log_id = uuid.UUID(int=0)
+
+    # ------------------------------------------------------------------ open and close
+
+    def open(self, *, create: bool) -> None:
+        """Open the directory, creating it if `create`.
+
+        Raises FileNotFoundError, NetworkFileSystemError, IncompatibleFormatError, CorruptFileError,
+        OSError.
+        """
+        kind = self._file_system.file_system_type(self.path)
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise NetworkFileSystemError(self.path, kind)
+        root = self._root = self._file_system.root(self.path, create=create)
+        self.log_id = _open_properties(root, create=create)
+        self._lock_file = _open_lock_file(root)
+        memory = self._lock_file.map(PAGE_BYTES, writable=True)
+        self._environment = Environment(
+            lock_file=self._current_lock_file,
+            boot_identity=self._file_system.boot_identity(),
+            descriptors=Descriptors(),
+            clock=system_clock,
+            monotonic=time.monotonic,
+            log_events=Events(memory),
+            decompress=codecs.decompress,
+            on_attach=self._note_attached,
+            on_unsynced_roll=self._flush_sealed_soon,
+        )
+        _engines.add(self)
+
+    def _current_lock_file(self) -> File:
+        if self._lock_file is None:
+            raise ClosedError(f"log {self.path} is closed")
+        return self._lock_file
+
+    def close(self) -> None:
+        """Close every partition; the first error is raised when all are closed.  Idempotent."""
+        self._background.close()
+        with self._lock:
+            partitions = list(self._partitions.values())
+            self._partitions.clear()
+        error: BaseException | None = None
+        for partition in partitions:
+            try:
+                partition.close()
+            except (PylogError, OSError) as first:
+                error = error or first
+        _engines.discard(self)
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+        self._environment = None
+        if error is not None:
+            raise error
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the log was closed (or never opened)."""
+        return self._environment is None
+
+    @property
+    def events(self) -> Events:
+        """The counter that changes when records become visible in any partition of the log."""
+        events = self._open_environment().log_events
+        assert events is not None
+        return events
+
+    def _open_environment(self) -> Environment:
+        environment = self._environment
+        if environment is None:
+            raise ClosedError(f"log {self.path} is closed")
+        return environment
+
+    # ------------------------------------------------------------------ partitions
+
+    def partition(
+        self, topic: str, number: int, *, topic_id: uuid.UUID, config: TopicConfig
+    ) -> Partition:
+        """Return the partition's one object in this process.  No I/O.  Raises ClosedError."""
+        environment = self._open_environment()
+        name = (topic, number, topic_id)
+        with self._lock:
+            partition = self._partitions.get(name)
+            if partition is None:
+                assert self._root is not None
+                partition = self._partitions[name] = Partition(
+                    self._root.directory(layout.partition_directory(topic, number)),
+                    topic=topic,
+                    number=number,
+                    topic_id=topic_id,
+                    config=config,
+                    environment=environment,
+                )
+            return partition
+
+    def delete_partition(self, partition: Partition, *, topic_id: uuid.UUID) -> None:
+        """Close the partition in all processes and give its space back.  Raises OSError.
+
+        Appends and reads through other handles raise from now on.  A crash in between leaves a
+        directory whose name ends in `-delete`, which the next deletion or open removes.
+        """
+        with self._lock:
+            self._partitions.pop((partition.topic, partition.number, topic_id), None)
+            self._attached.pop(partition, None)
+        partition.delete()
+
+    def _note_attached(self, flushable: Flushable) -> None:
+        partition = flushable
+        assert isinstance(partition, Partition)
+        if partition.config.durability == "interval":
+            self._flush_later(weakref.ref(partition))
+        self._attached.pop(partition, None)
+        self._attached[partition] = 1
+        if len(self._attached) > self._max_open_partitions:
+            # Not here: the caller holds the new partition's lock, and suspending takes another's.
+            self._background.schedule("suspend", 0.0, self._suspend_idle)
+
+    def _suspend_idle(self) -> None:
+        """Suspend the partitions that were attached longest ago and not used since."""
+        excess = len(self._attached) - self._max_open_partitions
+        for partition in list(self._attached):
+            if excess <= 0:
+                return
+            if partition.take_used():
+                self._attached[partition] = self._attached.pop(partition, 1)
+            elif partition.suspend():
+                self._attached.pop(partition, None)
+                excess -= 1
+
+    # ------------------------------------------------------------------ background
+
+    def _flush_later(self, reference: weakref.ref[Partition]) -> None:
+        """Sync an "interval" partition every flush_ms, whichever process appended to it."""
+        partition = reference()
+        if partition is None:
+            return
+        delay = partition.config.flush_ms / 1000
+        del partition
+
+        def flush() -> None:
+            partition = reference()
+            if partition is None or not partition.is_attached:
+                return
+            self._flush_later(reference)
+            partition.flush()
+
+        self._background.schedule(("flush", reference), delay, flush)
+
+    def _flush_sealed_soon(self, partition: Flushable) -> None:
+        self._background.schedule(("sealed", partition), 0.0, partition.flush_sealed)
+
+    # ------------------------------------------------------------------ fork
+
+    def after_fork(self) -> None:
+        """In a forked child: take locks of its own at the next use; nothing is written here.
+
+        The inherited lock file shares its locks with the parent, so it is replaced, not reused.
+        """
+        self._lock = threading.RLock()
+        self._background.after_fork()
+        self._attached.clear()
+        if self._environment is None:
+            return
+        self._environment.descriptors.after_fork()
+        for partition in self._partitions.values():
+            partition.after_fork()
+        assert self._root is not None
+        inherited, self._lock_file = self._lock_file, _open_lock_file(self._root)
+        if inherited is not None:
+            inherited.close()
+
+
+def _after_fork_in_child() -> None:
+    for engine in list(_engines):
+        engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _open_properties(root: Directory, *, create: bool) -> uuid.UUID:
+    """Return the log's id; writes the properties of a new log."""
+    data = read_file(root, layout.META_PROPERTIES, max_bytes=_MAX_PROPERTIES_BYTES)
+    if data is not None:
+        return layout.parse_meta_properties(data, path=f"{root.path}/{layout.META_PROPERTIES}")
+    if not create:
+        raise FileNotFoundError(errno.ENOENT, "not a pylog directory", root.path)
+    log_id = uuid.uuid4()
+    replace_file(root, layout.META_PROPERTIES, layout.encode_meta_properties(log_id))
+    # Another process may have been faster: what is on disk now counts for both.
+    data = read_file(root, layout.META_PROPERTIES, max_bytes=_MAX_PROPERTIES_BYTES)
+    assert data is not None
+    return layout.parse_meta_properties(data, path=f"{root.path}/{layout.META_PROPERTIES}")
+
+
+def _open_lock_file(root: Directory) -> File:
+    file = root.open(LOCK_NAME, writable=True, create=True)
+    size = file.size()
+    if size < PAGE_BYTES:
+        file.fill_zeros(size, PAGE_BYTES)
+    file.lock(_PRESENCE_BYTE, exclusive=False, blocking=True)
+    return file

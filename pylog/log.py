@@ -1,0 +1,118 @@
+"""`Log`: what a user holds.  Every method hands on; there are no rules here."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Literal
+
+from pylog._native import Record
+from pylog.engine import Engine
+from pylog.storage import layout
+from pylog.topics import Topic, TopicRegistry
+
+
+class Log:
+    """A directory of topics.  Any number of threads and processes may have it open at once.
+
+    A context manager; also closed when collected and when the interpreter ends.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._registry = TopicRegistry(engine)
+        self._close = weakref.finalize(self, engine.close)
+
+    @property
+    def path(self) -> str:
+        """The directory."""
+        return self._engine.path
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        if_exists: Literal["error", "ok"] = "error",
+        **settings: Any,
+    ) -> Topic:
+        """Create a topic and return it.
+
+        name: 1 to 249 of letters, digits, '.', '_' and '-', not beginning with '__'.
+        if_exists: "ok" returns the existing topic as it is.  settings: fields of `TopicConfig`.
+        Raises InvalidTopicError, TopicExistsError, UnknownSettingError, InvalidConfigurationError,
+        PartitionFullError, NotAppendedError, DurabilityUnknownError, CorruptionError, ClosedError,
+        OSError.  One synced append; a partition's files are made with its first record.
+        """
+        return self._registry.create(
+            name, partitions=partitions, if_exists=if_exists, settings=settings
+        )
+
+    def topic(self, name: str) -> Topic:
+        """Return a topic.  Raises UnknownTopicOrPartitionError, CorruptionError, ClosedError, OSError.
+
+        Topics that another process made or deleted are seen at once.
+        """
+        return self._registry.get(name)
+
+    def topics(self) -> list[str]:
+        """Return the names of all topics, sorted, internal ones left out.
+
+        Raises CorruptionError, ClosedError, OSError.
+        """
+        return sorted(name for name in self._registry.refresh() if not layout.is_internal(name))
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic with all its records and give the space back.
+
+        Raises UnknownTopicOrPartitionError, and what `create_topic` raises.  Handles of the topic in
+        this and other processes raise UnknownTopicOrPartitionError from now on.
+        """
+        self._registry.delete(name)
+
+    def read(
+        self,
+        topic: str,
+        *,
+        partition: int | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        follow: bool = False,
+    ) -> Iterator[Record]:
+        """Iterate over a topic's records; see Topic.read."""
+        return self.topic(topic).read(partition, start, end, follow=follow)
+
+    def close(self) -> None:
+        """Sync what the topics' durability asks for and close.  Idempotent.
+
+        Raises DurabilityUnknownError when a sync fails; everything is closed nevertheless.
+        """
+        self._close()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Log {self.path!r}{' (closed)' if self._engine.is_closed else ''}>"
+
+
+def open(path: str | os.PathLike[str], *, create: bool = True) -> Log:
+    """Open a log directory and return it, making it if it is not there and `create` is true.
+
+    Raises FileNotFoundError when there is none and `create` is false; NetworkFileSystemError,
+    IncompatibleFormatError, CorruptFileError, OSError.  Reads no data: partitions open with their
+    first use.
+    """
+    engine = Engine(os.fspath(path))
+    engine.open(create=create)
+    return Log(engine)

@@ -1,0 +1,123 @@
+"""Value types that users hold: records, where they went, and records as columns.
+
+Knows no files and no clocks.  `Record`, `RecordMetadata` and `Records` are types of the C core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pylog._native import Record, RecordMetadata, Records
+
+__all__ = ["AppendedRecords", "Columns", "Record", "RecordMetadata", "Records"]
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+
+
+class AppendedRecords(Sequence[RecordMetadata]):
+    """Where the records of one `append_many` went, in the order they were given.
+
+    partitions, offsets: numpy arrays, one row a record; the metadata objects are made on access.
+    """
+
+    __slots__ = ("_timestamps", "offsets", "partitions", "topic")
+
+    def __init__(
+        self,
+        topic: str,
+        partitions: Int32s,
+        offsets: Int64s,
+        timestamps: Sequence[int] | int,
+    ) -> None:
+        assert len(partitions) == len(offsets)
+        self.topic = topic
+        self.partitions = partitions
+        self.offsets = offsets
+        self._timestamps = timestamps
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> RecordMetadata: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RecordMetadata]: ...
+    def __getitem__(self, index: int | slice) -> RecordMetadata | Sequence[RecordMetadata]:
+        if isinstance(index, slice):
+            timestamps = self._timestamps
+            if not isinstance(timestamps, int):
+                timestamps = timestamps[: len(self)][index]
+            return AppendedRecords(
+                self.topic, self.partitions[index], self.offsets[index], timestamps
+            )
+        offset, partition = int(self.offsets[index]), int(self.partitions[index])
+        timestamps = self._timestamps
+        if not isinstance(timestamps, int):
+            timestamps = timestamps[range(len(self))[index]]
+        return RecordMetadata(self.topic, partition, offset, timestamps)
+
+    def __repr__(self) -> str:
+        return f"<AppendedRecords {self.topic}: {len(self)} records>"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """Records as numpy arrays, one row a record; positions are bytes in `data`.
+
+    key_lengths, value_lengths: -1 for null.  data: the batches as they were read, and after them the
+    records of compressed batches; the arrays borrow nothing from the log.
+    next_offset: where to go on reading.
+    """
+
+    offsets: Int64s
+    timestamps: Int64s
+    key_positions: Int64s
+    key_lengths: Int32s
+    value_positions: Int64s
+    value_lengths: Int32s
+    data: npt.NDArray[np.uint8]
+    next_offset: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def key(self, row: int) -> bytes | None:
+        """Return a copy of one key, None for null.  Raises IndexError."""
+        return self._bytes(self.key_positions[row], self.key_lengths[row])
+
+    def value(self, row: int) -> bytes | None:
+        """Return a copy of one value, None for null.  Raises IndexError."""
+        return self._bytes(self.value_positions[row], self.value_lengths[row])
+
+    def _bytes(self, position: np.int64, length: np.int32) -> bytes | None:
+        return None if length < 0 else self.data[position : position + length].tobytes()
+
+
+def columns_of(records: Records) -> Columns:
+    """Return the columns of records that were read; one pass in C.
+
+    Raises CorruptRangeError for a record that does not parse.
+    """
+    offsets, timestamps, key_positions, key_lengths, value_positions, value_lengths, data = (
+        records.columns()
+    )
+    return Columns(
+        offsets=_array(offsets, np.int64),
+        timestamps=_array(timestamps, np.int64),
+        key_positions=_array(key_positions, np.int64),
+        key_lengths=_array(key_lengths, np.int32),
+        value_positions=_array(value_positions, np.int64),
+        value_lengths=_array(value_lengths, np.int32),
+        data=_array(data, np.uint8),
+        next_offset=records.next_offset,
+    )
+
+
+def _array(buffer: Any, kind: type[np.generic]) -> npt.NDArray[Any]:
+    return np.frombuffer(buffer, dtype=kind)

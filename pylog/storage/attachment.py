@@ -1,0 +1,417 @@
+"""A partition while this process has it open: page, segments, writable end and group commit.
+
+Knows how to open and end them, and how room is made for an append.  Must not know readers' questions.
+An `Attachment` is made anew after a fork or a suspension; who still holds an old one may go on reading
+marks through it, but nothing more is written through it.
+
+Locks: the page lock, taken here; the partition's own lock is held by every caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from pylog import _native
+from pylog._native import Events, Marks, SharedPage
+from pylog.config import TopicConfig
+from pylog.errors import (
+    DurabilityUnknownError,
+    NotAppendedError,
+    PartitionFailedError,
+    PartitionFullError,
+)
+from pylog.storage import lifecycle, policy, recovery
+from pylog.storage.descriptors import Descriptors
+from pylog.storage.files import Directory, File
+from pylog.storage.manifest import Manifest
+from pylog.storage.segment import Segment
+from pylog.storage.segments import NO_SEGMENTS, SegmentSet, segments_of
+from pylog.storage.shared_page import Presence
+from pylog.storage.sync import GroupCommit, advance_durable_locked
+from pylog.storage.tail import TailSettings, WritableTail, full_error
+
+logger = logging.getLogger("pylog")
+
+# After these the files cannot be trusted to take another write (RELIABILITY section 5).
+_READ_ONLY_ERRORS: Final = frozenset({errno.EIO, errno.EROFS})
+
+
+class Flushable(Protocol):
+    """What the background needs of a partition."""
+
+    @property
+    def config(self) -> TopicConfig: ...
+    def flush(self) -> int: ...
+    def flush_sealed(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What all partitions of a log share.
+
+    clock: milliseconds since the epoch.  monotonic: seconds.  on_attach: told of each partition that
+    opens its files.  on_unsynced_roll: told when a sealed segment was left unsynced.
+    """
+
+    lock_file: Callable[[], File]
+    boot_identity: str
+    descriptors: Descriptors
+    clock: Callable[[], int]
+    monotonic: Callable[[], float]
+    log_events: Events | None
+    decompress: Callable[[int, memoryview], bytes]
+    on_attach: Callable[[Flushable], None]
+    on_unsynced_roll: Callable[[Flushable], None]
+
+
+class Attachment:
+    """The open parts of one partition in one process."""
+
+    page: SharedPage
+    tail: WritableTail
+    commit: GroupCommit
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        topic: str,
+        number: int,
+        topic_id: uuid.UUID,
+        config: TopicConfig,
+        environment: Environment,
+        on_unsynced_roll: Callable[[], None],
+    ) -> None:
+        self._directory = directory
+        self._on_unsynced_roll = on_unsynced_roll
+        self._topic = topic
+        self._number = number
+        self._topic_id = topic_id
+        self._config = config
+        self._environment = environment
+        self._segments: SegmentSet = NO_SEGMENTS
+        self._is_fsync = config.durability == "fsync"
+        self._presence = Presence(
+            directory, environment.lock_file(), boot_identity=environment.boot_identity
+        )
+
+    # ------------------------------------------------------------------ open and close
+
+    def open(self) -> None:
+        """Join those who have the partition open, or, when there are none, recover it first.
+
+        Raises OSError, IncompatibleFormatError, with nothing left open.
+        """
+        presence = self._presence
+        try:
+            presence.open()
+            assert presence.page is not None
+            self.page = presence.page
+            with presence.gate() as is_alone:
+                if is_alone:
+                    self._open_alone()
+                else:
+                    presence.check_compatible()
+        except BaseException:
+            presence.leave()
+            raise
+        self._make_parts()
+
+    def _open_alone(self) -> None:
+        opened = recovery.examine(
+            self._directory,
+            index_interval_bytes=self._config.index_interval_bytes,
+            same_boot=self._presence.may_be_of_this_boot(),
+        )
+        is_repaired = True
+        if opened.repairs is not None:
+            try:
+                recovery.repair(self._directory, opened.repairs)
+            except OSError as error:
+                if full_error(error) is None:
+                    raise
+                is_repaired = False
+                logger.warning("%s: no space for repairs; reading goes on", self._directory.path)
+        if opened.manifest is not None:
+            self._segments = self._segments_of(opened.manifest)
+        marks = lifecycle.initial_marks(opened, is_repaired=is_repaired)
+        self._presence.initialize(marks)
+
+    def _make_parts(self) -> None:
+        config, environment = self._config, self._environment
+        settings = TailSettings(
+            segment_bytes=config.segment_bytes,
+            segment_ms=config.segment_ms,
+            segment_index_bytes=config.segment_index_bytes,
+            index_interval_bytes=config.index_interval_bytes,
+            max_message_bytes=config.max_message_bytes,
+            is_visible_on_append=not self._is_fsync,
+        )
+        self.tail = WritableTail(
+            self._directory,
+            self.page,
+            settings,
+            topic=self._topic,
+            partition=self._number,
+            clock=environment.clock,
+            log_events=environment.log_events,
+        )
+        self.commit = GroupCommit(
+            self.page,
+            self._sync,
+            moves_high_watermark=self._is_fsync,
+            log_events=environment.log_events,
+            path=self._directory.path,
+        )
+
+    def close(self, *, sync: bool) -> None:
+        """Leave; the last one to leave syncs and promises a clean end.
+
+        sync: sync in any case.  Raises DurabilityUnknownError when the sync fails; everything is closed nevertheless.
+        """
+        presence = self._presence
+        try:
+            with presence.gate() as is_alone:
+                try:
+                    self._end(is_alone=is_alone, sync=sync)
+                finally:
+                    self.tail.detach()
+                    presence.leave()
+        finally:
+            for segment in self._segments.segments:
+                segment.forget_files()
+
+    def _end(self, *, is_alone: bool, sync: bool) -> None:
+        with self._locked():
+            marks = self.page.marks()
+            if marks.state == _native.FAILED or marks.flags:
+                return
+            if marks.durable_offset < marks.log_end_offset and (is_alone or sync):
+                self._sync_locked()
+            if not is_alone:
+                return
+            manifest = self.segments(marks).manifest
+            assert manifest is not None
+            try:
+                lifecycle.end_cleanly_locked(self._directory, self.page, manifest)
+            except OSError as error:
+                # The data is safe; only the promise is missing, so the next open recovers.
+                logger.warning("%s: not ended cleanly: %s", self._directory.path, error)
+
+    def _sync_locked(self) -> None:
+        try:
+            end_offset = self._sync()
+        except OSError as error:
+            raise self._sync_failed_locked(error) from error
+        advance_durable_locked(self.page, end_offset, moves_high_watermark=self._is_fsync)
+
+    def _sync_failed_locked(self, error: OSError) -> DurabilityUnknownError:
+        self.page.publish(state=_native.FAILED)
+        return DurabilityUnknownError(
+            f"{self._directory.path}: {error.strerror}", error_number=error.errno or errno.EIO
+        )
+
+    def abandon(self) -> None:
+        """In a forked child: let go without a word; the page and the locks are the parent's."""
+        self.tail.native.detach()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.page.lock()
+        try:
+            yield
+        finally:
+            self.page.unlock()
+
+    # ------------------------------------------------------------------ segments
+
+    def segments(self, marks: Marks) -> SegmentSet:
+        """Return a snapshot of the segments that is at least as new as `marks`.
+
+        Reads the manifest when another process changed it; otherwise no system call.
+        """
+        current = self._segments
+        return current if current.generation >= marks.generation else self._reload(marks)
+
+    def _reload(self, marks: Marks) -> SegmentSet:
+        if marks.flags & lifecycle.NEEDS_REPAIR:
+            # The manifest on disk is not the one that the marks were made from: derive it again.
+            opened = recovery.examine(
+                self._directory,
+                index_interval_bytes=self._config.index_interval_bytes,
+                same_boot=True,
+            )
+            manifest = opened.manifest
+        else:
+            manifest = recovery.load_manifest(self._directory)
+        assert manifest is not None, "a partition with a generation has a manifest"
+        self._segments = self._segments_of(manifest)
+        return self._segments
+
+    def _segments_of(self, manifest: Manifest) -> SegmentSet:
+        return segments_of(
+            manifest,
+            self._segments,
+            self._directory,
+            descriptors=self._environment.descriptors,
+            index_bytes=policy.rounded_up(self._config.segment_index_bytes),
+        )
+
+    def _sync(self) -> int:
+        """Sync every segment that may hold bytes above the durable offset; see GroupCommit."""
+        marks = self.page.marks()
+        self._sync_segments(marks, marks.log_end_offset)
+        return marks.log_end_offset
+
+    def _sync_segments(self, marks: Marks, end_offset: int) -> None:
+        """Sync the segments that hold offsets in [durable offset, end_offset)."""
+        segments = self.segments(marks)
+        for segment in segments.segments[segments.floor(marks.durable_offset) :]:
+            if segment.base_offset < end_offset:
+                segment.file().sync_data()
+
+    def sync_sealed(self) -> None:
+        """Make everything below the active segment durable.  Raises DurabilityUnknownError."""
+        marks = self.page.marks()
+        if marks.durable_offset >= marks.base_offset or marks.state == _native.FAILED:
+            return
+        try:
+            self._sync_segments(marks, marks.base_offset)
+        except OSError as error:
+            with self._locked():
+                raise self._sync_failed_locked(error) from error
+        with self._locked():
+            advance_durable_locked(
+                self.page, marks.base_offset, moves_high_watermark=self._is_fsync
+            )
+        segments = self.segments(marks)
+        for segment in segments.segments[: segments.floor(marks.base_offset)]:
+            segment.holder.is_pinned = False
+
+    # ------------------------------------------------------------------ writing
+
+    def write(
+        self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
+    ) -> tuple[int, int] | int:
+        """Make room for `data`, and if it is large, place it; returns (first, end) or a status.
+
+        Raises NotAppendedError and its kinds: certainly nothing was appended.
+        """
+        with self._locked():
+            marks = self.page.marks()
+            if marks.state == _native.FAILED:
+                raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
+            try:
+                self._make_room_locked(marks, len(data), count, timestamp)
+                if marks.state == _native.FULL:
+                    self.page.publish(state=_native.OPEN)
+                if not is_large:
+                    return _native.NO_ROOM
+                result = self.tail.write_locked(data, expected_offset)
+            except PartitionFullError:
+                self.page.publish(state=_native.FULL)
+                raise
+            except OSError as error:
+                raise self._refusal_locked(error) from error
+        if self._environment.log_events is not None and not self._is_fsync:
+            self._environment.log_events.notify()
+        return result
+
+    def _refusal_locked(self, error: OSError) -> NotAppendedError:
+        """Return what a caller is told when making room failed; publishes the state it leads to."""
+        full = full_error(error)
+        if full is not None:
+            self.page.publish(state=_native.FULL)
+            return full
+        message = f"{error.filename or self._directory.path}: {error.strerror}"
+        if error.errno in _READ_ONLY_ERRORS:
+            self.page.publish(state=_native.FAILED)
+            return PartitionFailedError(message)
+        return NotAppendedError(message)
+
+    def _make_room_locked(self, marks: Marks, size: int, count: int, timestamp: int) -> None:
+        if marks.flags:
+            self._begin_locked(marks)
+            marks = self.page.marks()
+        segments = self.segments(marks)
+        if self.tail.serial != marks.segment_serial:
+            self._attach_tail_locked(marks, segments.segments[-1])
+        if self.page.intent != (0, 0):
+            self.tail.clean_intent_locked()
+        if self._should_roll(marks, size, count, timestamp):
+            marks = self._roll_locked(segments)
+        self.tail.make_room_locked(marks, size)
+
+    def _should_roll(self, marks: Marks, size: int, count: int, timestamp: int) -> bool:
+        config = self._config
+        entries = policy.index_entries_needed(size, config.index_interval_bytes)
+        return policy.should_roll(
+            position=marks.position,
+            size=size,
+            first_timestamp=marks.first_timestamp,
+            timestamp=timestamp,
+            relative_offset=marks.log_end_offset + count - 1 - marks.base_offset,
+            index_entries=marks.index_entries + entries,
+            segment_bytes=config.segment_bytes,
+            segment_ms=config.segment_ms,
+            max_index_entries=policy.max_index_entries(config.segment_index_bytes),
+        )
+
+    def _begin_locked(self, marks: Marks) -> None:
+        directory, page = self._directory, self.page
+        if marks.flags & lifecycle.NEEDS_REPAIR:
+            interval = self._config.index_interval_bytes
+            manifest = lifecycle.repair_locked(directory, page, index_interval_bytes=interval)
+            marks = page.marks()
+        else:
+            manifest = self.segments(marks).manifest
+        if manifest is None:
+            manifest = lifecycle.begin_new_locked(directory, page, topic_id=self._topic_id)
+        else:
+            manifest = lifecycle.begin_again_locked(directory, page, manifest)
+        self._segments = self._segments_of(manifest)
+
+    def _attach_tail_locked(self, marks: Marks, active: Segment) -> None:
+        self.tail.detach()
+        active.holder.is_pinned = True
+        self.tail.attach_locked(marks, active.file())
+
+    def _roll_locked(self, segments: SegmentSet) -> Marks:
+        assert segments.manifest is not None
+        old = segments.segments[-1]
+        manifest = lifecycle.roll_locked(
+            self._directory, self.page, segments.manifest, old, sync=self._is_fsync
+        )
+        self._segments = self._segments_of(manifest)
+        if self._is_fsync:
+            old.holder.is_pinned = False
+        else:
+            self._on_unsynced_roll()
+        marks = self.page.marks()
+        self._attach_tail_locked(marks, self._segments.segments[-1])
+        return marks
+
+    # ------------------------------------------------------------------ check
+
+    def check(self) -> None:
+        """Assert every invariant of marks and segments; see Partition.check."""
+        marks = self.page.marks()
+        assert 0 <= marks.log_start_offset <= marks.high_watermark <= marks.log_end_offset
+        assert marks.durable_offset <= marks.log_end_offset
+        assert marks.base_offset <= marks.log_end_offset
+        assert 0 <= marks.position <= marks.allocated or marks.flags
+        assert marks.index_entries <= marks.index_allocated
+        assert marks.time_entries <= marks.time_allocated
+        segments = self.segments(marks)
+        end = None
+        for segment in segments.segments:
+            assert end is None or segment.base_offset >= end
+            end = segment.facts.end_offset
+        if segments.segments:
+            assert segments.segments[-1].base_offset >= marks.base_offset

@@ -1,0 +1,92 @@
+"""The offset index and the time index of a segment: sparse maps that may always be rebuilt.
+
+Knows their packed entries (numpy views of a memory map, lookup in C).  Must not know batches or the
+data file.  Kafka writes no checksum into these files, so every answer is a hint: the reader checks
+it against the batch that it points at.
+
+    .index      8 bytes  | relative offset (int32) | position (int32) |      big-endian
+    .timeindex 12 bytes  | timestamp (int64) | relative offset (int32) |     big-endian
+
+Source: Kafka OffsetIndex, TimeIndex, AbstractIndex.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pylog._native import lookup_offset, lookup_timestamp
+from pylog.storage.files import Memory
+
+OFFSET_ENTRY: Final = np.dtype([("offset", ">i4"), ("position", ">i4")])
+TIME_ENTRY: Final = np.dtype([("timestamp", ">i8"), ("offset", ">i4")])
+assert OFFSET_ENTRY.itemsize == 8 and TIME_ENTRY.itemsize == 12
+
+
+
+class OffsetIndex:
+    """Offsets to positions.  An entry holds a batch's last offset and the position it starts at."""
+
+    __slots__ = ("_base_offset", "_entries", "_memory")
+
+    def __init__(self, memory: Memory | bytes, *, base_offset: int) -> None:
+        self._memory = memory
+        self._base_offset = base_offset
+        self._entries = view_entries(memory, OFFSET_ENTRY)
+
+    @property
+    def capacity(self) -> int:
+        """How many entries the memory can hold; how many are valid is the caller's to know."""
+        return len(self._entries)
+
+    def lookup(self, offset: int, count: int) -> tuple[int, int, int]:
+        """Return (position, last offset of the batch there, position of the next entry).
+
+        offset: absolute, >= the base offset; count: the number of valid entries.
+        Returns (0, -1, next) when no entry is at or before `offset`, so that a scan always has a
+        place to begin; the last offset is -1 because a segment's start needs no check, and the
+        next position is -1 after the last entry.
+        O(log n) over mapped memory; no syscalls; no lock.  Source: Kafka OffsetIndex.lookup.
+        """
+        count = min(count, len(self._entries))
+        found = lookup_offset(self._memory, count, offset - self._base_offset)
+        following = int(self._entries[found + 1]["position"]) if found + 1 < count else -1
+        if found < 0:
+            return 0, -1, following
+        entry_offset, position = self._entries[found].item()
+        return position, self._base_offset + entry_offset, following
+
+    def entries(self, count: int) -> npt.NDArray[Any]:
+        """Return the first `count` entries as a structured array (a view, no copy)."""
+        return self._entries[:count]
+
+
+class TimeIndex:
+    """Timestamps to offsets.  An entry holds the max timestamp up to and including its offset."""
+
+    __slots__ = ("_base_offset", "_entries", "_memory")
+
+    def __init__(self, memory: Memory | bytes, *, base_offset: int) -> None:
+        self._memory = memory
+        self._base_offset = base_offset
+        self._entries = view_entries(memory, TIME_ENTRY)
+
+    def lookup(self, timestamp: int, count: int) -> int:
+        """Return the offset of the greatest entry at or before `timestamp`, or the base offset.
+
+        O(log n) over mapped memory; no syscalls; no lock.  Source: Kafka TimeIndex.lookup.
+        """
+        count = min(count, len(self._entries))
+        found = lookup_timestamp(self._memory, count, timestamp)
+        return self._base_offset + (int(self._entries[found]["offset"]) if found >= 0 else 0)
+
+    def entries(self, count: int) -> npt.NDArray[Any]:
+        """Return the first `count` entries as a structured array (a view, no copy)."""
+        return self._entries[:count]
+
+
+def view_entries(memory: Memory | bytes, entry: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return whole entries of `memory` as a numpy view; trailing bytes are left out."""
+    return np.frombuffer(memory, dtype=entry, count=len(memory) // entry.itemsize)

@@ -1,0 +1,252 @@
+"""The changes of a partition's durable facts: begin to write, roll, end cleanly.
+
+Knows in which order files, manifest and page must change so that a crash between any two steps leaves
+the old facts or the new ones.  Must not know how records are placed or read.
+
+Locks: every function that ends in `_locked` is called with the page lock held.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import uuid
+from typing import Final
+
+from pylog import _native
+from pylog._native import Marks, SharedPage
+from pylog.storage import layout, recovery
+from pylog.storage.files import Directory, replace_file
+from pylog.storage.manifest import (
+    MANIFEST_NAME,
+    ActiveFacts,
+    Manifest,
+    SegmentFacts,
+    encode_manifest,
+)
+from pylog.storage.recovery import Opened
+from pylog.storage.segment import Segment
+
+# Flags in the marks: what has to be done before the first write.
+NEEDS_REPAIR: Final = 1  # recovery could not write its repairs: no space
+IS_CLEAN: Final = 2  # the manifest promises an exact end and must be replaced first
+IS_NEW: Final = 4  # there is no manifest and no segment yet
+
+_TIME_ENTRY: Final = struct.Struct(">qi")
+_EMPTY_SEGMENT: Final = {
+    "position": 0,
+    "allocated": 0,
+    "index_entries": 0,
+    "index_allocated": 0,
+    "time_entries": 0,
+    "time_allocated": 0,
+    "bytes_since_index_entry": 0,
+    "first_timestamp": -1,
+    "max_timestamp": -1,
+    "max_timestamp_offset": -1,
+    "last_time_entry": -1,
+}
+
+
+def initial_marks(opened: Opened, *, is_repaired: bool) -> dict[str, int]:
+    """Return the marks of a partition that was just opened and has nobody else."""
+    common = {"segment_serial": 1, "state": _native.OPEN, "leader_epoch": max(opened.leader_epoch, 0)}
+    manifest = opened.manifest
+    if manifest is None:
+        offsets = dict.fromkeys(
+            ("log_start_offset", "high_watermark", "log_end_offset", "durable_offset"), 0
+        )
+        flags = {"flags": IS_NEW, "generation": 0, "base_offset": 0}
+        return common | offsets | flags | _EMPTY_SEGMENT
+    active, end = manifest.segments[-1], manifest.log_end_offset
+    # Indexes that were not rebuilt yet may hold anything; without entries readers scan instead.
+    entries = (opened.index_entries, opened.time_entries) if is_repaired else (0, 0)
+    return common | {
+        "flags": IS_CLEAN if is_repaired else NEEDS_REPAIR,
+        "generation": manifest.generation,
+        "log_start_offset": manifest.log_start_offset,
+        "high_watermark": end,
+        "log_end_offset": end,
+        "durable_offset": end,
+        "base_offset": active.base_offset,
+        "position": active.size,
+        "allocated": active.size,
+        "index_entries": entries[0],
+        "index_allocated": entries[0],
+        "time_entries": entries[1],
+        "time_allocated": entries[1],
+        "bytes_since_index_entry": manifest.active.bytes_since_index_entry,
+        "first_timestamp": manifest.active.first_timestamp,
+        "max_timestamp": manifest.active.max_timestamp,
+        "max_timestamp_offset": manifest.active.max_timestamp_offset,
+        "last_time_entry": opened.last_time_entry if is_repaired else -1,
+    }
+
+
+def write_manifest(directory: Directory, manifest: Manifest) -> None:
+    """Replace the manifest: the commit point of every change here.  Raises OSError."""
+    replace_file(directory, MANIFEST_NAME, encode_manifest(manifest))
+
+
+def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.UUID) -> Manifest:
+    """Create the files of a new partition, durably, before its first record.
+
+    Raises OSError; what was created by then is created again the next time.
+    """
+    epoch = page.marks().leader_epoch
+    metadata = layout.encode_partition_metadata(topic_id)
+    replace_file(directory, layout.PARTITION_METADATA, metadata)
+    epochs = layout.encode_leader_epochs(((epoch, 0),))
+    replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, epochs)
+    recovery.create_segment(directory, 0)
+    manifest = Manifest(
+        generation=1,
+        is_clean=False,
+        log_start_offset=0,
+        durable_offset=0,
+        active=ActiveFacts(),
+        segments=(SegmentFacts(base_offset=0, end_offset=0, size=0, max_timestamp=-1),),
+    )
+    write_manifest(directory, manifest)
+    page.publish(flags=0, generation=1, segment_serial=page.marks().segment_serial + 1)
+    return manifest
+
+
+def begin_again_locked(directory: Directory, page: SharedPage, manifest: Manifest) -> Manifest:
+    """Withdraw the promise of a clean end, before the first write after it (RELIABILITY B9)."""
+    manifest = dataclasses.replace(manifest, generation=manifest.generation + 1, is_clean=False)
+    write_manifest(directory, manifest)
+    page.publish(flags=0, generation=manifest.generation)
+    return manifest
+
+
+def repair_locked(
+    directory: Directory, page: SharedPage, *, index_interval_bytes: int
+) -> Manifest | None:
+    """Do the repairs for which there was no space when the partition was opened.
+
+    Nothing was written since, so examining again finds the same; returns the manifest now on disk.
+    """
+    opened = recovery.examine(
+        directory, index_interval_bytes=index_interval_bytes, same_boot=True
+    )
+    if opened.repairs is not None:
+        recovery.repair(directory, opened.repairs)
+    marks = initial_marks(opened, is_repaired=True)
+    serial = page.marks().segment_serial + 1
+    page.publish(**(marks | {"segment_serial": serial}))
+    return opened.manifest
+
+
+def roll_locked(
+    directory: Directory, page: SharedPage, manifest: Manifest, active: Segment, *, sync: bool
+) -> Manifest:
+    """Seal the active segment and open the next one; returns the new manifest.
+
+    sync: the old segment is made durable first, so that the durable offset stays contiguous.
+    Raises OSError with the old segment still active.  Blocks all appenders for a few syncs.
+    Source: Kafka LocalLog.roll; the manifest takes the place of its recovery checkpoint.
+    """
+    marks = page.marks()
+    base = marks.log_end_offset
+    recovery.create_segment(directory, base)
+    if sync:
+        active.file().sync_data()
+    durable_offset = base if sync else marks.durable_offset
+    time_entries = _seal_timeindex(directory, marks)
+    manifest = dataclasses.replace(
+        manifest,
+        generation=manifest.generation + 1,
+        is_clean=False,
+        durable_offset=durable_offset,
+        active=ActiveFacts(),
+        segments=(
+            *manifest.segments[:-1],
+            _sealed_facts(manifest, marks),
+            SegmentFacts(base_offset=base, end_offset=base, size=0, max_timestamp=-1),
+        ),
+    )
+    write_manifest(directory, manifest)
+    page.publish(
+        **_EMPTY_SEGMENT,
+        base_offset=base,
+        generation=manifest.generation,
+        segment_serial=marks.segment_serial + 1,
+        durable_offset=durable_offset,
+        high_watermark=max(marks.high_watermark, durable_offset) if sync else marks.high_watermark,
+    )
+    trim(directory, marks, time_entries)
+    return manifest
+
+
+def end_cleanly_locked(
+    directory: Directory, page: SharedPage, manifest: Manifest
+) -> Manifest:
+    """Promise an exact end: everything is synced, the files hold nothing else, and say so.
+
+    The caller is alone and has synced the log's data.  Raises OSError with no promise made.
+    """
+    marks = page.marks()
+    time_entries = _seal_timeindex(directory, marks)
+    trim(directory, marks, time_entries)
+    manifest = dataclasses.replace(
+        manifest,
+        generation=manifest.generation + 1,
+        is_clean=True,
+        log_start_offset=marks.log_start_offset,
+        durable_offset=marks.log_end_offset,
+        active=ActiveFacts(
+            first_timestamp=marks.first_timestamp,
+            max_timestamp=marks.max_timestamp,
+            max_timestamp_offset=marks.max_timestamp_offset,
+            bytes_since_index_entry=marks.bytes_since_index_entry,
+        ),
+        segments=(*manifest.segments[:-1], _sealed_facts(manifest, marks)),
+    )
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def _sealed_facts(manifest: Manifest, marks: Marks) -> SegmentFacts:
+    return dataclasses.replace(
+        manifest.segments[-1],
+        end_offset=marks.log_end_offset,
+        size=marks.position,
+        max_timestamp=marks.max_timestamp,
+    )
+
+
+def _seal_timeindex(directory: Directory, marks: Marks) -> int:
+    """Write the final time entry, if it says anything new; returns the number of entries.
+
+    Source: Kafka LogSegment.onBecomeInactiveSegment.
+    """
+    if marks.max_timestamp <= marks.last_time_entry:
+        return marks.time_entries
+    entry = _TIME_ENTRY.pack(marks.max_timestamp, marks.max_timestamp_offset - marks.base_offset)
+    name = layout.timeindex_name(marks.base_offset)
+    file = directory.open(name, writable=True)
+    try:
+        file.pwrite(entry, marks.time_entries * _TIME_ENTRY.size)
+    finally:
+        file.close()
+    return marks.time_entries + 1
+
+
+def trim(directory: Directory, marks: Marks, time_entries: int) -> None:
+    """Cut the zeros after the end of a segment's files, so that Kafka's tools read them.
+
+    Other processes may still map these files; nobody touches bytes past the published end of a
+    segment that is no longer active.  The log is synced because a resurrected tail of zeros would
+    cost the next open a scan.
+    """
+    sizes = (marks.position, marks.index_entries * 8, time_entries * _TIME_ENTRY.size)
+    for name, size in zip(layout.segment_names(marks.base_offset), sizes, strict=True):
+        file = directory.open(name, writable=True)
+        try:
+            if file.size() > size:
+                file.truncate(size)
+                if name == layout.log_name(marks.base_offset):
+                    file.sync()
+        finally:
+            file.close()

@@ -1,0 +1,205 @@
+"""The durable facts of a partition: which segments count, and up to where they are known whole.
+
+Pure: text in, values out, and back.  The manifest's atomic replacement (`files.replace_file`) is the
+commit point of every change to the set of segments.  Must not know how segments are read.
+
+    pylog-manifest 1
+    generation 12                     counts replacements of this file
+    is_clean 1                        1: nothing was written after this text; the end is exact
+    log_start_offset 0
+    durable_offset 2000               everything below was on disk when this was written
+    active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes since index entry
+    segments 2
+    0 1000 67108860 1800 0            base offset, end offset, size in bytes, max timestamp, is compacted
+    1000 2000 4096 1900 0             the last one is the active segment
+    crc32c 1a2b3c4d                   of all bytes above
+
+`end offset` and `size` of the active segment are its recovery point: recovery scans from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Final
+
+from pylog._native import crc32c
+from pylog.errors import CorruptFileError, IncompatibleFormatError
+
+MANIFEST_NAME: Final = "manifest"
+MAX_MANIFEST_BYTES: Final = 64 << 20  # a million segments; what is larger is not ours
+FORMAT_VERSION: Final = 1
+_TITLE: Final = "pylog-manifest"
+_CRC_LINE: Final = re.compile(r"crc32c ([0-9a-f]{8})\n\Z")
+_LIMIT: Final = 2**63
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFacts:
+    """What is durably known of one segment.  Offsets are [base_offset, end_offset)."""
+
+    base_offset: int
+    end_offset: int
+    size: int
+    max_timestamp: int
+    is_compacted: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveFacts:
+    """What a clean open needs of the active segment's timestamps, so that it reads no data."""
+
+    first_timestamp: int = -1
+    max_timestamp: int = -1
+    max_timestamp_offset: int = -1
+    bytes_since_index_entry: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The durable facts of one partition."""
+
+    generation: int
+    is_clean: bool
+    log_start_offset: int
+    durable_offset: int
+    active: ActiveFacts
+    segments: tuple[SegmentFacts, ...]
+
+    def __post_init__(self) -> None:
+        assert self.segments, "a manifest names at least the active segment"
+
+    @property
+    def log_end_offset(self) -> int:
+        """The end offset that was known when this was written."""
+        return self.segments[-1].end_offset
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest file."""
+    active = manifest.active
+    lines = [
+        f"{_TITLE} {FORMAT_VERSION}",
+        f"generation {manifest.generation}",
+        f"is_clean {manifest.is_clean:d}",
+        f"log_start_offset {manifest.log_start_offset}",
+        f"durable_offset {manifest.durable_offset}",
+        f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
+        f" {active.bytes_since_index_entry}",
+        f"segments {len(manifest.segments)}",
+    ]
+    lines += [
+        f"{facts.base_offset} {facts.end_offset} {facts.size} {facts.max_timestamp}"
+        f" {facts.is_compacted:d}"
+        for facts in manifest.segments
+    ]
+    body = ("\n".join(lines) + "\n").encode("ascii")
+    return body + f"crc32c {crc32c(body):08x}\n".encode("ascii")
+
+
+def parse_manifest(data: bytes, *, path: str) -> Manifest:
+    """Return the manifest that `data` holds.
+
+    Raises CorruptFileError when a byte is wrong, IncompatibleFormatError for another version.
+    """
+    text = _checked_body(data, path)
+    lines = _Lines(text.split("\n")[:-1], path)
+    (version,) = lines.take(_TITLE, 1)
+    if version != FORMAT_VERSION:
+        raise IncompatibleFormatError(path, found=version, supported=FORMAT_VERSION)
+    (generation,) = lines.take("generation", 1)
+    (is_clean,) = lines.take("is_clean", 1)
+    (log_start_offset,) = lines.take("log_start_offset", 1)
+    (durable_offset,) = lines.take("durable_offset", 1)
+    active = _active(lines)
+    (count,) = lines.take("segments", 1)
+    segments = tuple(_segment(lines) for _ in range(lines.checked_count(count)))
+    lines.expect_end()
+    _check_order(segments, log_start_offset, path)
+    return Manifest(
+        generation=generation,
+        is_clean=bool(is_clean),
+        log_start_offset=log_start_offset,
+        durable_offset=durable_offset,
+        active=active,
+        segments=segments,
+    )
+
+
+class _Lines:
+    """The remaining lines of a manifest; every refusal names the file."""
+
+    def __init__(self, lines: list[str], path: str) -> None:
+        self._lines = lines
+        self._next = 0
+        self._path = path
+
+    def refuse(self, reason: str) -> CorruptFileError:
+        return CorruptFileError(self._path, reason)
+
+    def take(self, name: str | None, count: int) -> list[int]:
+        if self._next == len(self._lines):
+            raise self.refuse(f"ends before {name or 'all segments'}")
+        fields = self._lines[self._next].split(" ")
+        self._next += 1
+        if name is not None and fields.pop(0) != name:
+            raise self.refuse(f"line {self._next} is not {name!r}")
+        if len(fields) != count or not all(re.fullmatch("-1|[0-9]{1,19}", f) for f in fields):
+            raise self.refuse(f"line {self._next} does not hold {count} numbers")
+        return [int(field) for field in fields]
+
+    def checked_count(self, count: int) -> int:
+        remaining = len(self._lines) - self._next
+        if count != remaining or count == 0:
+            raise self.refuse(f"{count} segments promised, {remaining} listed")
+        return count
+
+    def expect_end(self) -> None:
+        assert self._next == len(self._lines)
+
+
+def _checked_body(data: bytes, path: str) -> str:
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        raise CorruptFileError(path, "not ASCII text") from None
+    match = _CRC_LINE.search(text)
+    if match is None:
+        raise CorruptFileError(path, "no crc32c line at the end")
+    body = text[: match.start()]
+    stored, computed = int(match[1], 16), crc32c(body.encode("ascii"))
+    if stored != computed:
+        raise CorruptFileError(path, f"crc32c {stored:#010x} stored, {computed:#010x} computed")
+    return body
+
+
+def _active(lines: _Lines) -> ActiveFacts:
+    first, maximum, offset, since = lines.take("active", 4)
+    return ActiveFacts(
+        first_timestamp=first,
+        max_timestamp=maximum,
+        max_timestamp_offset=offset,
+        bytes_since_index_entry=since,
+    )
+
+
+def _segment(lines: _Lines) -> SegmentFacts:
+    base, end, size, max_timestamp, is_compacted = lines.take(None, 5)
+    return SegmentFacts(
+        base_offset=base,
+        end_offset=end,
+        size=size,
+        max_timestamp=max_timestamp,
+        is_compacted=bool(is_compacted),
+    )
+
+
+def _check_order(segments: tuple[SegmentFacts, ...], log_start_offset: int, path: str) -> None:
+    """Refuse what the CRC cannot see: a manifest that a program wrote wrongly."""
+    end = segments[0].base_offset
+    for facts in segments:
+        if not end <= facts.base_offset <= facts.end_offset < _LIMIT or facts.size >= _LIMIT:
+            raise CorruptFileError(path, f"segment {facts.base_offset} is out of order")
+        end = facts.end_offset
+    if not segments[0].base_offset <= log_start_offset <= end:
+        raise CorruptFileError(path, f"log start offset {log_start_offset} is outside the segments")

@@ -1,0 +1,464 @@
+"""One partition on one disk: append, read, wait, flush; OPEN, FULL or FAILED.
+
+Knows how its parts work together: page, segments, writable end, group commit, recovery.  Must not
+know topics' meaning, groups or clients.
+
+Locks, in this order:
+    _lock       this process's slow paths: attach, detach, roll, growth (reentrant)
+    page lock   all processes: whoever holds it may change marks and files
+    _turn       of the group commit: never waited for while one of the above is held
+Reads take none: one copy of the marks, one immutable snapshot of the segments.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from pylog import _native
+from pylog._native import Marks, Record, RecordMetadata, Records, encode
+from pylog.config import TopicConfig
+from pylog.errors import (
+    ClosedError,
+    NotAppendedError,
+    OffsetMismatchError,
+    OffsetOutOfRangeError,
+)
+from pylog.records import AppendedRecords, Columns, columns_of
+from pylog.storage import policy
+from pylog.storage.attachment import Attachment, Environment
+from pylog.storage.files import Directory
+from pylog.storage.segment import Place, Segment, SegmentView, Slice
+from pylog.storage.segments import SegmentSet
+
+DEFAULT_READ_BYTES: Final = 1 << 20
+# More rounds than this mean that something never makes room: a bug, not bad luck.
+_MAX_ROUNDS: Final = 10_000
+
+
+class Partition:
+    """An ordered, durable sequence of records.  Any number of threads and processes may share it.
+
+    Opens lazily: the constructor does no I/O, the first call that needs the files attaches.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        topic: str,
+        number: int,
+        topic_id: uuid.UUID,
+        config: TopicConfig,
+        environment: Environment,
+    ) -> None:
+        self.topic = topic
+        self.number = number
+        self.config = config
+        self._directory = directory
+        self._topic_id = topic_id
+        self._environment = environment
+        self._lock = threading.RLock()
+        self._attachment: Attachment | None = None
+        self._is_closed = False
+        self._waits_for_sync = config.durability == "fsync"
+        self._native_append: Callable[..., RecordMetadata | int] = _not_attached
+        self._place: Place | None = None
+        limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
+        # What append_many places at once, all or nothing: it fits into one segment with its indexes.
+        self._chunk_bytes = max(min(config.segment_bytes, limit), config.max_message_bytes)
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.topic}-{self.number}>"
+
+    # ------------------------------------------------------------------ append
+
+    def append(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
+        timestamp: int | None = None,
+        expected_offset: int | None = None,
+    ) -> RecordMetadata:
+        """Append one record; return where it is, once the topic's durability is reached.
+
+        value, key: bytes-like, None for null (a null value is a tombstone).  headers: (name, value)
+        pairs.  timestamp: milliseconds since the epoch, by default now.  expected_offset: append
+        only if the record gets just this offset, decided atomically.
+        Raises TypeError, InvalidRecordError, RecordTooLargeError (nothing was appended);
+        OffsetMismatchError, PartitionFullError, PartitionFailedError, NotAppendedError (certainly
+        not appended); DurabilityUnknownError (may or may not be there); ClosedError; OSError from
+        the first call that opens the files.
+        One C call and no system call in the usual case; with durability "fsync" blocks for a sync
+        that all waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
+        """
+        result = self._native_append(value, key, headers, timestamp, expected_offset)
+        if isinstance(result, int):
+            result = self._append_slowly(value, key, headers, timestamp, expected_offset)
+        if self._waits_for_sync:
+            self._wait_durable(result.offset + 1)
+        return result
+
+    def append_many(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None = None,
+        headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None = None,
+        timestamps: Sequence[int] | int | None = None,
+    ) -> AppendedRecords:
+        """Append records in order, as few batches as possible, with one sync at the end.
+
+        keys, headers, timestamps: as long as `values`, or None; one timestamp may serve all.
+        Returns a sequence of RecordMetadata, made when asked for; empty for no values.
+        All or nothing up to `segment_bytes` of batches; beyond that in chunks of this size, and
+        the `appended` of a NotAppendedError holds the records of the chunks before the failure.
+        Raises what `append` raises; argument errors before anything is appended.
+        About 50 ns a record, then a pwrite for each chunk of 64 KiB or more.
+        """
+        if timestamps is None:
+            timestamps = self._environment.clock()
+        spans: list[range] = []
+        start, count = 0, len(values)
+        while start < count:
+            data, end = encode(
+                values, keys, headers, timestamps,
+                self.config.max_message_bytes, start, self._chunk_bytes,
+            )  # fmt: skip
+            latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
+            try:
+                spans.append(range(*self._write(data, end - start, latest, -1)))
+            except NotAppendedError as error:
+                error.appended = tuple(self._appended(spans, timestamps))
+                raise
+            start = end
+        if self._waits_for_sync and spans:
+            self._wait_durable(spans[-1].stop)
+        return self._appended(spans, timestamps)
+
+    def _appended(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
+        arrays = [np.arange(span.start, span.stop) for span in spans]
+        offsets = np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+        partitions = np.full(len(offsets), self.number, np.int32)
+        return AppendedRecords(self.topic, partitions, offsets, timestamps)
+
+    def _append_slowly(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]] | None,
+        timestamp: int | None,
+        expected_offset: int | None,
+    ) -> RecordMetadata:
+        """Append when the C call found no room, another segment, or nothing attached."""
+        if timestamp is None:
+            timestamp = self._environment.clock()
+        data, _ = encode(
+            (value,), (key,), (headers,), timestamp, self.config.max_message_bytes
+        )  # fmt: skip
+        expected = -1 if expected_offset is None else expected_offset
+        first, _ = self._write(data, 1, timestamp, expected)
+        return RecordMetadata(self.topic, self.number, first, timestamp)
+
+    def _write(
+        self, data: bytearray, count: int, timestamp: int, expected_offset: int
+    ) -> tuple[int, int]:
+        """Place whole batches, making room as needed; returns (first, end offset)."""
+        is_large = len(data) >= policy.LARGE_WRITE
+        for _ in range(_MAX_ROUNDS):
+            attachment = self._attachment
+            if attachment is None or is_large:
+                result: tuple[int, int] | int = _native.NO_ROOM
+            else:
+                result = attachment.tail.native.place(data, expected_offset)
+            if result == _native.NO_ROOM or result == _native.NOT_OPEN:
+                with self._lock:
+                    attachment = self._attach_for_writing()
+                    result = attachment.write(
+                        data, count, timestamp, expected_offset, is_large=is_large
+                    )
+            if isinstance(result, tuple):
+                return result
+            if result == _native.STALE:
+                raise OffsetMismatchError(expected_offset, self.log_end_offset)
+        raise AssertionError(f"{self!r}: no room after {_MAX_ROUNDS} rounds")
+
+    def _wait_durable(self, end_offset: int) -> None:
+        # Attaches again when another thread suspended the partition between append and sync.
+        attachment = self._attachment or self._attach_for_writing()
+        attachment.commit.wait(end_offset)
+
+    def flush(self) -> int:
+        """Make everything appended so far durable; return the offset up to which it is.
+
+        Raises DurabilityUnknownError, ClosedError.  Blocks for an fdatasync per unsynced segment.
+        """
+        attachment = self._attached()
+        if attachment is None:
+            return 0
+        end_offset = attachment.page.marks().log_end_offset
+        attachment.commit.wait(end_offset)
+        return end_offset
+
+    # ------------------------------------------------------------------ read
+
+    def read(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Records:
+        """Return the records from `offset` on, below the high watermark.
+
+        offset: in [log_start_offset, log_end_offset]; at or above the high watermark the result is
+        empty.  max_bytes: of whole batches; at least one batch is returned, however large.
+        The result is iterated for `Record`s; its `next_offset` is where to go on.  It holds on to
+        the bytes that were read, and so does each of its records.
+        Raises OffsetOutOfRangeError, CorruptRangeError when `offset` lies in damaged bytes (go on
+        at its `last` + 1), ClosedError, OSError.
+        O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
+        """
+        attachment = self._attached()
+        if attachment is None:
+            return self._nothing_at(offset, 0, 0, 0)
+        marks = attachment.page.marks()
+        limit = marks.high_watermark
+        if not marks.log_start_offset <= offset < limit or max_bytes < 1:
+            if max_bytes < 1:
+                raise ValueError(f"max_bytes={max_bytes}: expected at least 1")
+            return self._nothing_at(offset, marks.log_start_offset, limit, marks.log_end_offset)
+        found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
+        if found is None:
+            return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
+        self._place = found.place
+        return Records(
+            found.data,
+            start=found.first,
+            end=found.end,
+            first_offset=offset,
+            end_offset=limit,
+            next_offset=min(found.next_offset, limit),
+            topic=self.topic,
+            partition=self.number,
+            decompress=self._environment.decompress,
+        )
+
+    def _find(
+        self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int
+    ) -> Slice | None:
+        place = self._place
+        if place is not None and place.offset == offset:
+            view = _view(place.segment, marks)
+            found = place.segment.read_on(place, view, limit_offset=limit, max_bytes=max_bytes)
+            if found is not None:
+                return found
+        for position in range(segments.floor(offset), len(segments.segments)):
+            segment = segments.segments[position]
+            start = max(offset, segment.base_offset)
+            view = _view(segment, marks)
+            if start < view.end_offset:
+                found = segment.read(start, view, limit_offset=limit, max_bytes=max_bytes)
+                if found is not None:
+                    return found
+        return None
+
+    def _nothing_at(self, offset: int, start: int, limit: int, end: int) -> Records:
+        if not start <= offset <= end:
+            raise OffsetOutOfRangeError(offset, start, end)
+        return Records(b"", next_offset=offset, topic=self.topic, partition=self.number)
+
+    def read_columns(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Columns:
+        """Return the records from `offset` on as numpy arrays, one row a record.
+
+        Arguments, errors and cost as `read`, without an object per record.
+        """
+        return columns_of(self.read(offset, max_bytes))
+
+    def records(
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        *,
+        follow: bool = False,
+        max_bytes: int = DEFAULT_READ_BYTES,
+    ) -> Iterator[Record]:
+        """Iterate over the records in [start, end).
+
+        start: by default the log start offset.  end: by default the high watermark at the first
+        step, or never with `follow`, which waits for records to be appended by anybody.
+        Raises what `read` raises.  A wait holds no GIL and ends on Ctrl-C.
+        """
+        offset = self.log_start_offset if start is None else start
+        if end is None and not follow:
+            end = max(self.high_watermark, offset)
+        while end is None or offset < end:
+            records = self.read(offset, max_bytes)
+            for record in records:
+                if end is not None and record.offset >= end:
+                    return
+                yield record
+            if records.next_offset == offset:
+                if not follow:
+                    return
+                self.wait(offset)
+            offset = records.next_offset
+
+    def wait(self, offset: int, timeout: float | None = None) -> bool:
+        """Wait until the high watermark is above `offset`; return whether it is.
+
+        timeout: seconds, None for ever.  Raises ClosedError, OSError.  Holds no lock and no GIL;
+        signals are handled.
+        """
+        attachment = self._attached(create=True)
+        assert attachment is not None
+        events = attachment.page.events
+        monotonic = self._environment.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            seen = events.value
+            if attachment.page.marks().high_watermark > offset:
+                return True
+            if self._is_closed:
+                raise ClosedError(f"{self!r} is closed")
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            events.wait(seen, left)
+
+    # ------------------------------------------------------------------ facts
+
+    def marks(self) -> Marks | None:
+        """Return all marks as of one moment, or None while the partition has no files."""
+        attachment = self._attached()
+        return None if attachment is None else attachment.page.marks()
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that can be read."""
+        marks = self.marks()
+        return 0 if marks is None else marks.log_start_offset
+
+    @property
+    def high_watermark(self) -> int:
+        """Readers see the records below it."""
+        marks = self.marks()
+        return 0 if marks is None else marks.high_watermark
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset that the next record gets."""
+        marks = self.marks()
+        return 0 if marks is None else marks.log_end_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """Every record below it is on disk."""
+        marks = self.marks()
+        return 0 if marks is None else marks.durable_offset
+
+    @property
+    def state(self) -> str:
+        """ "open", "full" (no space; appends are tried) or "failed" (read-only until reopened)."""
+        marks = self.marks()
+        return "open" if marks is None else _STATES[marks.state]
+
+    def check(self) -> None:
+        """Assert every invariant of the marks and segments.  For tests and after doubts; reads no data."""
+        attachment = self._attached()
+        if attachment is not None:
+            attachment.check()
+
+    # ------------------------------------------------------------------ open and close
+
+    def _attached(self, *, create: bool = False) -> Attachment | None:
+        attachment = self._attachment
+        if attachment is not None:
+            return attachment
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError(f"{self!r} is closed")
+            if self._attachment is None and (create or self._directory.exists()):
+                self._attach()
+            return self._attachment
+
+    def _attach(self) -> Attachment:
+        self._directory.make()
+        attachment = Attachment(
+            self._directory,
+            topic=self.topic,
+            number=self.number,
+            topic_id=self._topic_id,
+            config=self.config,
+            environment=self._environment,
+            on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
+        )
+        attachment.open()
+        self._attachment = attachment
+        self._native_append = attachment.tail.native.append
+        self._environment.on_attach(self)
+        return attachment
+
+    def flush_sealed(self) -> None:
+        """Make the segments before the active one durable; see `flush` for what it raises."""
+        attachment = self._attachment
+        if attachment is not None:
+            attachment.sync_sealed()
+
+    def _attach_for_writing(self) -> Attachment:
+        attachment = self._attached(create=True)
+        assert attachment is not None
+        return attachment
+
+    def suspend(self) -> bool:
+        """Let go of files, maps and presence until the next use; return whether that was possible.
+
+        Not possible while a sync is in flight.  Raises what `close` raises.
+        """
+        with self._lock:
+            attachment = self._attachment
+            if attachment is None:
+                return True
+            if not attachment.commit.pause():
+                return False
+            self._forget()
+            attachment.close(sync=True)
+            return True
+
+    def close(self) -> None:
+        """End: sync, and if nobody else has the partition open, promise a clean end.
+
+        Raises DurabilityUnknownError when the last sync failed.  Idempotent.
+        """
+        with self._lock:
+            self._is_closed = True
+            attachment = self._attachment
+            self._forget()
+            if attachment is not None:
+                attachment.close(sync=self._waits_for_sync)
+
+    def _forget(self) -> None:
+        self._attachment = None
+        self._native_append = _not_attached
+        self._place = None
+
+    def after_fork(self) -> None:
+        """In a forked child: drop what belongs to the parent; the next use attaches anew."""
+        self._lock = threading.RLock()
+        attachment = self._attachment
+        self._forget()
+        if attachment is not None:
+            attachment.abandon()
+
+
+_STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
+
+
+def _not_attached(*_: object) -> int:
+    return _native.NOT_OPEN
+
+
+def _view(segment: Segment, marks: Marks) -> SegmentView:
+    if segment.base_offset == marks.base_offset:
+        return SegmentView(
+            marks.log_end_offset, marks.position, marks.index_entries, marks.time_entries
+        )
+    return segment.sealed_view()

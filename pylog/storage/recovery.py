@@ -1,0 +1,452 @@
+"""The only module that repairs.
+
+Opens a partition when nobody else has it open: reads what is there (`examine`), decides, and only
+then writes (`repair`).  Everything it does is idempotent, so a crash inside recovery is one more
+crash; and reading needs none of the writes, so a full disk does not keep a log from being read.
+
+Three things are kept apart (RELIABILITY B1, B2):
+
+    torn tail     in the active segment, past the point known durable, nothing valid after it:
+                  the bytes are saved beside the file and cut
+    corruption    anything else that is no batch: left where it is; reading it raises
+    I/O error     OSError passes through, and not one byte was changed
+
+Must not know the shared page: it returns the marks to begin with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Final
+
+from pylog._native import Scanner
+from pylog.errors import CorruptFileError
+from pylog.storage import layout
+from pylog.storage.epochs import LeaderEpochs
+from pylog.storage.files import Directory, File, read_file, replace_file
+from pylog.storage.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    ActiveFacts,
+    Manifest,
+    SegmentFacts,
+    encode_manifest,
+    parse_manifest,
+)
+from pylog.storage.scan import Walk, last_nonzero, walk_log
+
+logger = logging.getLogger("pylog")
+
+_MAX_RELATIVE_OFFSET: Final = 2**31
+_COPY_BYTES: Final = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A partition as it begins: its durable facts and the sizes of the active segment's indexes.
+
+    `repairs` is None when nothing has to be written before the next append.
+    """
+
+    manifest: Manifest | None
+    index_entries: int
+    time_entries: int
+    last_time_entry: int
+    leader_epoch: int
+    repairs: Repairs | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Repairs:
+    """What an unclean end left to do.  Positions are in the active segment's `.log`."""
+
+    manifest: Manifest  # as it shall be when all is done
+    damaged_manifest: bool  # a manifest that could not be parsed is set aside first
+    active: SegmentFacts  # as found; no longer the last one of `manifest` if it is damaged
+    rewrite_from: int  # bytes [rewrite_from, active.size) were not known to be on disk
+    torn_end: int  # bytes [active.size, torn_end) are the torn tail
+    index: bytes
+    timeindex: bytes
+    epochs: LeaderEpochs
+    epochs_changed: bool
+
+
+def examine(
+    directory: Directory, *, index_interval_bytes: int, same_boot: bool
+) -> Opened:
+    """Find out what a partition holds, without writing.  The caller is alone.
+
+    same_boot: the page cache may hold bytes that the disk refused; they will be written again.
+    Reads no data when the manifest says that the partition was closed cleanly and the file sizes
+    agree; otherwise scans the active segment.  Raises OSError, IncompatibleFormatError.
+    """
+    manifest, is_damaged = _try_manifest(directory)
+    if manifest is None:
+        manifest = _manifest_from_files(directory, index_interval_bytes)
+        if manifest is None:
+            return Opened(None, 0, 0, -1, 0)
+    epochs = _load_epochs(directory)
+    if manifest.is_clean and _sizes_agree(directory, manifest.segments[-1]):
+        return _opened_clean(directory, manifest, epochs)
+    return _opened_unclean(
+        directory,
+        manifest,
+        epochs,
+        index_interval_bytes=index_interval_bytes,
+        same_boot=same_boot,
+        damaged_manifest=is_damaged,
+    )
+
+
+def load_manifest(directory: Directory) -> Manifest | None:
+    """Return the manifest on disk, None when there is none.
+
+    Raises CorruptFileError, IncompatibleFormatError, OSError.
+    """
+    data = read_file(directory, MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES)
+    return None if data is None else parse_manifest(data, path=f"{directory.path}/{MANIFEST_NAME}")
+
+
+def _try_manifest(directory: Directory) -> tuple[Manifest | None, bool]:
+    try:
+        return load_manifest(directory), False
+    except CorruptFileError as error:
+        logger.error("%s; the segments are found from their files instead", error)
+        return None, True
+
+
+def _load_epochs(directory: Directory) -> LeaderEpochs:
+    name = layout.LEADER_EPOCH_CHECKPOINT
+    data = read_file(directory, name, max_bytes=MAX_MANIFEST_BYTES)
+    try:
+        return LeaderEpochs(layout.parse_leader_epochs(data or b"", path=f"{directory.path}/{name}"))
+    except CorruptFileError as error:
+        # A cache of what the batches say themselves: recovery and appends write it anew.
+        logger.error("%s; leader epochs are taken from the batches", error)
+        return LeaderEpochs(())
+
+
+def _size_of(directory: Directory, name: str) -> int | None:
+    try:
+        file = directory.open(name)
+    except FileNotFoundError:
+        return None
+    try:
+        return file.size()
+    finally:
+        file.close()
+
+
+def _sizes_agree(directory: Directory, active: SegmentFacts) -> bool:
+    return _size_of(directory, layout.log_name(active.base_offset)) == active.size
+
+
+def _opened_clean(directory: Directory, manifest: Manifest, epochs: LeaderEpochs) -> Opened:
+    base = manifest.segments[-1].base_offset
+    index_size = _size_of(directory, layout.index_name(base)) or 0
+    name = layout.timeindex_name(base)
+    time_size = _size_of(directory, name) or 0
+    last_time_entry = -1
+    if time_size >= 12:
+        file = directory.open(name)
+        try:
+            entry = file.pread(8, time_size // 12 * 12 - 12)
+        finally:
+            file.close()
+        last_time_entry = int.from_bytes(entry, "big", signed=True)
+    return Opened(manifest, index_size // 8, time_size // 12, last_time_entry, epochs.latest_epoch)
+
+
+def _opened_unclean(
+    directory: Directory,
+    manifest: Manifest,
+    epochs: LeaderEpochs,
+    *,
+    index_interval_bytes: int,
+    same_boot: bool,
+    damaged_manifest: bool,
+) -> Opened:
+    known = manifest.segments[-1]
+    scanner = Scanner(
+        base_offset=known.base_offset,
+        next_offset=known.base_offset,
+        index_interval_bytes=index_interval_bytes,
+        strict=not known.is_compacted,
+    )
+    walk, torn_end = _walk_active(directory, known, scanner)
+    is_short = walk.position < known.size or walk.next_offset < known.end_offset
+    active = dataclasses.replace(
+        known,
+        size=max(walk.position, known.size),
+        end_offset=max(walk.next_offset, known.end_offset),
+        max_timestamp=max(scanner.max_timestamp, known.max_timestamp),
+    )
+    _report(directory, active, walk, is_short=is_short, torn_end=torn_end)
+    scanner.seal()
+    found_epochs = epochs.merged(scanner.epochs, active.end_offset)
+    repaired = _repaired_manifest(manifest, active, scanner, is_short=is_short)
+    repairs = Repairs(
+        manifest=repaired,
+        damaged_manifest=damaged_manifest,
+        active=active,
+        rewrite_from=known.size if same_boot else active.size,
+        torn_end=torn_end,
+        index=scanner.index,
+        timeindex=scanner.timeindex,
+        epochs=found_epochs,
+        epochs_changed=found_epochs != epochs,
+    )
+    is_new = is_short  # a damaged end is sealed as it is; appends go to a new, empty segment
+    return Opened(
+        manifest=repaired,
+        index_entries=0 if is_new else len(scanner.index) // 8,
+        time_entries=0 if is_new else len(scanner.timeindex) // 12,
+        last_time_entry=-1 if is_new else scanner.max_timestamp,
+        leader_epoch=found_epochs.latest_epoch,
+        repairs=repairs,
+    )
+
+
+def _walk_active(
+    directory: Directory, known: SegmentFacts, scanner: Scanner
+) -> tuple[Walk, int]:
+    """Scan the active segment; returns the walk and where the torn bytes after it end."""
+    try:
+        file = directory.open(layout.log_name(known.base_offset))
+    except FileNotFoundError:
+        return Walk((), 0, known.base_offset, "the file is missing"), known.size
+    try:
+        size = file.size()
+        walk = walk_log(
+            file, scanner, end=size, maximum_offset=known.base_offset + _MAX_RELATIVE_OFFSET
+        )
+        start = max(walk.position, known.size)
+        return walk, last_nonzero(file, start=start, end=max(size, start))
+    finally:
+        file.close()
+
+
+def _report(
+    directory: Directory, active: SegmentFacts, walk: Walk, *, is_short: bool, torn_end: int
+) -> None:
+    path = f"{directory.path}/{layout.log_name(active.base_offset)}"
+    for damage in walk.damages:
+        logger.error(
+            "%s at %d: %s; offsets %d to %d are unreadable",
+            path, damage.start, damage.reason, damage.first_offset, damage.end_offset - 1,
+        )  # fmt: skip
+    if is_short:
+        logger.error(
+            "%s at %d: %s; offsets %d to %d, known to be durable, are unreadable",
+            path, walk.position, walk.reason, walk.next_offset, active.end_offset - 1,
+        )  # fmt: skip
+    if torn_end > active.size:
+        logger.warning(
+            "%s: cut a torn tail of %d bytes at %d (%s)",
+            path, torn_end - active.size, active.size, walk.reason,
+        )  # fmt: skip
+
+
+def _repaired_manifest(
+    manifest: Manifest, active: SegmentFacts, scanner: Scanner, *, is_short: bool
+) -> Manifest:
+    segments = (*manifest.segments[:-1], active)
+    facts = ActiveFacts(
+        first_timestamp=scanner.first_timestamp,
+        max_timestamp=scanner.max_timestamp,
+        max_timestamp_offset=scanner.max_timestamp_offset,
+        bytes_since_index_entry=scanner.bytes_since_index_entry,
+    )
+    if is_short:
+        end = active.end_offset
+        segments += (SegmentFacts(base_offset=end, end_offset=end, size=0, max_timestamp=-1),)
+        facts = ActiveFacts()
+    return dataclasses.replace(
+        manifest,
+        generation=manifest.generation + 1,
+        is_clean=True,
+        durable_offset=active.end_offset,
+        active=facts,
+        segments=segments,
+    )
+
+
+# ------------------------------------------------------------------ writing
+
+
+def repair(directory: Directory, repairs: Repairs) -> None:
+    """Do what `examine` found: save and cut the torn tail, sync what is kept, write the manifest.
+
+    Raises OSError; whatever was done by then is done again the next time, to the same end.
+    """
+    if repairs.damaged_manifest:
+        _set_aside(directory, MANIFEST_NAME)
+    _repair_log(directory, repairs)
+    base = repairs.active.base_offset
+    write_index(directory, layout.index_name(base), repairs.index)
+    write_index(directory, layout.timeindex_name(base), repairs.timeindex)
+    if repairs.epochs_changed:
+        data = layout.encode_leader_epochs(repairs.epochs.entries)
+        replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, data)
+    if repairs.manifest.segments[-1] is not repairs.active:
+        create_segment(directory, repairs.manifest.segments[-1].base_offset)
+    replace_file(directory, MANIFEST_NAME, encode_manifest(repairs.manifest))
+
+
+def _repair_log(directory: Directory, repairs: Repairs) -> None:
+    size = repairs.active.size
+    name = layout.log_name(repairs.active.base_offset)
+    try:
+        file = directory.open(name, writable=True)
+    except FileNotFoundError:
+        return
+    try:
+        if repairs.torn_end > size:
+            cut_name = layout.cut_name(repairs.active.base_offset, size)
+            _save_cut(directory, cut_name, file, size, repairs.torn_end)
+        _write_again(file, repairs.rewrite_from, size)
+        if file.size() > size:
+            file.truncate(size)
+        file.sync()
+    finally:
+        file.close()
+
+
+def _save_cut(directory: Directory, name: str, source: File, start: int, end: int) -> None:
+    """Copy [start, end) of `source` to a file beside it, durably, before anything is cut."""
+    target = directory.open(name, writable=True, create=True)
+    try:
+        target.truncate(0)
+        for position in range(start, end, _COPY_BYTES):
+            data = source.pread(min(_COPY_BYTES, end - position), position)
+            target.pwrite(data, position - start)
+        target.sync()
+    finally:
+        target.close()
+    directory.sync()
+
+
+def _write_again(file: File, start: int, end: int) -> None:
+    """Write [start, end) over itself.
+
+    A write-back that failed leaves pages that look clean and are not on disk, so a sync alone would
+    prove nothing (RELIABILITY A2).  What the kernel can drop is read from the disk again first.
+    """
+    end = min(end, file.size())
+    if start >= end:
+        return
+    file.drop_cache(start)
+    for position in range(start, end, _COPY_BYTES):
+        file.pwrite(file.pread(min(_COPY_BYTES, end - position), position), position)
+
+
+def _set_aside(directory: Directory, name: str) -> None:
+    """Rename a file that cannot be parsed, so that writing a new one loses nothing."""
+    names = set(directory.names())
+    if name not in names:
+        return
+    number = 1
+    while f"{name}.damaged-{number}" in names:
+        number += 1
+    directory.rename(name, f"{name}.damaged-{number}")
+
+
+def write_index(directory: Directory, name: str, data: bytes) -> None:
+    """Replace the entries of an index file.  Not synced: an index may always be rebuilt."""
+    file = directory.open(name, writable=True, create=True)
+    try:
+        file.truncate(0)
+        file.pwrite(data, 0)
+    finally:
+        file.close()
+
+
+def create_segment(directory: Directory, base_offset: int) -> None:
+    """Create the three files of an empty segment, durably.
+
+    A file that is there already was left by a roll that was never committed and is emptied; if it
+    holds anything but zeros it is not ours to empty, and is set aside.
+    Raises OSError with no file of the old segment touched.
+    """
+    for name in layout.segment_names(base_offset):
+        file = directory.open(name, writable=True, create=True)
+        try:
+            size = file.size()
+            if last_nonzero(file, start=0, end=size) > 0 and name == layout.log_name(base_offset):
+                file.close()
+                _set_aside(directory, name)
+                file = directory.open(name, writable=True, create=True)
+            file.truncate(0)
+            file.sync()
+        finally:
+            file.close()
+    directory.sync()
+
+
+# ------------------------------------------------------------------ without a manifest
+
+
+def _manifest_from_files(directory: Directory, index_interval_bytes: int) -> Manifest | None:
+    """Derive the manifest of a directory that has none from its `.log` files; None without any.
+
+    This is how a partition that Kafka wrote is opened, and one whose manifest is damaged.
+    O(bytes of all segments).
+    """
+    bases = sorted(
+        base
+        for name in (directory.names() if directory.exists() else [])
+        if (base := layout.parse_log_name(name)) is not None
+    )
+    if not bases:
+        return None
+    ends = [*bases[1:], None]
+    segments = [
+        _facts_from_file(directory, base, end, index_interval_bytes)
+        for base, end in zip(bases, ends, strict=True)
+    ]
+    # The active segment is scanned as after a crash: nothing of it is known to be durable.
+    active = segments.pop()
+    segments.append(dataclasses.replace(active, end_offset=active.base_offset, size=0))
+    return Manifest(
+        generation=0,
+        is_clean=False,
+        log_start_offset=bases[0],
+        durable_offset=bases[0],
+        active=ActiveFacts(),
+        segments=tuple(segments),
+    )
+
+
+def _facts_from_file(
+    directory: Directory, base: int, end: int | None, index_interval_bytes: int
+) -> SegmentFacts:
+    maximum = base + _MAX_RELATIVE_OFFSET if end is None else end
+    name = layout.log_name(base)
+    file = directory.open(name)
+    try:
+        results = []
+        for strict in (True, False):
+            scanner = Scanner(
+                base_offset=base,
+                next_offset=base,
+                index_interval_bytes=index_interval_bytes,
+                strict=strict,
+            )
+            walk = walk_log(file, scanner, end=file.size(), maximum_offset=maximum)
+            results.append((walk, scanner))
+            if not walk.damages:
+                break
+        # Gaps between intact batches are compaction's work, not damage.
+        is_compacted = len(results) == 2 and len(results[1][0].damages) < len(results[0][0].damages)
+        walk, scanner = results[1] if is_compacted else results[0]
+        size = last_nonzero(file, start=walk.position, end=file.size())
+    finally:
+        file.close()
+    return SegmentFacts(
+        base_offset=base,
+        end_offset=walk.next_offset if end is None else end,
+        size=max(size, walk.position),
+        max_timestamp=scanner.max_timestamp,
+        is_compacted=is_compacted,
+    )

@@ -1,0 +1,62 @@
+"""The segments of a partition at one moment: an immutable snapshot that readers share.
+
+Knows which segment holds an offset.  Must not know how segments are written or when they change.
+A change makes a new `SegmentSet`, which is swapped in by one assignment; readers never lock.
+Source: hashicorp/raft-wal `state.go`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+
+from pylog.storage.descriptors import Descriptors
+from pylog.storage.files import Directory
+from pylog.storage.manifest import Manifest, SegmentFacts
+from pylog.storage.segment import Segment
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentSet:
+    """All segments by base offset; the last one is active.  Empty before the first append."""
+
+    manifest: Manifest | None
+    bases: tuple[int, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def generation(self) -> int:
+        """The generation of the manifest this came from, 0 before there is one."""
+        return 0 if self.manifest is None else self.manifest.generation
+
+    def floor(self, offset: int) -> int:
+        """Return the position in `segments` of the one that holds `offset`, at least 0.  O(log n)."""
+        return max(bisect.bisect_right(self.bases, offset) - 1, 0)
+
+
+NO_SEGMENTS = SegmentSet(None, (), ())
+
+
+def segments_of(
+    manifest: Manifest,
+    previous: SegmentSet,
+    directory: Directory,
+    *,
+    descriptors: Descriptors,
+    index_bytes: int,
+) -> SegmentSet:
+    """Return the set that `manifest` names; segments of `previous` keep their open files."""
+    known = dict(zip(previous.bases, previous.segments, strict=True))
+
+    def segment_of(facts: SegmentFacts) -> Segment:
+        segment = known.get(facts.base_offset)
+        if segment is not None and segment.facts == facts:
+            return segment
+        if segment is not None and segment.facts.is_compacted == facts.is_compacted:
+            # It was active and is sealed now, or its end was written down: the same files.
+            segment.learn(facts)
+            return segment
+        return Segment(directory, facts, descriptors=descriptors, index_bytes=index_bytes)
+
+    segments = tuple(segment_of(facts) for facts in manifest.segments)
+    return SegmentSet(manifest, tuple(s.base_offset for s in segments), segments)

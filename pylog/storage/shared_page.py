@@ -1,0 +1,112 @@
+"""Attach to a partition's shared page: who is here, and is the page to be trusted.
+
+Knows the `state` file, the presence locks and what makes a page valid.  Must not know what the marks
+mean.  The page itself (marks, lock, wake-up) is in the C core.
+
+Two bytes of `pylog.lock` belong to each partition, numbered by the inode of its `state` file:
+
+    gate       exclusive while somebody attaches or detaches
+    presence   shared by every attached process; exclusive means "I am alone"
+
+The kernel drops both when a process dies, so liveness needs no process id.  Whoever finds itself
+alone trusts nothing in the page: it recovers from the log and the manifest, and initializes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from pylog._native import PAGE_ABI, PAGE_BYTES, SharedPage
+from pylog.errors import IncompatibleFormatError
+from pylog.storage.files import Directory, File
+
+STATE_NAME: Final = "state"
+_LOCK_BYTES: Final = 2**61  # inode numbers are folded into this range; offsets of locks are 63 bits
+
+
+class Presence:
+    """This process's place at one partition: its two lock bytes and its map of the page."""
+
+    def __init__(self, directory: Directory, lock_file: File, *, boot_identity: str) -> None:
+        self._directory = directory
+        self._lock_file = lock_file
+        self._identity = f"{PAGE_ABI} {boot_identity}".encode()
+        self._state_file: File | None = None
+        self._gate = -1
+        self.page: SharedPage | None = None
+
+    def open(self) -> None:
+        """Open and map the state file, creating it if need be.  Raises OSError."""
+        file = self._directory.open(STATE_NAME, writable=True, create=True)
+        if file.size() < PAGE_BYTES:
+            file.fill_zeros(file.size(), PAGE_BYTES)
+        self._state_file = file
+        self._gate = 2 * (file.identity() % _LOCK_BYTES)
+        self.page = SharedPage(file.map(PAGE_BYTES, writable=True), lock_fd=file.fileno())
+
+    @contextlib.contextmanager
+    def gate(self) -> Iterator[bool]:
+        """Hold the gate; yields whether nobody else is attached.
+
+        While it yields True the presence is exclusive; leaving makes it shared (atomically, so that
+        nobody can find themselves alone in between) unless `leave` was called.  Blocks while another
+        process attaches or recovers.
+        """
+        assert self._gate >= 0, "open() first"
+        lock = self._lock_file.lock
+        lock(self._gate, exclusive=True, blocking=True)
+        try:
+            is_alone = lock(self._gate + 1, exclusive=True, blocking=False)
+            yield is_alone
+            if self.page is not None:
+                lock(self._gate + 1, exclusive=False, blocking=True)
+            else:
+                self._lock_file.unlock(self._gate + 1)
+        except BaseException:
+            self._lock_file.unlock(self._gate + 1)
+            raise
+        finally:
+            self._lock_file.unlock(self._gate)
+
+    def is_shareable(self) -> bool:
+        """Return whether the page was made since the last boot, by a compatible build."""
+        assert self.page is not None
+        return self.page.is_valid and self.page.identity == self._identity
+
+    def may_be_of_this_boot(self) -> bool:
+        """Return whether the page cache may still hold what this boot's processes wrote.
+
+        True also when the page tells nothing: then the worst is assumed.
+        """
+        assert self.page is not None
+        return not self.page.is_valid or self.is_shareable()
+
+    def check_compatible(self) -> None:
+        """Raise IncompatibleFormatError when living processes use a page this one cannot share.
+
+        That is another build's lock layout, or another process-id namespace (a container), where
+        the owner of a robust lock cannot be told.
+        """
+        assert self.page is not None
+        if not self.is_shareable():
+            raise IncompatibleFormatError(
+                f"{self._directory.path}/{STATE_NAME}",
+                found=self.page.identity.decode(errors="replace"),
+                supported=self._identity.decode(),
+            )
+
+    def initialize(self, marks: dict[str, int]) -> None:
+        """Make the page anew.  The caller is alone (inside `gate`)."""
+        assert self.page is not None
+        self.page.initialize(self._identity, **marks)
+
+    def leave(self) -> None:
+        """Let go of the page; inside `gate` this also gives up the presence when it ends."""
+        if self.page is not None:
+            self.page.release()
+            self.page = None
+        if self._state_file is not None:
+            self._state_file.close()
+            self._state_file = None

@@ -1,0 +1,123 @@
+"""Group commit: threads that wait for durability share one fdatasync.
+
+Knows the durable offset and how to advance it; must not know what is in the files it syncs.
+
+There is no artificial delay: the sync in flight is the window in which others gather.  Whoever finds
+no sync in flight becomes the leader and syncs for all that was appended by then.  Processes do not
+share a leader: each syncs through its own descriptors, opened before the bytes were written, because
+an error is reported once per descriptor (RELIABILITY A3).
+
+Locks: `_turn`, held by this process's leader during the sync.  It is released *before* the result is
+published, so a follower that still finds it taken has read an event count that the publication of
+that leader or of a later one will change; no wake-up can be missed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pylog import _native
+from pylog._native import Events, SharedPage
+from pylog.errors import DurabilityUnknownError
+
+
+class GroupCommit:
+    """Advances the durable offset of one partition.
+
+    sync: makes everything durable that was appended before the call, and returns the offset up to
+    which that is; raises OSError.
+    """
+
+    def __init__(
+        self,
+        page: SharedPage,
+        sync: Callable[[], int],
+        *,
+        moves_high_watermark: bool,
+        log_events: Events | None,
+        path: str,
+    ) -> None:
+        self._page = page
+        self._events = page.events
+        self._sync = sync
+        self._moves_high_watermark = moves_high_watermark
+        self._log_events = log_events
+        self._path = path
+        self._turn = threading.Lock()
+
+    def wait(self, end_offset: int) -> None:
+        """Return when every record below `end_offset` is on disk.
+
+        Raises DurabilityUnknownError when a sync failed, here or in another process.  Blocks for one
+        or two fdatasyncs; releases the GIL; takes the page lock for an instant.
+        """
+        page, events = self._page, self._events
+        while True:
+            seen = events.value
+            marks = page.marks()
+            if marks.durable_offset >= end_offset:
+                return
+            if marks.state == _native.FAILED:
+                raise DurabilityUnknownError(f"{self._path}: an earlier sync failed")
+            if self._turn.acquire(blocking=False):
+                self._lead()
+            else:
+                events.wait(seen)
+
+    def _lead(self) -> None:
+        try:
+            durable_offset = self._sync()
+        except OSError as error:
+            self._turn.release()
+            self._fail()
+            raise DurabilityUnknownError(
+                f"{self._path}: {error.strerror}", error_number=error.errno or 0
+            ) from error
+        except BaseException:
+            # An interrupt between two calls: nothing is known, so the next waiter syncs again.
+            self._turn.release()
+            self._events.notify()
+            raise
+        self._turn.release()
+        self._publish(durable_offset)
+
+    def _publish(self, durable_offset: int) -> None:
+        self._page.lock()
+        try:
+            advance_durable_locked(
+                self._page, durable_offset, moves_high_watermark=self._moves_high_watermark
+            )
+        finally:
+            self._page.unlock()
+        if self._moves_high_watermark and self._log_events is not None:
+            self._log_events.notify()
+
+    def pause(self) -> bool:
+        """Keep anybody from leading again through this object, for good; False if one leads now.
+
+        Who waits meanwhile finds the partition attached anew.
+        """
+        return self._turn.acquire(blocking=False)
+
+    def _fail(self) -> None:
+        """Make the partition read-only in all processes: a failed sync is never retried (A1)."""
+        self._page.lock()
+        try:
+            self._page.publish(state=_native.FAILED)
+        finally:
+            self._page.unlock()
+
+
+def advance_durable_locked(
+    page: SharedPage, durable_offset: int, *, moves_high_watermark: bool
+) -> None:
+    """Publish a durable offset, unless the partition failed or is further already."""
+    marks = page.marks()
+    if marks.state == _native.FAILED or marks.durable_offset >= durable_offset:
+        return
+    if moves_high_watermark:
+        high_watermark = max(marks.high_watermark, durable_offset)
+        page.publish(durable_offset=durable_offset, high_watermark=high_watermark)
+    else:
+        page.publish(durable_offset=durable_offset)

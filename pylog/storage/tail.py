@@ -1,0 +1,208 @@
+"""The writable end of a partition: maps for the C core to append through, and room in them.
+
+Knows the active segment's three files and how they grow.  Must not know when to roll or to sync.
+Space is taken by writing zeros before a record is placed, so a full disk is an exception here and
+never a SIGBUS there (RELIABILITY D1).
+
+Locks: every method that ends in `_locked` is called with the page lock held.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from pylog import _native
+from pylog._native import Marks, SharedPage
+from pylog.errors import PartitionFullError
+from pylog.storage import layout, policy
+from pylog.storage.files import Directory, File
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_INDEX_ENTRY: Final = 8
+_TIME_ENTRY: Final = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TailSettings:
+    """What the writable end needs of a topic's configuration."""
+
+    segment_bytes: int
+    segment_ms: int
+    segment_index_bytes: int
+    index_interval_bytes: int
+    max_message_bytes: int
+    is_visible_on_append: bool
+
+
+def full_error(error: OSError) -> PartitionFullError | None:
+    """Return the error that tells a caller to free space, or None when `error` is not of that kind."""
+    if error.errno not in _NO_SPACE:
+        return None
+    return PartitionFullError(f"{error.filename}: {error.strerror}", error_number=error.errno or 0)
+
+
+class WritableTail:
+    """The active segment's files, mapped; `native` appends to them in one C call."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        page: SharedPage,
+        settings: TailSettings,
+        *,
+        topic: str,
+        partition: int,
+        clock: Callable[[], int],
+        log_events: _native.Events | None,
+    ) -> None:
+        self._directory = directory
+        self._page = page
+        self._settings = settings
+        self._files: tuple[File, File, File] | None = None
+        self._window_end = 0
+        self.serial = -1
+        self.native = _native.Tail(
+            page, topic=topic, partition=partition, clock=clock, log_events=log_events
+        )
+        self.native.configure(
+            max_message_bytes=settings.max_message_bytes,
+            segment_bytes=settings.segment_bytes,
+            segment_ms=settings.segment_ms,
+            index_interval_bytes=settings.index_interval_bytes,
+            visible_on_append=settings.is_visible_on_append,
+        )
+
+    def attach_locked(self, marks: Marks, log: File) -> None:
+        """Open and map the active segment's files, which exist.  Raises OSError.
+
+        The files are opened before anything is written through them, so that a later sync through
+        `log` reports every failed write (RELIABILITY A3).
+        """
+        index = self._directory.open(layout.index_name(marks.base_offset), writable=True)
+        timeindex = self._directory.open(layout.timeindex_name(marks.base_offset), writable=True)
+        self._files = log, index, timeindex
+        self._map_locked(marks, needed=marks.position)
+        self.serial = marks.segment_serial
+
+    def _map_locked(self, marks: Marks, *, needed: int) -> None:
+        assert self._files is not None
+        log, index, timeindex = self._files
+        index_bytes = policy.rounded_up(self._settings.segment_index_bytes)
+        start, size = policy.window_of(
+            position=marks.position, needed=needed, segment_bytes=self._settings.segment_bytes
+        )
+        self.native.attach(
+            segment_serial=marks.segment_serial,
+            window=log.map(size, position=start, writable=True),
+            window_position=start,
+            index=index.map(index_bytes, writable=True),
+            timeindex=timeindex.map(index_bytes, writable=True),
+        )
+        self._window_end = start + size
+
+    def make_room_locked(self, marks: Marks, size: int) -> None:
+        """Take space for a batch of `size` bytes, and for the index entries it may need.
+
+        Raises PartitionFullError with nothing changed but more zeros after the end.
+        """
+        assert self._files is not None
+        log, index, timeindex = self._files
+        needed = marks.position + size
+        if needed > marks.allocated:
+            target = policy.grown_size(
+                allocated=marks.allocated,
+                needed=needed,
+                segment_bytes=self._settings.segment_bytes,
+            )
+            self._page.publish(allocated=_grow(log, marks.allocated, target, needed))
+        self._grow_indexes_locked(marks, index, timeindex, size)
+        if needed > self._window_end and size < policy.LARGE_WRITE:
+            self._map_locked(marks, needed=needed)
+
+    def _grow_indexes_locked(self, marks: Marks, index: File, timeindex: File, size: int) -> None:
+        spare = policy.index_entries_needed(size, self._settings.index_interval_bytes)
+        entries = policy.grown_entries(marks.index_allocated, marks.index_entries + spare)
+        if entries > marks.index_allocated:
+            _grow_entries(index, marks.index_allocated, entries, _INDEX_ENTRY)
+            self._page.publish(index_allocated=entries)
+        entries = policy.grown_entries(marks.time_allocated, marks.time_entries + spare)
+        if entries > marks.time_allocated:
+            _grow_entries(timeindex, marks.time_allocated, entries, _TIME_ENTRY)
+            self._page.publish(time_allocated=entries)
+
+    def clean_intent_locked(self) -> None:
+        """Zero what a process that died in the middle of an append may have left after the end."""
+        assert self._files is not None
+        start, end = self._page.intent
+        marks = self._page.marks()
+        start = max(start, marks.position)
+        log = self._files[0]
+        log.fill_zeros(start, min(end, max(log.size(), start)))
+        self._page.set_intent(0, 0)
+
+    def write_locked(self, data: bytearray, expected_offset: int) -> tuple[int, int] | int:
+        """Place whole batches by one pwrite; returns (first, end offset) or a status.
+
+        Raises PartitionFullError or OSError with nothing appended; if the cleaning up fails too, the
+        OSError of that is raised from the first.
+        """
+        assert self._files is not None
+        log = self._files[0]
+        result = self.native.stamp(data, expected_offset)
+        if isinstance(result, int):
+            return result
+        position, first = result
+        marks = self._page.marks()
+        try:
+            log.pwrite(data, position)
+        except OSError as error:
+            _undo_write(log, position, marks.allocated)
+            self._page.set_intent(0, 0)
+            raise full_error(error) or error from error
+        self.native.publish(data)
+        return first, self._page.marks().log_end_offset
+
+    def detach(self) -> None:
+        """Let go of the maps and files; the native tail then answers NOT_OPEN."""
+        self.native.detach()
+        self.serial = -1
+        if self._files is not None:
+            for file in self._files[1:]:
+                file.close()
+            self._files = None
+
+
+def _grow(log: File, allocated: int, target: int, needed: int) -> int:
+    """Write zeros over [allocated, target); with little space left, only as far as `needed`."""
+    try:
+        log.fill_zeros(allocated, target)
+        return target
+    except OSError as error:
+        if full_error(error) is None:
+            raise
+    # The files that were half grown hold zeros only: cut them back and ask for less.
+    log.truncate(allocated)
+    target = policy.rounded_up(needed)
+    try:
+        log.fill_zeros(allocated, target)
+    except OSError as error:
+        log.truncate(allocated)
+        raise full_error(error) or error from error
+    return target
+
+
+def _grow_entries(file: File, allocated: int, entries: int, entry_bytes: int) -> None:
+    try:
+        file.fill_zeros(allocated * entry_bytes, entries * entry_bytes)
+    except OSError as error:
+        raise full_error(error) or error from error
+
+
+def _undo_write(log: File, position: int, allocated: int) -> None:
+    """Restore the zeros after the end when a pwrite stopped half way (RELIABILITY A4)."""
+    if log.size() > allocated:
+        log.truncate(allocated)
+    log.fill_zeros(position, max(position, allocated))

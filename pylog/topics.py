@@ -1,0 +1,333 @@
+"""Topics: their names and settings in the internal partition `__metadata`, and what a user holds.
+
+Knows topics, how a record's partition is picked, and that a topic's settings are one JSON value per
+name.  Must not know files.  Every process replays `__metadata` and so has the same view; a change is
+appended only if the view it was computed from is still the latest, which the append itself checks.
+
+Locks: `_lock`, around the replayed view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from pylog._native import Record, RecordMetadata, partition_for_key
+from pylog.config import TopicConfig
+from pylog.engine import Engine
+from pylog.errors import (
+    CorruptionError,
+    InvalidConfigurationError,
+    InvalidTopicError,
+    OffsetMismatchError,
+    TopicExistsError,
+    UnknownTopicOrPartitionError,
+)
+from pylog.records import AppendedRecords
+from pylog.storage import layout
+from pylog.storage.partition import Partition
+
+METADATA_TOPIC: Final = "__metadata"
+MAX_PARTITIONS: Final = 1_000_000  # a bound for typing errors, not for the format (guessed)
+_METADATA_ID: Final = uuid.uuid5(uuid.NAMESPACE_URL, "pylog:__metadata")
+_METADATA_CONFIG: Final = TopicConfig(cleanup_policy="compact", segment_bytes=4 << 20)
+_VALUE_VERSION: Final = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """What `__metadata` says of one topic."""
+
+    name: str
+    topic_id: uuid.UUID
+    partitions: int
+    config: TopicConfig
+
+    def encode(self) -> bytes:
+        """Return the record value; settings are written under Kafka's names."""
+        fields = {
+            "version": _VALUE_VERSION,
+            "id": self.topic_id.hex,
+            "partitions": self.partitions,
+            "config": self.config.to_kafka(),
+        }
+        return json.dumps(fields, sort_keys=True).encode()
+
+
+def parse_topic(name: str, value: bytes) -> TopicFacts:
+    """Return what a record of `__metadata` says.  Raises CorruptionError."""
+    try:
+        fields = json.loads(value)
+        if fields["version"] != _VALUE_VERSION:
+            raise ValueError(f"version {fields['version']!r}")
+        partitions = int(fields["partitions"])
+        config = TopicConfig.from_kafka(fields["config"])
+        return TopicFacts(name, uuid.UUID(hex=fields["id"]), partitions, config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptionError(f"{METADATA_TOPIC}: topic {name!r}: {error}") from error
+
+
+class Topic:
+    """A named set of partitions.  Cheap to make; holds no files itself."""
+
+    def __init__(self, facts: TopicFacts, partitions: tuple[Partition, ...]) -> None:
+        self.name = facts.name
+        self.config = facts.config
+        self._partitions = partitions
+        self._count = len(partitions)
+        self._sticky = 0
+        self._sticky_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name}: {self._count} partitions>"
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """All partitions, by number."""
+        return self._partitions
+
+    def partition(self, number: int) -> Partition:
+        """Return one partition.  Raises UnknownTopicOrPartitionError."""
+        if not 0 <= number < self._count:
+            raise UnknownTopicOrPartitionError(self.name, number)
+        return self._partitions[number]
+
+    def append(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
+        timestamp: int | None = None,
+        *,
+        partition: int | None = None,
+    ) -> RecordMetadata:
+        """Append one record; return where it is, once the topic's durability is reached.
+
+        partition: by default by the key's murmur2 hash, as Kafka's Java client does; without a key
+        one partition is kept for a while and then the next is taken.
+        Other arguments, errors and cost as `Partition.append`; UnknownTopicOrPartitionError.
+        Source: Kafka BuiltInPartitioner, KIP-480.
+        """
+        if partition is None:
+            if self._count == 1:
+                return self._partitions[0].append(value, key, headers, timestamp)
+            partition = self._pick(key, value)
+        return self.partition(partition).append(value, key, headers, timestamp)
+
+    def append_many(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None = None,
+        headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None = None,
+        timestamps: Sequence[int] | int | None = None,
+        *,
+        partition: int | None = None,
+    ) -> AppendedRecords:
+        """Append records, one batch per partition and one sync per partition at the end.
+
+        Records of one partition keep their order.  The result has one row per value, in the order
+        given.  Arguments, errors and cost as `Partition.append_many`; with several partitions a
+        NotAppendedError tells in `appended` what the partitions before the failing one took.
+        """
+        if partition is None and self._count > 1 and keys is not None:
+            return self._append_keyed(values, keys, headers, timestamps)
+        number = self._pick(None, None) if partition is None else partition
+        return self.partition(number).append_many(values, keys, headers, timestamps)
+
+    def _append_keyed(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None,
+        timestamps: Sequence[int] | int | None,
+    ) -> AppendedRecords:
+        rows_of: dict[int, list[int]] = {}
+        for row, (key, value) in enumerate(zip(keys, values, strict=True)):
+            rows_of.setdefault(self._pick(key, value), []).append(row)
+        partitions = np.empty(len(values), np.int32)
+        offsets = np.empty(len(values), np.int64)
+        times = np.empty(len(values), np.int64)
+        for number, rows in rows_of.items():
+            many = timestamps is not None and not isinstance(timestamps, int)
+            appended = self._partitions[number].append_many(
+                [values[row] for row in rows],
+                [keys[row] for row in rows],
+                None if headers is None else [headers[row] for row in rows],
+                [timestamps[row] for row in rows] if many else timestamps,  # type: ignore[index]
+            )
+            partitions[rows], offsets[rows] = number, appended.offsets
+            times[rows] = appended.timestamps
+        return AppendedRecords(self.name, partitions, offsets, times)
+
+    def _pick(self, key: bytes | None, value: bytes | None) -> int:
+        if key is not None:
+            return partition_for_key(key, self._count)
+        # Sticky: records without a key go to one partition until about a batch is full.
+        self._sticky_bytes += 1 if value is None else len(value)
+        if self._sticky_bytes > _STICKY_BYTES:
+            self._sticky = (self._sticky + 1) % self._count
+            self._sticky_bytes = 0
+        return self._sticky
+
+    def read(
+        self,
+        partition: int | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        *,
+        follow: bool = False,
+    ) -> Iterator[Record]:
+        """Iterate over the records of one partition, or of all, one partition after the other.
+
+        Without `follow` it ends at the high watermarks of the moment it begins.  Following all
+        partitions of a topic delivers records as they come.  start, end: only with `partition`, or
+        where the topic has one.  Arguments and errors otherwise as `Partition.records`.
+        """
+        if partition is None and self._count == 1:
+            partition = 0
+        if partition is not None:
+            return self.partition(partition).records(start, end, follow=follow)
+        if start is not None or end is not None:
+            raise ValueError("start and end need a partition")
+        return self._follow() if follow else self._replay()
+
+    def _replay(self) -> Iterator[Record]:
+        ends = [partition.high_watermark for partition in self._partitions]
+        for partition, end in zip(self._partitions, ends, strict=True):
+            if end > partition.log_start_offset:
+                yield from partition.records(end=end)
+
+    def _follow(self) -> Iterator[Record]:
+        offsets = [partition.log_start_offset for partition in self._partitions]
+        events = self._partitions[0].log_events
+        while True:
+            seen = events.value
+            is_idle = True
+            for number, partition in enumerate(self._partitions):
+                records = partition.read(offsets[number])
+                yield from records
+                is_idle = is_idle and records.next_offset == offsets[number]
+                offsets[number] = records.next_offset
+            if is_idle:
+                events.wait(seen)
+
+
+_STICKY_BYTES: Final = 16384  # Kafka's batch.size
+
+
+class TopicRegistry:
+    """All topics of a log, replayed from `__metadata`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._topics: dict[str, TopicFacts] = {}
+        self._offset = 0
+
+    @property
+    def metadata(self) -> Partition:
+        """The internal partition that holds the topics."""
+        return self._engine.partition(
+            METADATA_TOPIC, 0, topic_id=_METADATA_ID, config=_METADATA_CONFIG
+        )
+
+    def refresh(self) -> dict[str, TopicFacts]:
+        """Return all topics by name; reads what was appended to `__metadata` since the last call.
+
+        Raises CorruptionError, OSError, ClosedError.  Without news: one copy of the marks.
+        """
+        metadata = self.metadata
+        if metadata.high_watermark == self._offset:
+            return self._topics
+        with self._lock:
+            topics = dict(self._topics)
+            for record in metadata.records(self._offset):
+                name = (record.key or b"").decode()
+                if record.value is None:
+                    topics.pop(name, None)
+                else:
+                    topics[name] = parse_topic(name, record.value)
+                self._offset = record.offset + 1
+            self._topics = topics
+            return topics
+
+    def get(self, name: str) -> Topic:
+        """Return a topic.  Raises UnknownTopicOrPartitionError."""
+        facts = self._topics.get(name)
+        if facts is None or self.metadata.high_watermark != self._offset:
+            facts = self.refresh().get(name)
+        if facts is None:
+            raise UnknownTopicOrPartitionError(name)
+        return self._topic(facts)
+
+    def create(
+        self,
+        name: str,
+        *,
+        partitions: int,
+        if_exists: Literal["error", "ok"],
+        settings: dict[str, Any],
+    ) -> Topic:
+        """Create a topic; see Log.create_topic."""
+        layout.check_topic_name(name)
+        if layout.is_internal(name):
+            raise InvalidTopicError(name, "names that begin with '__' are internal")
+        if isinstance(partitions, bool) or not isinstance(partitions, int):
+            raise InvalidConfigurationError("partitions", partitions, "a whole number")
+        if not 1 <= partitions <= MAX_PARTITIONS:
+            raise InvalidConfigurationError("partitions", partitions, f"1 to {MAX_PARTITIONS}")
+        config = TopicConfig.from_settings(**settings)
+        facts = TopicFacts(name, uuid.uuid4(), partitions, config)
+        while True:
+            topics = self.refresh()
+            expected = self._offset
+            existing = topics.get(name)
+            if existing is not None:
+                if if_exists == "ok":
+                    return self._topic(existing)
+                raise TopicExistsError(name)
+            _check_collision(name, topics)
+            if self._commit(name, facts.encode(), expected):
+                return self._topic(facts)
+
+    def delete(self, name: str) -> None:
+        """Delete a topic and give its space back; see Log.delete_topic."""
+        while True:
+            facts = self.refresh().get(name)
+            if facts is None:
+                raise UnknownTopicOrPartitionError(name)
+            if self._commit(name, None, self._offset):
+                break
+        for partition in self._topic(facts).partitions:
+            self._engine.delete_partition(partition, topic_id=facts.topic_id)
+
+    def _commit(self, name: str, value: bytes | None, expected: int) -> bool:
+        """Append a change if nobody was faster; return whether it was appended."""
+        try:
+            self.metadata.append(value, name.encode(), expected_offset=expected)
+        except OffsetMismatchError:
+            return False
+        return True
+
+    def _topic(self, facts: TopicFacts) -> Topic:
+        partitions = tuple(
+            self._engine.partition(
+                facts.name, number, topic_id=facts.topic_id, config=facts.config
+            )
+            for number in range(facts.partitions)
+        )
+        return Topic(facts, partitions)
+
+
+def _check_collision(name: str, topics: dict[str, TopicFacts]) -> None:
+    """Refuse a name that Kafka's metrics could not tell from an existing one."""
+    key = layout.collision_key(name)
+    for other in topics:
+        if layout.collision_key(other) == key:
+            raise InvalidTopicError(name, f"collides with {other!r} ('.' and '_' count as equal)")
