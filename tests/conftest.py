@@ -1,0 +1,23 @@
+"""What all tests share: which are skipped where, and Hypothesis without a clock."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# A deadline measures the machine, not the code: a loaded one would fail a sound test.
+settings.register_profile("pylog", deadline=None, print_blob=True)
+settings.load_profile("pylog")
+
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+IS_EXHAUSTIVE = os.environ.get("PYLOG_EXHAUSTIVE", "") not in ("", "0")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this run cannot or was not asked to do, each with its reason."""
+    if item.get_closest_marker("root") and not IS_ROOT:
+        pytest.skip("needs root")
+    if item.get_closest_marker("exhaustive") and not IS_EXHAUSTIVE:
+        pytest.skip("minutes to hours; PYLOG_EXHAUSTIVE=1 runs it")
