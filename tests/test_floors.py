@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE: list[tuple[str, ...] | set[str]] = [
     ("_native", "errors", "codecs", "config", "records"),
     ("storage",),
-    ("replication", "topics", "engine"),
+    ("replication", "topics", "background", "engine"),
     ("groups",),
     {"producer", "consumer"},
     {"table", "queue"},
