@@ -1,1 +1,22 @@
 """Partitioned commit logs in a directory, in Kafka's format, as a library."""
+
+from pylog.config import TopicConfig
+from pylog.errors import PylogError
+from pylog.log import Log, open
+from pylog.records import AppendedRecords, Columns, Record, RecordMetadata, Records
+from pylog.storage.partition import Partition
+from pylog.topics import Topic
+
+__all__ = [
+    "AppendedRecords",
+    "Columns",
+    "Log",
+    "Partition",
+    "PylogError",
+    "Record",
+    "RecordMetadata",
+    "Records",
+    "Topic",
+    "TopicConfig",
+    "open",
+]

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 from pylog import codecs
@@ -70,6 +71,8 @@ class Engine:
         self._lock_file: File | None = None
         self._environment: Environment | None = None
         self.log_id = uuid.UUID(int=0)
+        # Who knows the topics says here whether one still exists, before files are made for it.
+        self.check_topic: Callable[[str, uuid.UUID], None] = lambda topic, topic_id: None
 
     # ------------------------------------------------------------------ open and close
 
@@ -96,6 +99,7 @@ class Engine:
             decompress=codecs.decompress,
             on_attach=self._note_attached,
             on_unsynced_roll=self._flush_sealed_soon,
+            check_topic=lambda topic, topic_id: self.check_topic(topic, topic_id),
         )
         _engines.add(self)
 
@@ -167,13 +171,13 @@ class Engine:
     def delete_partition(self, partition: Partition, *, topic_id: uuid.UUID) -> None:
         """Close the partition in all processes and give its space back.  Raises OSError.
 
-        Appends and reads through other handles raise from now on.  A crash in between leaves a
-        directory whose name ends in `-delete`, which the next deletion or open removes.
+        Appends through other handles raise UnknownTopicOrPartitionError from now on.  May be
+        repeated, as it must be after a crash.
         """
+        partition.delete()
         with self._lock:
             self._partitions.pop((partition.topic, partition.number, topic_id), None)
             self._attached.pop(partition, None)
-        partition.delete()
 
     def _note_attached(self, flushable: Flushable) -> None:
         partition = flushable

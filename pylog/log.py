@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from pylog._native import Record
 from pylog.engine import Engine
-from pylog.storage import layout
 from pylog.topics import Topic, TopicRegistry
 
 
@@ -62,7 +61,7 @@ class Log:
 
         Raises CorruptionError, ClosedError, OSError.
         """
-        return sorted(name for name in self._registry.refresh() if not layout.is_internal(name))
+        return self._registry.names()
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records and give the space back.

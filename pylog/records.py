@@ -33,13 +33,20 @@ class AppendedRecords(Sequence[RecordMetadata]):
         topic: str,
         partitions: Int32s,
         offsets: Int64s,
-        timestamps: Sequence[int] | int,
+        timestamps: Sequence[int] | Int64s | int,
     ) -> None:
         assert len(partitions) == len(offsets)
         self.topic = topic
         self.partitions = partitions
         self.offsets = offsets
         self._timestamps = timestamps
+
+    @property
+    def timestamps(self) -> Int64s:
+        """The records' timestamps, milliseconds since the epoch."""
+        if isinstance(self._timestamps, int):
+            return np.full(len(self), self._timestamps, np.int64)
+        return np.asarray(self._timestamps[: len(self)], np.int64)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -50,16 +57,14 @@ class AppendedRecords(Sequence[RecordMetadata]):
     def __getitem__(self, index: slice) -> Sequence[RecordMetadata]: ...
     def __getitem__(self, index: int | slice) -> RecordMetadata | Sequence[RecordMetadata]:
         if isinstance(index, slice):
-            timestamps = self._timestamps
-            if not isinstance(timestamps, int):
-                timestamps = timestamps[: len(self)][index]
+            timestamps = self.timestamps[index]
             return AppendedRecords(
                 self.topic, self.partitions[index], self.offsets[index], timestamps
             )
         offset, partition = int(self.offsets[index]), int(self.partitions[index])
         timestamps = self._timestamps
         if not isinstance(timestamps, int):
-            timestamps = timestamps[range(len(self))[index]]
+            timestamps = int(timestamps[range(len(self))[index]])
         return RecordMetadata(self.topic, partition, offset, timestamps)
 
     def __repr__(self) -> str:

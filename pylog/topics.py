@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from pylog._native import Record, RecordMetadata, partition_for_key
+from pylog._native import Events, Record, RecordMetadata, partition_for_key
 from pylog.config import TopicConfig
 from pylog.engine import Engine
 from pylog.errors import (
@@ -48,6 +48,7 @@ class TopicFacts:
     topic_id: uuid.UUID
     partitions: int
     config: TopicConfig
+    is_deleting: bool = False
 
     def encode(self) -> bytes:
         """Return the record value; settings are written under Kafka's names."""
@@ -56,6 +57,7 @@ class TopicFacts:
             "id": self.topic_id.hex,
             "partitions": self.partitions,
             "config": self.config.to_kafka(),
+            "is_deleting": self.is_deleting,
         }
         return json.dumps(fields, sort_keys=True).encode()
 
@@ -68,7 +70,8 @@ def parse_topic(name: str, value: bytes) -> TopicFacts:
             raise ValueError(f"version {fields['version']!r}")
         partitions = int(fields["partitions"])
         config = TopicConfig.from_kafka(fields["config"])
-        return TopicFacts(name, uuid.UUID(hex=fields["id"]), partitions, config)
+        is_deleting = fields["is_deleting"] is True
+        return TopicFacts(name, uuid.UUID(hex=fields["id"]), partitions, config, is_deleting)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptionError(f"{METADATA_TOPIC}: topic {name!r}: {error}") from error
 
@@ -76,7 +79,10 @@ def parse_topic(name: str, value: bytes) -> TopicFacts:
 class Topic:
     """A named set of partitions.  Cheap to make; holds no files itself."""
 
-    def __init__(self, facts: TopicFacts, partitions: tuple[Partition, ...]) -> None:
+    def __init__(
+        self, facts: TopicFacts, partitions: tuple[Partition, ...], *, events: Events
+    ) -> None:
+        self._events = events
         self.name = facts.name
         self.config = facts.config
         self._partitions = partitions
@@ -205,7 +211,7 @@ class Topic:
 
     def _follow(self) -> Iterator[Record]:
         offsets = [partition.log_start_offset for partition in self._partitions]
-        events = self._partitions[0].log_events
+        events = self._events
         while True:
             seen = events.value
             is_idle = True
@@ -229,6 +235,7 @@ class TopicRegistry:
         self._lock = threading.Lock()
         self._topics: dict[str, TopicFacts] = {}
         self._offset = 0
+        engine.check_topic = self._check_topic
 
     @property
     def metadata(self) -> Partition:
@@ -262,9 +269,21 @@ class TopicRegistry:
         facts = self._topics.get(name)
         if facts is None or self.metadata.high_watermark != self._offset:
             facts = self.refresh().get(name)
-        if facts is None:
+        if facts is None or facts.is_deleting:
             raise UnknownTopicOrPartitionError(name)
         return self._topic(facts)
+
+    def names(self) -> list[str]:
+        """Return the names of all topics that are not being deleted, sorted."""
+        return sorted(name for name, facts in self.refresh().items() if not facts.is_deleting)
+
+    def _check_topic(self, name: str, topic_id: uuid.UUID) -> None:
+        """Raise UnknownTopicOrPartitionError unless this very topic exists; see Environment."""
+        if name == METADATA_TOPIC:
+            return
+        facts = self.refresh().get(name)
+        if facts is None or facts.is_deleting or facts.topic_id != topic_id:
+            raise UnknownTopicOrPartitionError(name)
 
     def create(
         self,
@@ -288,6 +307,10 @@ class TopicRegistry:
             topics = self.refresh()
             expected = self._offset
             existing = topics.get(name)
+            if existing is not None and existing.is_deleting:
+                # Somebody began to delete it and died, or is still at it: whoever notices finishes.
+                self._finish_deletion(existing)
+                continue
             if existing is not None:
                 if if_exists == "ok":
                     return self._topic(existing)
@@ -297,15 +320,27 @@ class TopicRegistry:
                 return self._topic(facts)
 
     def delete(self, name: str) -> None:
-        """Delete a topic and give its space back; see Log.delete_topic."""
+        """Delete a topic and give its space back; see Log.delete_topic.
+
+        Two records: the first hides the topic, the second forgets it when its files are gone, so a
+        crash in between is noticed and finished by whoever creates the name again.
+        """
         while True:
             facts = self.refresh().get(name)
-            if facts is None:
+            if facts is None or facts.is_deleting:
                 raise UnknownTopicOrPartitionError(name)
-            if self._commit(name, None, self._offset):
+            expected = self._offset
+            facts = dataclasses.replace(facts, is_deleting=True)
+            if self._commit(name, facts.encode(), expected):
                 break
+        self._finish_deletion(facts)
+
+    def _finish_deletion(self, facts: TopicFacts) -> None:
         for partition in self._topic(facts).partitions:
             self._engine.delete_partition(partition, topic_id=facts.topic_id)
+        while self.refresh().get(facts.name) == facts:
+            if self._commit(facts.name, None, self._offset):
+                return
 
     def _commit(self, name: str, value: bytes | None, expected: int) -> bool:
         """Append a change if nobody was faster; return whether it was appended."""
@@ -317,12 +352,10 @@ class TopicRegistry:
 
     def _topic(self, facts: TopicFacts) -> Topic:
         partitions = tuple(
-            self._engine.partition(
-                facts.name, number, topic_id=facts.topic_id, config=facts.config
-            )
+            self._engine.partition(facts.name, number, topic_id=facts.topic_id, config=facts.config)
             for number in range(facts.partitions)
         )
-        return Topic(facts, partitions)
+        return Topic(facts, partitions, events=self._engine.events)
 
 
 def _check_collision(name: str, topics: dict[str, TopicFacts]) -> None:

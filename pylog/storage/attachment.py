@@ -25,6 +25,7 @@ from pylog.errors import (
     NotAppendedError,
     PartitionFailedError,
     PartitionFullError,
+    UnknownTopicOrPartitionError,
 )
 from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.descriptors import Descriptors
@@ -57,6 +58,7 @@ class Environment:
 
     clock: milliseconds since the epoch.  monotonic: seconds.  on_attach: told of each partition that
     opens its files.  on_unsynced_roll: told when a sealed segment was left unsynced.
+    check_topic: raises UnknownTopicOrPartitionError when the topic of this name and id is no more.
     """
 
     lock_file: Callable[[], File]
@@ -68,6 +70,7 @@ class Environment:
     decompress: Callable[[int, memoryview], bytes]
     on_attach: Callable[[Flushable], None]
     on_unsynced_roll: Callable[[Flushable], None]
+    check_topic: Callable[[str, uuid.UUID], None]
 
 
 class Attachment:
@@ -109,6 +112,7 @@ class Attachment:
         Raises OSError, IncompatibleFormatError, with nothing left open.
         """
         presence = self._presence
+        lifecycle.check_owner(self._directory, self._topic_id)
         try:
             presence.open()
             assert presence.page is not None
@@ -217,6 +221,20 @@ class Attachment:
             f"{self._directory.path}: {error.strerror}", error_number=error.errno or errno.EIO
         )
 
+    def delete(self) -> None:
+        """Make the partition unusable for every process that has it open, and remove its files."""
+        presence = self._presence
+        with self._locked():
+            self.page.publish(state=_native.FAILED, flags=lifecycle.IS_DELETED)
+        try:
+            with presence.gate():
+                self.tail.detach()
+                presence.leave()
+                lifecycle.remove_directory(self._directory)
+        finally:
+            for segment in self._segments.segments:
+                segment.forget_files()
+
     def abandon(self) -> None:
         """In a forked child: let go without a word; the page and the locks are the parent's."""
         self.tail.native.detach()
@@ -305,6 +323,8 @@ class Attachment:
         """
         with self._locked():
             marks = self.page.marks()
+            if marks.flags & lifecycle.IS_DELETED:
+                raise UnknownTopicOrPartitionError(self._topic, self._number)
             if marks.state == _native.FAILED:
                 raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
             try:

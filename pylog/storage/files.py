@@ -279,7 +279,9 @@ class OsDirectory:
         path = os.path.join(self.path, name)
         flags = _OPEN_FLAGS | os.O_NONBLOCK | (os.O_RDWR if writable else os.O_RDONLY)
         with self._descriptor() as directory_fd, _naming(path):
-            fd = os.open(name, flags | (os.O_CREAT if create else 0), _FILE_MODE, dir_fd=directory_fd)
+            fd = os.open(
+                name, flags | (os.O_CREAT if create else 0), _FILE_MODE, dir_fd=directory_fd
+            )
         file = OsFile(fd, path)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             file.close()

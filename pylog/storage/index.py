@@ -25,7 +25,6 @@ TIME_ENTRY: Final = np.dtype([("timestamp", ">i8"), ("offset", ">i4")])
 assert OFFSET_ENTRY.itemsize == 8 and TIME_ENTRY.itemsize == 12
 
 
-
 class OffsetIndex:
     """Offsets to positions.  An entry holds a batch's last offset and the position it starts at."""
 

@@ -9,14 +9,16 @@ Locks: every function that ends in `_locked` is called with the page lock held.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import struct
 import uuid
 from typing import Final
 
 from pylog import _native
 from pylog._native import Marks, SharedPage
+from pylog.errors import CorruptFileError
 from pylog.storage import layout, recovery
-from pylog.storage.files import Directory, replace_file
+from pylog.storage.files import Directory, read_file, replace_file
 from pylog.storage.manifest import (
     MANIFEST_NAME,
     ActiveFacts,
@@ -27,10 +29,15 @@ from pylog.storage.manifest import (
 from pylog.storage.recovery import Opened
 from pylog.storage.segment import Segment
 
+logger = logging.getLogger("pylog")
+
+_MAX_METADATA_BYTES: Final = 1 << 12
+
 # Flags in the marks: what has to be done before the first write.
 NEEDS_REPAIR: Final = 1  # recovery could not write its repairs: no space
 IS_CLEAN: Final = 2  # the manifest promises an exact end and must be replaced first
 IS_NEW: Final = 4  # there is no manifest and no segment yet
+IS_DELETED: Final = 8  # the topic is gone; nothing can be done
 
 _TIME_ENTRY: Final = struct.Struct(">qi")
 _EMPTY_SEGMENT: Final = {
@@ -50,7 +57,11 @@ _EMPTY_SEGMENT: Final = {
 
 def initial_marks(opened: Opened, *, is_repaired: bool) -> dict[str, int]:
     """Return the marks of a partition that was just opened and has nobody else."""
-    common = {"segment_serial": 1, "state": _native.OPEN, "leader_epoch": max(opened.leader_epoch, 0)}
+    common = {
+        "segment_serial": 1,
+        "state": _native.OPEN,
+        "leader_epoch": max(opened.leader_epoch, 0),
+    }
     manifest = opened.manifest
     if manifest is None:
         offsets = dict.fromkeys(
@@ -127,9 +138,7 @@ def repair_locked(
 
     Nothing was written since, so examining again finds the same; returns the manifest now on disk.
     """
-    opened = recovery.examine(
-        directory, index_interval_bytes=index_interval_bytes, same_boot=True
-    )
+    opened = recovery.examine(directory, index_interval_bytes=index_interval_bytes, same_boot=True)
     if opened.repairs is not None:
         recovery.repair(directory, opened.repairs)
     marks = initial_marks(opened, is_repaired=True)
@@ -179,9 +188,7 @@ def roll_locked(
     return manifest
 
 
-def end_cleanly_locked(
-    directory: Directory, page: SharedPage, manifest: Manifest
-) -> Manifest:
+def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifest) -> Manifest:
     """Promise an exact end: everything is synced, the files hold nothing else, and say so.
 
     The caller is alone and has synced the log's data.  Raises OSError with no promise made.
@@ -250,3 +257,30 @@ def trim(directory: Directory, marks: Marks, time_entries: int) -> None:
                     file.sync()
         finally:
             file.close()
+
+
+def remove_directory(directory: Directory) -> None:
+    """Remove a deleted partition's files and its directory.  Raises OSError; may be repeated."""
+    for name in directory.names():
+        directory.unlink(name)
+    directory.remove()
+
+
+def check_owner(directory: Directory, topic_id: uuid.UUID) -> None:
+    """Refuse a directory that belongs to another topic, as a copy to the wrong place would.
+
+    A directory without an id is taken for the topic's own, and so is one whose id cannot be parsed:
+    metadata that is lost must not hide data.  Raises CorruptFileError, OSError.
+    """
+    name = layout.PARTITION_METADATA
+    path = f"{directory.path}/{name}"
+    data = read_file(directory, name, max_bytes=_MAX_METADATA_BYTES)
+    if not data:
+        return
+    try:
+        found = layout.parse_partition_metadata(data, path=path)
+    except CorruptFileError as error:
+        logger.error("%s; taken for the id of the topic that is opened", error)
+        return
+    if found != topic_id:
+        raise CorruptFileError(path, f"topic id {found} stored, {topic_id} expected")

@@ -68,6 +68,8 @@ class Partition:
         self._waits_for_sync = config.durability == "fsync"
         self._native_append: Callable[..., RecordMetadata | int] = _not_attached
         self._place: Place | None = None
+        self._was_read = False
+        self._seen_end_offset = -1
         limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
         # What append_many places at once, all or nothing: it fits into one segment with its indexes.
         self._chunk_bytes = max(min(config.segment_bytes, limit), config.max_message_bytes)
@@ -229,7 +231,7 @@ class Partition:
         found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
         if found is None:
             return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
-        self._place = found.place
+        self._place, self._was_read = found.place, True
         return Records(
             found.data,
             start=found.first,
@@ -381,7 +383,9 @@ class Partition:
             return self._attachment
 
     def _attach(self) -> Attachment:
-        self._directory.make()
+        if not self._directory.exists():
+            self._environment.check_topic(self.topic, self._topic_id)
+            self._directory.make()
         attachment = Attachment(
             self._directory,
             topic=self.topic,
@@ -434,6 +438,34 @@ class Partition:
             self._forget()
             if attachment is not None:
                 attachment.close(sync=self._waits_for_sync)
+
+    def delete(self) -> None:
+        """Close the partition in all processes and remove its files.
+
+        Appends through other handles raise UnknownTopicOrPartitionError; reads go on for as long as
+        they hold files.  Raises OSError; may be called again.
+        """
+        with self._lock:
+            attachment = None if self._is_closed else self._attached()
+            self._is_closed = True
+            self._forget()
+            if attachment is not None:
+                attachment.delete()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether this process has the partition's files open."""
+        return self._attachment is not None
+
+    def take_used(self) -> bool:
+        """Return whether the partition was read or appended to since the last call."""
+        attachment = self._attachment
+        if attachment is None:
+            return False
+        end_offset = attachment.page.marks().log_end_offset
+        was_used = self._was_read or end_offset != self._seen_end_offset
+        self._was_read, self._seen_end_offset = False, end_offset
+        return was_used
 
     def _forget(self) -> None:
         self._attachment = None

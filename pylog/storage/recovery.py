@@ -72,9 +72,7 @@ class Repairs:
     epochs_changed: bool
 
 
-def examine(
-    directory: Directory, *, index_interval_bytes: int, same_boot: bool
-) -> Opened:
+def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool) -> Opened:
     """Find out what a partition holds, without writing.  The caller is alone.
 
     same_boot: the page cache may hold bytes that the disk refused; they will be written again.
@@ -120,7 +118,9 @@ def _load_epochs(directory: Directory) -> LeaderEpochs:
     name = layout.LEADER_EPOCH_CHECKPOINT
     data = read_file(directory, name, max_bytes=MAX_MANIFEST_BYTES)
     try:
-        return LeaderEpochs(layout.parse_leader_epochs(data or b"", path=f"{directory.path}/{name}"))
+        return LeaderEpochs(
+            layout.parse_leader_epochs(data or b"", path=f"{directory.path}/{name}")
+        )
     except CorruptFileError as error:
         # A cache of what the batches say themselves: recovery and appends write it anew.
         logger.error("%s; leader epochs are taken from the batches", error)
@@ -208,9 +208,7 @@ def _opened_unclean(
     )
 
 
-def _walk_active(
-    directory: Directory, known: SegmentFacts, scanner: Scanner
-) -> tuple[Walk, int]:
+def _walk_active(directory: Directory, known: SegmentFacts, scanner: Scanner) -> tuple[Walk, int]:
     """Scan the active segment; returns the walk and where the torn bytes after it end."""
     try:
         file = directory.open(layout.log_name(known.base_offset))
