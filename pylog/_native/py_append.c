@@ -1,0 +1,141 @@
+/* Tail.append: one record from Python objects to its place.  The GIL is kept up to the lock. */
+
+#include "py_tail.h"
+
+/* Records of up to this many bytes as a batch are encoded without an allocation.  Guessed. */
+enum { SCRATCH_BYTES = 4096 };
+
+typedef enum { VALUE, KEY, HEADERS, TIMESTAMP, EXPECTED_OFFSET, APPEND_ARGUMENTS } append_argument;
+
+static const char *const append_names[APPEND_ARGUMENTS] = {"value", "key", "headers", "timestamp",
+                                                           "expected_offset"};
+static const plog_signature append_signature = {"append", append_names, APPEND_ARGUMENTS, 1,
+                                                APPEND_ARGUMENTS};
+
+/* A record whose parts are borrowed from arguments, until record_release. */
+typedef struct {
+    plog_held_bytes value, key;
+    plog_held_headers headers;
+    plog_record_in record;
+} held_record;
+
+static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *timestamp)
+{
+    if (given != NULL && given != Py_None) {
+        if (plog_int64_from_object(given, "timestamp", timestamp) < 0) {
+            return -1;
+        }
+    } else if (self->is_system_clock) {
+        *timestamp = plog_wall_clock_ns() / 1000000;
+    } else {
+        PyObject *now = PyObject_CallNoArgs(self->clock); /* strong */
+        if (now == NULL || plog_int64_from_object(now, "the clock's time", timestamp) < 0) {
+            Py_XDECREF(now);
+            return -1;
+        }
+        Py_DECREF(now);
+    }
+    if (*timestamp < 0) {
+        PyErr_Format(plog_state_of((PyObject *)self)->errors[PLOG_INVALID_RECORD_ERROR],
+                     "timestamp %lld is negative", (long long)*timestamp);
+        return -1;
+    }
+    return 0;
+}
+
+static void record_release(held_record *held)
+{
+    plog_headers_release(&held->headers);
+    plog_bytes_release(&held->key);
+    plog_bytes_release(&held->value);
+}
+
+static int record_from_arguments(plog_tail_object *self, PyObject *const *given, held_record *held)
+{
+    const plog_module_state *state = plog_state_of((PyObject *)self);
+    int64_t timestamp;
+    held->value.view.obj = NULL;
+    held->key.view.obj = NULL;
+    held->headers.pairs = held->headers.inline_pairs; /* whose bytes are not worth clearing */
+    held->headers.count = 0;
+    held->headers.kept = NULL;
+    if (read_timestamp(self, given[TIMESTAMP], &timestamp) < 0 ||
+        plog_bytes_from_object(state, given[VALUE], "value", &held->value) < 0 ||
+        plog_bytes_from_object(state, given[KEY] == NULL ? Py_None : given[KEY], "key",
+                               &held->key) < 0 ||
+        plog_headers_from_object(state, given[HEADERS], &held->headers) < 0) {
+        record_release(held);
+        return -1;
+    }
+    held->record = (plog_record_in){.key = held->key.bytes,
+                                    .value = held->value.bytes,
+                                    .headers = held->headers.pairs,
+                                    .header_count = held->headers.count,
+                                    .timestamp = timestamp};
+    return 0;
+}
+
+/* Encode and place a record of `size` bytes as a batch, in `memory` of that size. */
+static plog_status encode_and_place(plog_tail_object *self, const plog_record_in *record,
+                                    uint8_t *memory, size_t size, int64_t expected_offset,
+                                    plog_placed *placed)
+{
+    size_t encoded;
+    plog_status status = plog_batch_encode_one(record, memory, size, &encoded);
+    if (status == PLOG_OK) {
+        status =
+            plog_tail_place_object(self, (plog_memory){memory, encoded}, expected_offset, placed);
+    }
+    return status;
+}
+
+static PyObject *append_record(plog_tail_object *self, const plog_record_in *record,
+                               int64_t expected_offset)
+{
+    const plog_module_state *state = plog_state_of((PyObject *)self);
+    const size_t size = plog_record_batch_bound(record);
+    plog_placed placed;
+    plog_status status;
+    if (self->is_configured && size > (uint64_t)self->core.rules.max_message_bytes) {
+        return plog_raise_too_large(state, size, (size_t)self->core.rules.max_message_bytes);
+    }
+    if (size <= SCRATCH_BYTES) {
+        uint8_t scratch[SCRATCH_BYTES];
+        status = encode_and_place(self, record, scratch, size, expected_offset, &placed);
+    } else {
+        uint8_t *memory = PyMem_Malloc(size);
+        if (memory == NULL) {
+            return PyErr_NoMemory();
+        }
+        status = encode_and_place(self, record, memory, size, expected_offset, &placed);
+        PyMem_Free(memory);
+    }
+    if (status != PLOG_OK) {
+        return plog_tail_not_placed(self, status);
+    }
+    return plog_record_metadata_new(state, self->topic, self->partition, placed.first_offset,
+                                    record->timestamp);
+}
+
+PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                           PyObject *keyword_names)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    PyObject *given[APPEND_ARGUMENTS] = {NULL}; /* borrowed */
+    int64_t expected_offset = -1;
+    held_record held;
+    if (plog_parse_arguments(&append_signature, args, count, keyword_names, given) < 0) {
+        return NULL;
+    }
+    PyObject *expected = given[EXPECTED_OFFSET];
+    if (expected != NULL && expected != Py_None &&
+        plog_int64_from_object(expected, "expected_offset", &expected_offset) < 0) {
+        return NULL;
+    }
+    if (record_from_arguments(self, given, &held) < 0) {
+        return NULL;
+    }
+    PyObject *result = append_record(self, &held.record, expected_offset);
+    record_release(&held);
+    return result;
+}

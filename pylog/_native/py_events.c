@@ -1,0 +1,172 @@
+/* Events: waiting on a counter in shared memory; and time-outs for all waits of the module.
+ * GIL: released around a sleep, whose memory the object's own buffer keeps mapped. */
+
+#include "py_page.h"
+
+#include <math.h>
+
+typedef struct {
+    PyObject_HEAD Py_buffer view; /* held until dealloc */
+    plog_events *events;          /* borrowed: inside the view */
+} events_object;
+
+/* A wait of more seconds is a wait for ever: it keeps nanoseconds inside 63 bits. */
+static const double MAX_TIMEOUT_SECONDS = 1e9;
+
+int plog_deadline_from_object(PyObject *timeout, int64_t *deadline_ns)
+{
+    *deadline_ns = INT64_MAX;
+    if (timeout == NULL || timeout == Py_None) {
+        return 0;
+    }
+    const double seconds = PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (isnan(seconds)) {
+        PyErr_SetString(PyExc_ValueError, "timeout is not a number");
+        return -1;
+    }
+    if (seconds < MAX_TIMEOUT_SECONDS) {
+        *deadline_ns = plog_monotonic_ns() + (int64_t)(seconds > 0 ? seconds * 1e9 : 0);
+    }
+    return 0;
+}
+
+int64_t plog_slice_end(int64_t deadline_ns, int64_t slice_ms)
+{
+    const int64_t end = plog_monotonic_ns() + slice_ms * 1000000;
+    return end < deadline_ns ? end : deadline_ns;
+}
+
+int plog_writable_buffer(PyObject *object, const char *what, Py_buffer *view)
+{
+    if (PyObject_GetBuffer(object, view, PyBUF_WRITABLE) == 0) {
+        return 0;
+    }
+    if (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_BufferError)) {
+        PyErr_Format(PyExc_TypeError, "%s must be writable, contiguous memory, not %R", what,
+                     (PyObject *)Py_TYPE(object));
+    }
+    return -1;
+}
+
+plog_events *plog_events_of(PyObject *events)
+{
+    return ((events_object *)events)->events;
+}
+
+PyObject *plog_events_new(PyTypeObject *type, PyObject *memory, Py_ssize_t position)
+{
+    events_object *self = (events_object *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    if (plog_writable_buffer(memory, "memory", &self->view) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    const Py_ssize_t size = (Py_ssize_t)sizeof(plog_events);
+    uint8_t *place = (uint8_t *)self->view.buf + position;
+    if (position < 0 || position > self->view.len - size ||
+        (uintptr_t)place % sizeof(plog_events) != 0) {
+        PyErr_Format(PyExc_ValueError, "position %zd: not 4 aligned bytes inside %zd", position,
+                     self->view.len);
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->events = (plog_events *)(void *)place;
+    return (PyObject *)self;
+}
+
+static PyObject *events_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"memory", "position", NULL};
+    PyObject *memory; /* borrowed */
+    Py_ssize_t position = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|n", names, &memory, &position)) {
+        return NULL;
+    }
+    return plog_events_new(type, memory, position);
+}
+
+static void events_dealloc(PyObject *object)
+{
+    PyBuffer_Release(&((events_object *)object)->view);
+    plog_free_object(object);
+}
+
+static PyObject *events_value(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(plog_events_value(plog_events_of(object)));
+}
+
+static PyObject *events_notify(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    plog_events_notify(plog_events_of(object));
+    Py_RETURN_NONE;
+}
+
+static PyObject *events_wait(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"seen", "timeout", NULL};
+    plog_events *events = plog_events_of(object);
+    unsigned int seen;
+    PyObject *timeout = Py_None; /* borrowed */
+    int64_t deadline_ns;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "I|O", names, &seen, &timeout) ||
+        plog_deadline_from_object(timeout, &deadline_ns) < 0) {
+        return NULL;
+    }
+    while (plog_events_value(events) == seen) {
+        plog_status status;
+        Py_BEGIN_ALLOW_THREADS status =
+            plog_events_wait(events, seen, plog_slice_end(deadline_ns, PLOG_EVENTS_SLICE_MS));
+        Py_END_ALLOW_THREADS if (status == PLOG_SYSTEM)
+        {
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        if (status != PLOG_OK && PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        if (status == PLOG_TIMED_OUT && plog_monotonic_ns() >= deadline_ns) {
+            Py_RETURN_FALSE;
+        }
+    }
+    Py_RETURN_TRUE;
+}
+
+int plog_add_events_type(PyObject *module)
+{
+    static PyMethodDef methods[] = {
+        {"wait", (PyCFunction)(void (*)(void))events_wait, METH_VARARGS | METH_KEYWORDS,
+         "Wait until the value is not `seen`: True, or False after `timeout` seconds.\n\n"
+         "Read the value, then what it counts, then wait; so nothing is missed.  A writer that "
+         "was\n"
+         "killed may have counted nothing: give a time-out and look again.  Releases the GIL; "
+         "ends\n"
+         "when a signal handler raises.  Raises ValueError for a timeout that is not a number."},
+        {"notify", events_notify, METH_NOARGS,
+         "Count one event and wake all who wait, in all processes.  A system call only if any do."},
+        {NULL, NULL, 0, NULL},
+    };
+    static PyGetSetDef properties[] = {
+        {"value", events_value, NULL, "The count of events, modulo 2**31.", NULL},
+        {NULL, NULL, NULL, NULL, NULL},
+    };
+    static PyType_Slot slots[] = {
+        {Py_tp_doc, "A counter in shared memory that can be waited on across processes."},
+        {Py_tp_new, (void *)events_new},
+        {Py_tp_dealloc, (void *)events_dealloc},
+        {Py_tp_methods, methods},
+        {Py_tp_getset, properties},
+        {0, NULL},
+    };
+    static PyType_Spec spec = {
+        .name = "pylog._native.Events",
+        .basicsize = sizeof(events_object),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+        .slots = slots,
+    };
+    return plog_add_type(module, &spec, PLOG_EVENTS_TYPE, true);
+}

@@ -1,0 +1,441 @@
+/* Tail: its life, its memory, and appends of whole batches.
+ *
+ * GIL: kept while the page's lock is free, since an append takes less time than a hand-over of the
+ * GIL.  When the lock is taken the GIL is released for the wait and for the placing that follows: a
+ * thread that waits for the GIL never holds the lock here.
+ */
+
+#include "py_tail.h"
+
+#include <errno.h>
+
+static PyObject *system_clock(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromLongLong(plog_wall_clock_ns() / 1000000);
+}
+
+/* ---- attaching */
+
+/* The one place that gives the memory of a segment back. */
+static void attachment_drop(plog_attachment *memory)
+{
+    if (memory != NULL && --memory->users == 0) {
+        PyBuffer_Release(&memory->window);
+        PyBuffer_Release(&memory->index);
+        PyBuffer_Release(&memory->timeindex);
+        PyMem_Free(memory);
+    }
+}
+
+static plog_attachment *attachment_new(PyObject *window, PyObject *index, PyObject *timeindex)
+{
+    plog_attachment *memory = PyMem_Calloc(1, sizeof *memory);
+    if (memory == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memory->users = 1;
+    if (plog_writable_buffer(window, "window", &memory->window) < 0 ||
+        plog_writable_buffer(index, "index", &memory->index) < 0 ||
+        plog_writable_buffer(timeindex, "timeindex", &memory->timeindex) < 0) {
+        attachment_drop(memory); /* releasing a buffer that was never got does nothing */
+        return NULL;
+    }
+    return memory;
+}
+
+static plog_memory memory_of(const Py_buffer *view)
+{
+    return (plog_memory){.data = view->buf, .len = (size_t)view->len};
+}
+
+static void detach(plog_tail_object *self)
+{
+    plog_attachment *memory = self->memory;
+    self->memory = NULL;
+    self->core.is_attached = false;
+    attachment_drop(memory);
+}
+
+static PyObject *tail_detach(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    detach((plog_tail_object *)object);
+    Py_RETURN_NONE;
+}
+
+typedef enum {
+    SEGMENT_SERIAL,
+    WINDOW,
+    WINDOW_POSITION,
+    INDEX,
+    TIMEINDEX,
+    ATTACH_ARGUMENTS
+} attach_argument;
+
+static const char *const attach_names[ATTACH_ARGUMENTS] = {"segment_serial", "window",
+                                                           "window_position", "index", "timeindex"};
+static const plog_signature attach_signature = {"attach", attach_names, ATTACH_ARGUMENTS,
+                                                ATTACH_ARGUMENTS, 0};
+
+static PyObject *tail_attach(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                             PyObject *keyword_names)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    PyObject *given[ATTACH_ARGUMENTS] = {NULL}; /* borrowed */
+    int64_t segment_serial, window_position;
+    if (plog_parse_arguments(&attach_signature, args, count, keyword_names, given) < 0 ||
+        plog_int64_from_object(given[SEGMENT_SERIAL], "segment_serial", &segment_serial) < 0 ||
+        plog_int64_from_object(given[WINDOW_POSITION], "window_position", &window_position) < 0) {
+        return NULL;
+    }
+    if (!self->is_configured || window_position < 0) {
+        PyErr_SetString(PyExc_ValueError, window_position < 0 ? "window_position is negative"
+                                                              : "configure() comes first");
+        return NULL;
+    }
+    plog_attachment *memory = attachment_new(given[WINDOW], given[INDEX], given[TIMEINDEX]);
+    if (memory == NULL) {
+        return NULL;
+    }
+    detach(self);
+    self->memory = memory;
+    self->core.segment_serial = segment_serial;
+    self->core.window = memory_of(&memory->window);
+    self->core.window_position = window_position;
+    self->core.index = memory_of(&memory->index);
+    self->core.timeindex = memory_of(&memory->timeindex);
+    self->core.is_attached = true;
+    Py_RETURN_NONE;
+}
+
+typedef enum {
+    MAX_MESSAGE_BYTES,
+    SEGMENT_BYTES,
+    SEGMENT_MS,
+    INDEX_INTERVAL_BYTES,
+    CONFIGURE_NUMBERS,
+    VISIBLE_ON_APPEND = CONFIGURE_NUMBERS,
+    CONFIGURE_ARGUMENTS
+} configure_argument;
+
+static const char *const configure_names[CONFIGURE_ARGUMENTS] = {
+    "max_message_bytes", "segment_bytes", "segment_ms", "index_interval_bytes",
+    "visible_on_append"};
+static const plog_signature configure_signature = {"configure", configure_names,
+                                                   CONFIGURE_ARGUMENTS, CONFIGURE_ARGUMENTS, 0};
+
+static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                PyObject *keyword_names)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    PyObject *given[CONFIGURE_ARGUMENTS] = {NULL}; /* borrowed */
+    int64_t numbers[CONFIGURE_NUMBERS];
+    if (plog_parse_arguments(&configure_signature, args, count, keyword_names, given) < 0) {
+        return NULL;
+    }
+    for (int i = 0; i < CONFIGURE_NUMBERS; i++) {
+        if (plog_int64_from_object(given[i], configure_names[i], &numbers[i]) < 0) {
+            return NULL;
+        }
+        if (numbers[i] < 0) {
+            return PyErr_Format(PyExc_ValueError, "%s is negative", configure_names[i]);
+        }
+    }
+    const int visible_on_append = PyObject_IsTrue(given[VISIBLE_ON_APPEND]);
+    if (visible_on_append < 0) {
+        return NULL;
+    }
+    self->core.rules = (plog_tail_rules){.max_message_bytes = numbers[MAX_MESSAGE_BYTES],
+                                         .segment_bytes = numbers[SEGMENT_BYTES],
+                                         .segment_ms = numbers[SEGMENT_MS],
+                                         .index_interval_bytes = numbers[INDEX_INTERVAL_BYTES],
+                                         .visible_on_append = visible_on_append != 0};
+    self->is_configured = true;
+    Py_RETURN_NONE;
+}
+
+/* ---- placing */
+
+/* Wait for the lock for one slice, and place, without the GIL.  What the core borrows is kept
+ * meanwhile, whatever other threads detach or release. */
+static plog_status place_without_gil(plog_tail_object *self, plog_memory data,
+                                     int64_t expected_offset, plog_placed *placed)
+{
+    const plog_tail core = self->core;
+    plog_attachment *memory = self->memory;
+    plog_status status;
+    int error;
+    plog_page_keep(self->page);
+    if (memory != NULL) {
+        memory->users++;
+    }
+    Py_BEGIN_ALLOW_THREADS status = plog_tail_place(
+        &core, data, expected_offset, plog_slice_end(INT64_MAX, PLOG_LOCK_SLICE_MS), placed);
+    error = errno;
+    Py_END_ALLOW_THREADS attachment_drop(memory);
+    plog_page_drop(self->page);
+    errno = error;
+    return status;
+}
+
+plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
+                                   int64_t expected_offset, plog_placed *placed)
+{
+    if (plog_page_borrow(self->page) == NULL) {
+        return PLOG_INTERRUPTED;
+    }
+    plog_status status = plog_tail_place(&self->core, data, expected_offset, 0, placed);
+    while (status == PLOG_TIMED_OUT) {
+        if (PyErr_CheckSignals() < 0 || plog_page_borrow(self->page) == NULL) {
+            return PLOG_INTERRUPTED;
+        }
+        status = place_without_gil(self, data, expected_offset, placed);
+    }
+    return status;
+}
+
+PyObject *plog_tail_not_placed(plog_tail_object *self, plog_status status)
+{
+    switch (status) {
+    case PLOG_NO_ROOM:
+    case PLOG_STALE:
+    case PLOG_NOT_OPEN:
+        return PyLong_FromLong(status);
+    case PLOG_INTERRUPTED:
+        return NULL;
+    case PLOG_SYSTEM:
+        return plog_page_raise_lock(self->page, status);
+    default:
+        return PyErr_Format(plog_state_of((PyObject *)self)->errors[PLOG_INVALID_RECORD_ERROR],
+                            "data must be one or more whole batches: %s", plog_status_text(status));
+    }
+}
+
+static PyObject *pair_of(int64_t first, int64_t second)
+{
+    return Py_BuildValue("LL", (long long)first, (long long)second);
+}
+
+typedef struct {
+    Py_buffer view;
+    plog_memory data;
+    int64_t expected_offset;
+} batches_argument;
+
+/* Arguments (data, expected_offset=-1).  The view is held until PyBuffer_Release by the caller. */
+static int batches_from_arguments(PyObject *args, PyObject *keywords, batches_argument *out)
+{
+    static char *names[] = {"data", "expected_offset", NULL};
+    PyObject *data; /* borrowed */
+    long long expected_offset = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|L", names, &data, &expected_offset) ||
+        plog_writable_buffer(data, "data", &out->view) < 0) {
+        return -1;
+    }
+    out->data = memory_of(&out->view);
+    out->expected_offset = expected_offset;
+    return 0;
+}
+
+static PyObject *tail_place(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    batches_argument batches;
+    plog_placed placed;
+    if (batches_from_arguments(args, keywords, &batches) < 0) {
+        return NULL;
+    }
+    const plog_status status =
+        plog_tail_place_object(self, batches.data, batches.expected_offset, &placed);
+    PyBuffer_Release(&batches.view);
+    return status == PLOG_OK ? pair_of(placed.first_offset, placed.end_offset)
+                             : plog_tail_not_placed(self, status);
+}
+
+static PyObject *tail_stamp(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    batches_argument batches;
+    plog_placed placed;
+    if (plog_page_borrow(self->page) == NULL || !plog_page_is_held(self->page) ||
+        batches_from_arguments(args, keywords, &batches) < 0) {
+        return NULL;
+    }
+    const plog_status status =
+        plog_tail_stamp_locked(&self->core, batches.data, batches.expected_offset, &placed);
+    PyBuffer_Release(&batches.view);
+    return status == PLOG_OK ? pair_of(placed.position, placed.first_offset)
+                             : plog_tail_not_placed(self, status);
+}
+
+static PyObject *tail_publish(PyObject *object, PyObject *data)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    Py_buffer view;
+    if (plog_page_borrow(self->page) == NULL || !plog_page_is_held(self->page) ||
+        plog_writable_buffer(data, "data", &view) < 0) {
+        return NULL;
+    }
+    const plog_status status = plog_tail_publish_locked(&self->core, memory_of(&view));
+    PyBuffer_Release(&view);
+    if (status != PLOG_OK) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "publish() takes what stamp() prepared in the same turn of the lock");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the type */
+
+static bool is_system_clock(PyTypeObject *type, PyObject *clock)
+{
+    PyObject *module = PyType_GetModule(type); /* borrowed */
+    PyObject *ours = module == NULL ? NULL : PyObject_GetAttrString(module, "system_clock");
+    PyErr_Clear();
+    Py_XDECREF(ours); /* only its identity is looked at */
+    return ours == clock;
+}
+
+static int check_types(const plog_module_state *state, PyObject *page, PyObject *clock,
+                       PyObject *log_events)
+{
+    if (clock == NULL) {
+        PyErr_SetString(PyExc_TypeError, "a tail needs topic, partition and clock");
+        return -1;
+    }
+    if (Py_TYPE(page) != state->types[PLOG_SHARED_PAGE_TYPE]) {
+        PyErr_SetString(PyExc_TypeError, "page must be a SharedPage");
+        return -1;
+    }
+    if (!PyCallable_Check(clock)) {
+        PyErr_SetString(PyExc_TypeError, "clock must be callable");
+        return -1;
+    }
+    if (log_events != Py_None && Py_TYPE(log_events) != state->types[PLOG_EVENTS_TYPE]) {
+        PyErr_SetString(PyExc_TypeError, "log_events must be an Events or None");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *tail_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"page", "topic", "partition", "clock", "log_events", NULL};
+    const plog_module_state *state = PyType_GetModuleState(type);
+    PyObject *page, *topic = NULL, *clock = NULL, *log_events = Py_None; /* borrowed */
+    int partition = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$UiOO", names, &page, &topic, &partition,
+                                     &clock, &log_events) ||
+        check_types(state, page, topic == NULL || partition < 0 ? NULL : clock, log_events) < 0) {
+        return NULL;
+    }
+    plog_tail_object *self = (plog_tail_object *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->page = Py_NewRef(page);
+    self->topic = PyUnicode_FromObject(topic);
+    self->clock = Py_NewRef(clock);
+    self->log_events = log_events == Py_None ? NULL : Py_NewRef(log_events);
+    self->partition = partition;
+    self->is_system_clock = is_system_clock(type, clock);
+    self->core.page = plog_page_of(page);
+    self->core.log_events = self->log_events == NULL ? NULL : plog_events_of(self->log_events);
+    if (self->topic == NULL) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int tail_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->page);
+    Py_VISIT(self->clock);
+    Py_VISIT(self->log_events);
+    return 0;
+}
+
+/* Only the clock can be part of a cycle; the core borrows from the others until the end. */
+static int tail_clear(PyObject *object)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    self->is_system_clock = true;
+    Py_CLEAR(self->clock);
+    return 0;
+}
+
+static void tail_dealloc(PyObject *object)
+{
+    plog_tail_object *self = (plog_tail_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    detach(self);
+    Py_XDECREF(self->page);
+    Py_XDECREF(self->topic);
+    Py_XDECREF(self->clock);
+    Py_XDECREF(self->log_events);
+    PyObject_GC_Del(object);
+    Py_DECREF((PyObject *)type);
+}
+
+#define METHOD(function) (PyCFunction)(void (*)(void))(function)
+
+static PyMethodDef tail_methods[] = {
+    {"configure", METHOD(tail_configure), METH_FASTCALL | METH_KEYWORDS,
+     "Set the rules of the topic; may be called again at any time."},
+    {"attach", METHOD(tail_attach), METH_FASTCALL | METH_KEYWORDS,
+     "Use the memory of a segment, in place of any other: `window` is its .log from\n"
+     "window_position, `index` and `timeindex` are its whole index files.  The buffers are held."},
+    {"detach", tail_detach, METH_NOARGS,
+     "Drop the buffers; appends then return NOT_OPEN.  Idempotent."},
+    {"append", METHOD(plog_tail_append), METH_FASTCALL | METH_KEYWORDS,
+     "Append one record as a batch: RecordMetadata, or NO_ROOM, STALE or NOT_OPEN.\n\n"
+     "timestamp: None asks the clock.  expected_offset: the log end offset relied on, None any.\n"
+     "A status means that nothing was appended.  Raises RecordTooLargeError, InvalidRecordError,\n"
+     "ClosedError, RuntimeError when this thread holds the page's lock.  No system call, unless\n"
+     "the lock is taken or somebody waits for the record."},
+    {"place", METHOD(tail_place), METH_VARARGS | METH_KEYWORDS,
+     "Append whole batches, all or none: (first offset, end offset), or a status as append.\n\n"
+     "data: from encode; offsets and epoch are written into it.  Raises InvalidRecordError when\n"
+     "it is not whole batches, ClosedError, RuntimeError when this thread holds the lock."},
+    {"stamp", METHOD(tail_stamp), METH_VARARGS | METH_KEYWORDS,
+     "Prepare batches that the caller writes to the file: (position, first offset) or a status.\n\n"
+     "Needs the page's lock, until publish(data).  Sets the page's intent."},
+    {"publish", tail_publish, METH_O,
+     "Make the batches count that stamp prepared and the caller wrote.  Raises RuntimeError when\n"
+     "they are others, or the lock was given back in between."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int add_system_clock(PyObject *module)
+{
+    static PyMethodDef functions[] = {
+        {"system_clock", system_clock, METH_NOARGS, "Return the wall clock in ms since the epoch."},
+        {NULL, NULL, 0, NULL},
+    };
+    return PyModule_AddFunctions(module, functions);
+}
+
+int plog_add_tail_types(PyObject *module)
+{
+    static PyType_Slot slots[] = {
+        {Py_tp_doc, "The writable end of a partition: one C call per append."},
+        {Py_tp_new, (void *)tail_new},
+        {Py_tp_dealloc, (void *)tail_dealloc},
+        {Py_tp_traverse, (void *)tail_traverse},
+        {Py_tp_clear, (void *)tail_clear},
+        {Py_tp_methods, tail_methods},
+        {0, NULL},
+    };
+    static PyType_Spec spec = {
+        .name = "pylog._native.Tail",
+        .basicsize = sizeof(plog_tail_object),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+        .slots = slots,
+    };
+    return add_system_clock(module) < 0 ? -1 : plog_add_type(module, &spec, PLOG_TAIL_TYPE, true);
+}

@@ -1,0 +1,38 @@
+/* The Tail object, as its own files see it: py_tail.c and py_append.c. */
+#ifndef PLOG_PY_TAIL_H
+#define PLOG_PY_TAIL_H
+
+#include "py_page.h"
+#include "tail.h"
+
+/* The memory of one segment.  Freed with its last user: the tail, and calls without the GIL. */
+typedef struct {
+    Py_buffer window, index, timeindex;
+    Py_ssize_t users;
+} plog_attachment;
+
+typedef struct {
+    PyObject_HEAD PyObject *page; /* strong: a SharedPage */
+    PyObject *topic;              /* strong: an exact str */
+    PyObject *clock;              /* strong; not called when it is system_clock */
+    PyObject *log_events;         /* strong: an Events, or NULL */
+    int32_t partition;
+    bool is_system_clock;
+    bool is_configured;
+    plog_attachment *memory; /* owned; NULL when detached */
+    plog_tail core;          /* borrows from page, log_events and memory */
+} plog_tail_object;
+
+/* Place batches; waits for the lock without the GIL.  INTERRUPTED: a Python error is set, and
+ * nothing was placed. */
+plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
+                                   int64_t expected_offset, plog_placed *placed);
+
+/* The result of what did not come to PLOG_OK: a status for the caller to act on, or an error. */
+PyObject *plog_tail_not_placed(plog_tail_object *self, plog_status status);
+
+/* The method append. */
+PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                           PyObject *keyword_names);
+
+#endif

@@ -1,0 +1,274 @@
+/* The tail: staging batches against a copy of the marks, and the three ways to make them count. */
+#include "tail.h"
+
+enum { INDEX_ENTRY_BYTES = 8, TIME_ENTRY_BYTES = 12 };
+
+/* Whether entry number `entry` of an index lies in its memory and in its file.  The marks come from
+ * shared memory and may say anything. */
+static bool has_entry(plog_memory index, int64_t entry, int64_t allocated, size_t entry_bytes)
+{
+    return entry >= 0 && entry < allocated && (uint64_t)entry < index.len / entry_bytes;
+}
+
+/* Unsigned, for marks that are nonsense must not be undefined behaviour. */
+static uint32_t relative_offset(const plog_marks *marks, int64_t offset)
+{
+    return (uint32_t)((uint64_t)offset - (uint64_t)marks->base_offset);
+}
+
+/* Add the index entries of a batch that ends at `last` and begins at marks->position.
+ * NO_ROOM leaves at most entries that were never published, which do not exist. */
+static plog_status add_entries(const plog_tail *tail, plog_marks *marks, int64_t last)
+{
+    if (marks->position > INT32_MAX ||
+        !has_entry(tail->index, marks->index_entries, marks->index_allocated, INDEX_ENTRY_BYTES)) {
+        return PLOG_NO_ROOM;
+    }
+    uint8_t *entry = tail->index.data + marks->index_entries * INDEX_ENTRY_BYTES;
+    plog_store_u32(entry, relative_offset(marks, last));
+    plog_store_i32(entry + 4, (int32_t)marks->position);
+    marks->index_entries++;
+    marks->bytes_since_index_entry = 0;
+    if (marks->max_timestamp <= marks->last_time_entry) {
+        return PLOG_OK;
+    }
+    if (!has_entry(tail->timeindex, marks->time_entries, marks->time_allocated, TIME_ENTRY_BYTES)) {
+        return PLOG_NO_ROOM;
+    }
+    entry = tail->timeindex.data + marks->time_entries * TIME_ENTRY_BYTES;
+    plog_store_i64(entry, marks->max_timestamp);
+    plog_store_u32(entry + 8, relative_offset(marks, marks->max_timestamp_offset));
+    marks->time_entries++;
+    marks->last_time_entry = marks->max_timestamp;
+    return PLOG_OK;
+}
+
+/* The last offset of a batch that takes the next offset; false when indexes cannot express it. */
+static bool last_offset_fits(const plog_marks *marks, int32_t last_offset_delta, int64_t *last)
+{
+    int64_t relative;
+    return !__builtin_add_overflow(marks->log_end_offset, last_offset_delta, last) &&
+           *last < INT64_MAX && !__builtin_sub_overflow(*last, marks->base_offset, &relative) &&
+           relative >= 0 && relative <= INT32_MAX;
+}
+
+/* Move `marks` past one batch, which takes the next offset.  Kafka's rule for indexes, per batch:
+ * the entry is due before the batch's own bytes are counted, when its timestamp is counted. */
+static plog_status stage_batch(const plog_tail *tail, plog_marks *marks,
+                               const plog_batch_header *header)
+{
+    int64_t last;
+    if (!last_offset_fits(marks, header->last_offset_delta, &last)) {
+        return PLOG_NO_ROOM;
+    }
+    if (marks->position == 0) {
+        marks->first_timestamp = header->max_timestamp;
+    }
+    if (header->max_timestamp > marks->max_timestamp) {
+        marks->max_timestamp = header->max_timestamp;
+        marks->max_timestamp_offset = last;
+    }
+    if (marks->bytes_since_index_entry > tail->rules.index_interval_bytes) {
+        plog_status status = add_entries(tail, marks, last);
+        if (status != PLOG_OK) {
+            return status;
+        }
+    }
+    const int64_t size = (int64_t)header->size;
+    marks->log_end_offset = last + 1;
+    return __builtin_add_overflow(marks->position, size, &marks->position) ||
+                   __builtin_add_overflow(marks->bytes_since_index_entry, size,
+                                          &marks->bytes_since_index_entry)
+               ? PLOG_NO_ROOM
+               : PLOG_OK;
+}
+
+/* Whether a segment that is not empty may not take what was staged: too large, or too old. */
+static bool must_roll(const plog_tail_rules *rules, const plog_marks *marks,
+                      const plog_marks *staged, int64_t max_timestamp)
+{
+    int64_t age;
+    if (marks->position == 0) {
+        return false;
+    }
+    return staged->position > rules->segment_bytes ||
+           (marks->first_timestamp >= 0 &&
+            !__builtin_sub_overflow(max_timestamp, marks->first_timestamp, &age) &&
+            age > rules->segment_ms);
+}
+
+/* Stamp the batches in `data` and move `staged` past them; they begin as a copy of `marks`.  Each
+ * header is read once, so a caller who changes `data` meanwhile spoils data, not memory. */
+static plog_status stage(const plog_tail *tail, plog_memory data, const plog_marks *marks,
+                         plog_marks *staged)
+{
+    int64_t max_timestamp = INT64_MIN;
+    plog_status status = data.len == 0 ? PLOG_INCOMPLETE : PLOG_OK;
+    *staged = *marks;
+    for (size_t at = 0; status == PLOG_OK && at < data.len;) {
+        plog_batch_header header;
+        status = plog_batch_parse(data.data + at, data.len - at, &header);
+        if (status == PLOG_OK) {
+            plog_batch_stamp(data.data + at, staged->log_end_offset, (int32_t)marks->leader_epoch);
+            status = stage_batch(tail, staged, &header);
+            max_timestamp =
+                header.max_timestamp > max_timestamp ? header.max_timestamp : max_timestamp;
+            at += header.size;
+        }
+    }
+    if (status == PLOG_OK && must_roll(&tail->rules, marks, staged, max_timestamp)) {
+        return PLOG_NO_ROOM;
+    }
+    return status;
+}
+
+/* Whether the bytes [start, end) of the log lie in the window and in the file. */
+static bool is_writable(const plog_tail *tail, const plog_marks *marks, int64_t start, int64_t end)
+{
+    return start >= tail->window_position && end >= start && end <= marks->allocated &&
+           (uint64_t)(end - tail->window_position) <= tail->window.len;
+}
+
+/* Zero what a holder who died had begun to fill.  What lies below the position was published. */
+static plog_status undo_intent(const plog_tail *tail, const plog_marks *marks)
+{
+    int64_t start, end;
+    plog_page_intent(tail->page, &start, &end);
+    start = start > marks->position ? start : marks->position;
+    if (end > start) {
+        if (!is_writable(tail, marks, start, end)) {
+            return PLOG_NO_ROOM;
+        }
+        memset(tail->window.data + (start - tail->window_position), 0, (size_t)(end - start));
+    }
+    plog_page_clear_intent_locked(tail->page);
+    return PLOG_OK;
+}
+
+static plog_status check_open(const plog_tail *tail, const plog_marks *marks)
+{
+    return tail->is_attached && marks->state != PLOG_STATE_FAILED &&
+                   marks->segment_serial == tail->segment_serial
+               ? PLOG_OK
+               : PLOG_NOT_OPEN;
+}
+
+/* Everything that place and stamp have in common: the checks, then the staged marks. */
+static plog_status begin(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                         plog_marks *marks, plog_marks *staged)
+{
+    plog_page_marks(tail->page, marks);
+    plog_status status = check_open(tail, marks);
+    if (status == PLOG_OK) {
+        status = undo_intent(tail, marks);
+    }
+    if (status == PLOG_OK && expected_offset >= 0 && expected_offset != marks->log_end_offset) {
+        status = PLOG_STALE;
+    }
+    return status == PLOG_OK ? stage(tail, data, marks, staged) : status;
+}
+
+/* Publish; true when the high watermark moved. */
+static bool finish(const plog_tail *tail, const plog_marks *marks, plog_marks *staged)
+{
+    if (tail->rules.visible_on_append) {
+        staged->high_watermark = staged->log_end_offset;
+    }
+    plog_page_publish_locked(tail->page, staged);
+    plog_page_clear_intent_locked(tail->page);
+    return staged->high_watermark != marks->high_watermark;
+}
+
+static plog_placed placed_between(const plog_marks *marks, const plog_marks *staged)
+{
+    return (plog_placed){.position = marks->position,
+                         .first_offset = marks->log_end_offset,
+                         .end_offset = staged->log_end_offset};
+}
+
+static plog_status place_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                                plog_placed *placed, bool *is_news)
+{
+    plog_marks marks, staged;
+    plog_status status = begin(tail, data, expected_offset, &marks, &staged);
+    if (status != PLOG_OK) {
+        return status;
+    }
+    if (!is_writable(tail, &marks, marks.position, staged.position)) {
+        return PLOG_NO_ROOM;
+    }
+    plog_page_set_intent_locked(tail->page, marks.position, staged.position);
+    memcpy(tail->window.data + (marks.position - tail->window_position), data.data, data.len);
+    *is_news = finish(tail, &marks, &staged) || *is_news;
+    *placed = placed_between(&marks, &staged);
+    return PLOG_OK;
+}
+
+plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                            int64_t deadline_ns, plog_placed *placed)
+{
+    const plog_status locked = plog_page_lock(tail->page, deadline_ns);
+    if (locked != PLOG_OK && locked != PLOG_OWNER_DIED) {
+        return locked;
+    }
+    /* A holder who died may have published and told nobody. */
+    bool is_news = locked == PLOG_OWNER_DIED;
+    const plog_status status = place_locked(tail, data, expected_offset, placed, &is_news);
+    /* Counted under the lock, so that whoever dies before counting leaves a dead owner to notice;
+     * woken after it, so that nobody waits for the lock during a system call. */
+    plog_events *events = plog_page_events(tail->page);
+    const bool wake_page = is_news && plog_events_advance(events);
+    const bool wake_log =
+        is_news && tail->log_events != NULL && plog_events_advance(tail->log_events);
+    plog_page_unlock(tail->page);
+    if (wake_page) {
+        plog_events_wake(events);
+    }
+    if (wake_log) {
+        plog_events_wake(tail->log_events);
+    }
+    return status;
+}
+
+plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                                   plog_placed *placed)
+{
+    plog_marks marks, staged;
+    plog_status status = begin(tail, data, expected_offset, &marks, &staged);
+    if (status == PLOG_OK) {
+        plog_page_set_intent_locked(tail->page, marks.position, staged.position);
+        *placed = placed_between(&marks, &staged);
+    }
+    return status;
+}
+
+/* Whether `data` is what stamp prepared: the intent is for its bytes, its first offset is next. */
+static bool is_stamped(const plog_tail *tail, plog_memory data, const plog_marks *marks)
+{
+    int64_t start, end;
+    plog_page_intent(tail->page, &start, &end);
+    return data.len >= PLOG_BATCH_HEADER_BYTES && start == marks->position && end > start &&
+           (uint64_t)(end - start) == data.len && plog_load_i64(data.data) == marks->log_end_offset;
+}
+
+plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data)
+{
+    plog_marks marks, staged;
+    plog_page_marks(tail->page, &marks);
+    plog_status status = check_open(tail, &marks);
+    if (status == PLOG_OK) {
+        status =
+            is_stamped(tail, data, &marks) ? stage(tail, data, &marks, &staged) : PLOG_BAD_OFFSET;
+    }
+    if (status != PLOG_OK) {
+        return status;
+    }
+    staged.allocated = staged.allocated > staged.position ? staged.allocated : staged.position;
+    if (finish(tail, &marks, &staged)) {
+        plog_events_notify(plog_page_events(tail->page));
+        if (tail->log_events != NULL) {
+            plog_events_notify(tail->log_events);
+        }
+    }
+    return PLOG_OK;
+}

@@ -1,0 +1,65 @@
+/* The writable end of a partition: whole batches go into the mapped window of the active segment.
+ *
+ * Knows the marks, the window and the two indexes as memory.  Must not know files, nor how room is
+ * made: PLOG_NO_ROOM says that somebody has to.  Nothing here allocates.
+ *
+ * The order of every write, which lets a process be killed anywhere: intent, bytes and index
+ * entries, marks, no intent.  Nobody reads bytes or entries past the marks, so what was not yet
+ * published does not exist; the next holder of the lock zeroes the bytes that the intent names.
+ */
+#ifndef PLOG_TAIL_H
+#define PLOG_TAIL_H
+
+#include "base.h"
+#include "batch.h"
+#include "shared_page.h"
+
+typedef struct {
+    uint8_t *data; /* borrowed */
+    size_t len;
+} plog_memory;
+
+/* What the topic asks of its partition. */
+typedef struct {
+    int64_t max_message_bytes;
+    int64_t segment_bytes;
+    int64_t segment_ms;
+    int64_t index_interval_bytes;
+    bool visible_on_append; /* the high watermark moves with the log end */
+} plog_tail_rules;
+
+typedef struct {
+    plog_page *page;         /* borrowed */
+    plog_events *log_events; /* borrowed; NULL for none */
+    plog_tail_rules rules;
+    bool is_attached;       /* what follows counts only then */
+    int64_t segment_serial; /* of the segment that these memories map */
+    plog_memory window;     /* of the .log file, from window_position */
+    int64_t window_position;
+    plog_memory index, timeindex; /* the whole files */
+} plog_tail;
+
+typedef struct {
+    int64_t position;
+    int64_t first_offset, end_offset;
+} plog_placed;
+
+/* Append the whole batches in `data`, all or none, in one turn of the lock; stamps them in `data`.
+ * The batches may carry any base offsets: they get the next ones, densely, in their order.
+ * expected_offset: the log end offset that the caller relies on, or negative.
+ * PLOG_OK: published and notified.  NO_ROOM, STALE, NOT_OPEN: nothing happened.  TIMED_OUT:
+ * the lock was not free until deadline_ns (0: do not wait).  BAD_*, INCOMPLETE, ZEROS: `data` is
+ * not whole batches.  SYSTEM: the lock failed, EDEADLK when this thread holds it. */
+plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                            int64_t deadline_ns, plog_placed *placed);
+
+/* For data that does not fit the window: stamp it for its place and set the intent.  The caller
+ * holds the lock, writes the data at placed->position, and publishes it.  Same statuses. */
+plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                                   plog_placed *placed);
+
+/* Publish data that was stamped in this turn of the lock and stands in the file.
+ * BAD_OFFSET: it is not what was stamped. */
+plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data);
+
+#endif
