@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 
 from sortedcontainers import SortedDict
 
@@ -27,7 +27,7 @@ class Background:
         self._monotonic = monotonic
         self._condition = threading.Condition()
         # Ordered by due time; the count keeps tasks of the same instant apart.
-        self._timetable: SortedDict[tuple[float, int], tuple[Hashable, Task]] = SortedDict()
+        self._timetable: MutableMapping[tuple[float, int], tuple[Hashable, Task]] = SortedDict()
         self._due: dict[Hashable, tuple[float, int]] = {}
         self._count = 0
         self._thread: threading.Thread | None = None
@@ -48,7 +48,7 @@ class Background:
             self._condition.notify()
 
     def cancel(self, name: Hashable) -> None:
-        """Forget the waiting task of this name, if there is one; a running one is not waited for."""
+        """Forget the waiting task of this name, if any; a running one is not waited for."""
         with self._condition:
             due = self._due.pop(name, None)
             if due is not None:
@@ -66,7 +66,7 @@ class Background:
             thread.join()
 
     def after_fork(self) -> None:
-        """In a forked child: the thread is gone, and partitions announce themselves when they attach."""
+        """In a forked child: the thread is gone; partitions ask again when they attach."""
         self._condition = threading.Condition()
         self._thread = None
         self._timetable.clear()
@@ -88,11 +88,12 @@ class Background:
                 if not self._timetable:
                     self._condition.wait()
                     continue
-                due, (name, task) = self._timetable.peekitem(0)
+                due = next(iter(self._timetable))
                 left = due[0] - self._monotonic()
-                if left <= 0:
-                    del self._timetable[due]
-                    del self._due[name]
-                    return task
-                self._condition.wait(left)
+                if left > 0:
+                    self._condition.wait(left)
+                    continue
+                name, task = self._timetable.pop(due)
+                del self._due[name]
+                return task
             return None

@@ -1,8 +1,8 @@
 """Compression codecs as Kafka frames them: bytes in, bytes out, with a hard cap on the output.
 
 Knows codec numbers (batch attributes, bits 0-2) and framings.  Must not know batches or records.
-zstd and snappy need the extras of these names; gzip is the standard library's, lz4 a core dependency.
-Source: FORMAT section 4; Kafka `common/compress`.
+zstd and snappy need the extras of these names; gzip is the standard library's, lz4 a core
+dependency. Source: FORMAT section 4; Kafka `common/compress`.
 """
 
 from __future__ import annotations

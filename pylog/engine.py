@@ -1,7 +1,7 @@
 """The open directory of a log: which partition objects exist, the clock, the background, forks.
 
-Knows the directory, its lock file and the life of `Partition` objects.  Must not know bytes, nor what
-topics mean.
+Knows the directory, its lock file and the life of `Partition` objects.  Must not know bytes, nor
+what topics mean.
 
 Locks: `_lock`, around the table of partitions; no I/O is done while it is held, except closing.
 

@@ -50,8 +50,9 @@ class Log:
         )
 
     def topic(self, name: str) -> Topic:
-        """Return a topic.  Raises UnknownTopicOrPartitionError, CorruptionError, ClosedError, OSError.
+        """Return a topic.
 
+        Raises UnknownTopicOrPartitionError, CorruptionError, ClosedError, OSError.
         Topics that another process made or deleted are seen at once.
         """
         return self._registry.get(name)
@@ -66,8 +67,8 @@ class Log:
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records and give the space back.
 
-        Raises UnknownTopicOrPartitionError, and what `create_topic` raises.  Handles of the topic in
-        this and other processes raise UnknownTopicOrPartitionError from now on.
+        Raises UnknownTopicOrPartitionError, and what `create_topic` raises.  Handles of the topic
+        in this and other processes raise UnknownTopicOrPartitionError from now on.
         """
         self._registry.delete(name)
 

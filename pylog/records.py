@@ -44,9 +44,10 @@ class AppendedRecords(Sequence[RecordMetadata]):
     @property
     def timestamps(self) -> Int64s:
         """The records' timestamps, milliseconds since the epoch."""
-        if isinstance(self._timestamps, int):
-            return np.full(len(self), self._timestamps, np.int64)
-        return np.asarray(self._timestamps[: len(self)], np.int64)
+        given = self._timestamps
+        if isinstance(given, int):
+            return np.full(len(self), given, np.int64)
+        return np.asarray(given[: len(self)], np.int64)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -57,15 +58,12 @@ class AppendedRecords(Sequence[RecordMetadata]):
     def __getitem__(self, index: slice) -> Sequence[RecordMetadata]: ...
     def __getitem__(self, index: int | slice) -> RecordMetadata | Sequence[RecordMetadata]:
         if isinstance(index, slice):
-            timestamps = self.timestamps[index]
             return AppendedRecords(
-                self.topic, self.partitions[index], self.offsets[index], timestamps
+                self.topic, self.partitions[index], self.offsets[index], self.timestamps[index]
             )
         offset, partition = int(self.offsets[index]), int(self.partitions[index])
-        timestamps = self._timestamps
-        if not isinstance(timestamps, int):
-            timestamps = int(timestamps[range(len(self))[index]])
-        return RecordMetadata(self.topic, partition, offset, timestamps)
+        timestamp = int(self.timestamps[index])
+        return RecordMetadata(self.topic, partition, offset, timestamp)
 
     def __repr__(self) -> str:
         return f"<AppendedRecords {self.topic}: {len(self)} records>"
@@ -75,9 +73,9 @@ class AppendedRecords(Sequence[RecordMetadata]):
 class Columns:
     """Records as numpy arrays, one row a record; positions are bytes in `data`.
 
-    key_lengths, value_lengths: -1 for null.  data: the batches as they were read, and after them the
-    records of compressed batches; the arrays borrow nothing from the log.
-    next_offset: where to go on reading.
+    key_lengths, value_lengths: -1 for null.  data: the batches as they were read, and after them
+    the records of compressed batches; the arrays borrow nothing from the log. next_offset: where to
+    go on reading.
     """
 
     offsets: Int64s

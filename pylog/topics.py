@@ -1,8 +1,9 @@
 """Topics: their names and settings in the internal partition `__metadata`, and what a user holds.
 
 Knows topics, how a record's partition is picked, and that a topic's settings are one JSON value per
-name.  Must not know files.  Every process replays `__metadata` and so has the same view; a change is
-appended only if the view it was computed from is still the latest, which the append itself checks.
+name.  Must not know files.  Every process replays `__metadata` and so has the same view; a change
+is appended only if the view it was computed from is still the latest, which the append itself
+checks.
 
 Locks: `_lock`, around the replayed view.
 """

@@ -14,7 +14,7 @@
 #include "base.h"
 
 /* The portable build polls, and locks with flock; it can be asked for on Linux, to test it there.
- * */
+ */
 #if !defined(__linux__) && !defined(PLOG_PORTABLE)
 #define PLOG_PORTABLE 1
 #endif

@@ -1,8 +1,8 @@
 """A partition while this process has it open: page, segments, writable end and group commit.
 
-Knows how to open and end them, and how room is made for an append.  Must not know readers' questions.
-An `Attachment` is made anew after a fork or a suspension; who still holds an old one may go on reading
-marks through it, but nothing more is written through it.
+Knows how to open and end them, and how room is made for an append.  Must not know readers'
+questions. An `Attachment` is made anew after a fork or a suspension; who still holds an old one may
+go on reading marks through it, but nothing more is written through it.
 
 Locks: the page lock, taken here; the partition's own lock is held by every caller.
 """
@@ -56,8 +56,8 @@ class Flushable(Protocol):
 class Environment:
     """What all partitions of a log share.
 
-    clock: milliseconds since the epoch.  monotonic: seconds.  on_attach: told of each partition that
-    opens its files.  on_unsynced_roll: told when a sealed segment was left unsynced.
+    clock: milliseconds since the epoch.  monotonic: seconds.  on_attach: told of each partition
+    that opens its files.  on_unsynced_roll: told when a sealed segment was left unsynced.
     check_topic: raises UnknownTopicOrPartitionError when the topic of this name and id is no more.
     """
 
@@ -177,7 +177,8 @@ class Attachment:
     def close(self, *, sync: bool) -> None:
         """Leave; the last one to leave syncs and promises a clean end.
 
-        sync: sync in any case.  Raises DurabilityUnknownError when the sync fails; everything is closed nevertheless.
+        sync: sync in any case.  Raises DurabilityUnknownError when the sync fails; everything is
+        closed nevertheless.
         """
         presence = self._presence
         try:

@@ -3,8 +3,8 @@
 Knows files only as things that can be opened and let go of.  Source: the second-chance algorithm
 (Corbato's clock), which costs a reader one attribute store and no lock.
 
-Locks: one, around the ring.  Closing is by reference count: a reader that still holds the file keeps
-it open, so a descriptor number is never reused under a running pread.
+Locks: one, around the ring.  Closing is by reference count: a reader that still holds the file
+keeps it open, so a descriptor number is never reused under a running pread.
 """
 
 from __future__ import annotations

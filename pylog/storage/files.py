@@ -146,7 +146,7 @@ class OsFile:
         return done
 
     def pwrite(self, data: bytes | bytearray | memoryview, position: int) -> None:
-        """Write all of `data` at `position`; continues short writes, so an error may leave a part."""
+        """Write all of `data` at `position`; an error may leave a part of it written."""
         view = memoryview(data).cast("B")
         while view:
             count = os.pwrite(self._fd, view, position)
@@ -258,11 +258,14 @@ class OsDirectory:
             return False
 
     def make(self) -> None:
-        """Create this directory (its parent must exist) and sync the parent; not an error if there."""
+        """Create this directory in its parent, durably; no error if it is there."""
         assert self._parent is not None
-        with self._parent._descriptor() as fd, contextlib.suppress(FileExistsError):
-            with _naming(self.path):
-                os.mkdir(self._name, _DIRECTORY_MODE, dir_fd=fd)
+        with (
+            self._parent._descriptor() as fd,
+            contextlib.suppress(FileExistsError),
+            _naming(self.path),
+        ):
+            os.mkdir(self._name, _DIRECTORY_MODE, dir_fd=fd)
         self._parent.sync()
 
     def remove(self) -> None:

@@ -1,7 +1,7 @@
 """The changes of a partition's durable facts: begin to write, roll, end cleanly.
 
-Knows in which order files, manifest and page must change so that a crash between any two steps leaves
-the old facts or the new ones.  Must not know how records are placed or read.
+Knows in which order files, manifest and page must change so that a crash between any two steps
+leaves the old facts or the new ones.  Must not know how records are placed or read.
 
 Locks: every function that ends in `_locked` is called with the page lock held.
 """

@@ -1,16 +1,16 @@
 """The durable facts of a partition: which segments count, and up to where they are known whole.
 
-Pure: text in, values out, and back.  The manifest's atomic replacement (`files.replace_file`) is the
-commit point of every change to the set of segments.  Must not know how segments are read.
+Pure: text in, values out, and back.  The manifest's atomic replacement (`files.replace_file`) is
+the commit point of every change to the set of segments.  Must not know how segments are read.
 
     pylog-manifest 1
     generation 12                     counts replacements of this file
     is_clean 1                        1: nothing was written after this text; the end is exact
     log_start_offset 0
     durable_offset 2000               everything below was on disk when this was written
-    active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes since index entry
+    active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes not indexed
     segments 2
-    0 1000 67108860 1800 0            base offset, end offset, size in bytes, max timestamp, is compacted
+    0 1000 67108860 1800 0            base and end offset, bytes, max timestamp, is compacted
     1000 2000 4096 1900 0             the last one is the active segment
     crc32c 1a2b3c4d                   of all bytes above
 

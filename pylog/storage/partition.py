@@ -71,7 +71,8 @@ class Partition:
         self._was_read = False
         self._seen_end_offset = -1
         limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
-        # What append_many places at once, all or nothing: it fits into one segment with its indexes.
+        # What append_many places at once, all or nothing: it fits into one segment with its
+        # indexes.
         self._chunk_bytes = max(min(config.segment_bytes, limit), config.max_message_bytes)
 
     def __repr__(self) -> str:
@@ -364,7 +365,7 @@ class Partition:
         return "open" if marks is None else _STATES[marks.state]
 
     def check(self) -> None:
-        """Assert every invariant of the marks and segments.  For tests and after doubts; reads no data."""
+        """Assert every invariant of the marks and segments; reads no data."""
         attachment = self._attached()
         if attachment is not None:
             attachment.check()

@@ -1,8 +1,8 @@
 """One base offset: a `.log` file and its two indexes; read, seal and verify.
 
-Knows its own files and how batches follow each other.  Must not know other segments, the shared page
-or retention.  A segment object is immutable but for its caches: what grows (the end of the active
-segment) is handed in as a `SegmentView` by the partition, taken from one copy of the marks.
+Knows its own files and how batches follow each other.  Must not know other segments, the shared
+page or retention.  A segment object is immutable but for its caches: what grows (the end of the
+active segment) is handed in as a `SegmentView` by the partition, taken from one copy of the marks.
 
 Locks: none.  Any number of threads may read; files close when their last reader lets go.
 """
@@ -166,7 +166,7 @@ class Segment:
     def read(
         self, offset: int, view: SegmentView, *, limit_offset: int, max_bytes: int
     ) -> Slice | None:
-        """Return the batches from the one that holds `offset`; None when none is left before the end.
+        """Return the batches from the one that holds `offset` on, None when there is none.
 
         offset: absolute, in [base_offset, view.end_offset); the first batch may begin before it.
         limit_offset: no batch that starts at or after it is returned.

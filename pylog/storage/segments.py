@@ -30,7 +30,7 @@ class SegmentSet:
         return 0 if self.manifest is None else self.manifest.generation
 
     def floor(self, offset: int) -> int:
-        """Return the position in `segments` of the one that holds `offset`, at least 0.  O(log n)."""
+        """Return which of `segments` holds `offset`, the first one below it.  O(log n)."""
         return max(bisect.bisect_right(self.bases, offset) - 1, 0)
 
 

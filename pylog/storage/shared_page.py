@@ -1,7 +1,7 @@
 """Attach to a partition's shared page: who is here, and is the page to be trusted.
 
-Knows the `state` file, the presence locks and what makes a page valid.  Must not know what the marks
-mean.  The page itself (marks, lock, wake-up) is in the C core.
+Knows the `state` file, the presence locks and what makes a page valid.  Must not know what the
+marks mean.  The page itself (marks, lock, wake-up) is in the C core.
 
 Two bytes of `pylog.lock` belong to each partition, numbered by the inode of its `state` file:
 
@@ -51,8 +51,8 @@ class Presence:
         """Hold the gate; yields whether nobody else is attached.
 
         While it yields True the presence is exclusive; leaving makes it shared (atomically, so that
-        nobody can find themselves alone in between) unless `leave` was called.  Blocks while another
-        process attaches or recovers.
+        nobody can find themselves alone in between) unless `leave` was called.  Blocks while
+        another process attaches or recovers.
         """
         assert self._gate >= 0, "open() first"
         lock = self._lock_file.lock

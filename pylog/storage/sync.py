@@ -2,14 +2,14 @@
 
 Knows the durable offset and how to advance it; must not know what is in the files it syncs.
 
-There is no artificial delay: the sync in flight is the window in which others gather.  Whoever finds
-no sync in flight becomes the leader and syncs for all that was appended by then.  Processes do not
-share a leader: each syncs through its own descriptors, opened before the bytes were written, because
-an error is reported once per descriptor (RELIABILITY A3).
+There is no artificial delay: the sync in flight is the window in which others gather.  Whoever
+finds no sync in flight becomes the leader and syncs for all that was appended by then.  Processes
+do not share a leader: each syncs through its own descriptors, opened before the bytes were written,
+because an error is reported once per descriptor (RELIABILITY A3).
 
-Locks: `_turn`, held by this process's leader during the sync.  It is released *before* the result is
-published, so a follower that still finds it taken has read an event count that the publication of
-that leader or of a later one will change; no wake-up can be missed.
+Locks: `_turn`, held by this process's leader during the sync.  It is released *before* the result
+is published, so a follower that still finds it taken has read an event count that the publication
+of that leader or of a later one will change; no wake-up can be missed.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class GroupCommit:
     def wait(self, end_offset: int) -> None:
         """Return when every record below `end_offset` is on disk.
 
-        Raises DurabilityUnknownError when a sync failed, here or in another process.  Blocks for one
-        or two fdatasyncs; releases the GIL; takes the page lock for an instant.
+        Raises DurabilityUnknownError when a sync failed, here or in another process.  Blocks for
+        one or two fdatasyncs; releases the GIL; takes the page lock for an instant.
         """
         page, events = self._page, self._events
         while True:

@@ -38,7 +38,7 @@ class TailSettings:
 
 
 def full_error(error: OSError) -> PartitionFullError | None:
-    """Return the error that tells a caller to free space, or None when `error` is not of that kind."""
+    """Return the error that asks a caller to free space, None when `error` is another."""
     if error.errno not in _NO_SPACE:
         return None
     return PartitionFullError(f"{error.filename}: {error.strerror}", error_number=error.errno or 0)
@@ -146,8 +146,8 @@ class WritableTail:
     def write_locked(self, data: bytearray, expected_offset: int) -> tuple[int, int] | int:
         """Place whole batches by one pwrite; returns (first, end offset) or a status.
 
-        Raises PartitionFullError or OSError with nothing appended; if the cleaning up fails too, the
-        OSError of that is raised from the first.
+        Raises PartitionFullError or OSError with nothing appended; if the cleaning up fails too,
+        the OSError of that is raised from the first.
         """
         assert self._files is not None
         log = self._files[0]
