@@ -220,12 +220,15 @@ def test_a_compressed_batch_cannot_claim_more_records_than_its_bytes_hold() -> N
 
 def test_records_in_a_cycle_are_collected() -> None:
     class Codec:
+        kept: tuple[Any, ...]
+
         def __call__(self, codec: int, payload: memoryview) -> bytes:
             return PLAIN
 
     codec = Codec()
-    codec.records = _native.Records(compressed_batch(), decompress=codec)  # type: ignore[attr-defined]
-    codec.iterator = iter(codec.records)  # type: ignore[attr-defined]
+    records = _native.Records(compressed_batch(), decompress=codec)
+    codec.kept = (records, iter(records))
+    del records
     alive = weakref.ref(codec)
     del codec
     gc.collect()

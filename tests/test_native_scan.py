@@ -13,7 +13,7 @@ import pytest
 import reference
 
 from pylog import _native
-from pylog.errors import CorruptRangeError
+from pylog.errors import CorruptRangeError, InvalidRecordError
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "batches.json").read_text())
 T = 1_700_000_000_000
@@ -184,6 +184,24 @@ def test_more_records_than_the_bytes_can_hold_are_refused_before_anything_is_all
         _native.Records(data).columns()
 
 
+def decodes(data: bytearray) -> bool:
+    """Return whether the records can be read when nobody looks at the CRC."""
+    try:
+        list(_native.Records(data))
+    except (CorruptRangeError, InvalidRecordError):
+        return False
+    return True
+
+
+def columns_decode(data: bytearray) -> bool:
+    """The same for columns; a flipped codec bit asks for a decompressor that is not there."""
+    try:
+        _native.Records(data).columns()
+    except (CorruptRangeError, InvalidRecordError):
+        return False
+    return True
+
+
 def test_every_single_flipped_bit_is_noticed_or_lies_outside_of_the_crc() -> None:
     good = batch(5, leader_epoch=1)
     for bit in range(8 * len(good)):
@@ -194,13 +212,7 @@ def test_every_single_flipped_bit_is_noticed_or_lies_outside_of_the_crc() -> Non
         is_leader_epoch = 12 <= bit // 8 < 16
         assert (status == _native.END) == is_leader_epoch, bit
         assert (check(data, next_offset=5)[0] == _native.END) == is_leader_epoch, bit
-        for walk in (lambda data=data: list(_native.Records(data)), _native.Records(data).columns):
-            try:
-                walk()  # CRCs are not looked at here: anything but a crash will do
-            except CorruptRangeError:
-                pass
-            except Exception as error:  # noqa: BLE001 - a flipped codec bit asks for a decompressor
-                assert "compressed" in str(error)
+        assert decodes(data) == columns_decode(data), bit
 
 
 def test_every_cut_is_incomplete_and_trailing_bytes_are_looked_at() -> None:

@@ -103,7 +103,7 @@ plog_status plog_batch_encode_one(const plog_record_in *record, uint8_t *out, si
                                   size_t *size);
 
 /* Find how many of the first `count` (>= 1) records fit into one batch of at most `max_size` bytes.
- * OK with fit >= 1 and the exact size; TOO_LARGE when the first alone does not fit, with its size. */
+ * OK with fit >= 1 and the exact size; TOO_LARGE, with its size, when the first does not fit. */
 plog_status plog_batch_measure(const plog_record_in *records, size_t count, size_t max_size,
                                size_t *fit, size_t *size);
 

@@ -1,7 +1,7 @@
 /* Records.columns(): all records of a range as arrays, in one pass.
  *
- * Positions count from the start of the data that is returned with them: the buffer as it was given,
- * or, as soon as one batch is compressed, new bytes in which all payloads stand one after another.
+ * Positions count from the start of the data that is returned with them: the buffer as it was
+ * given, or, as soon as one batch is compressed, new bytes in which all payloads stand in a row.
  */
 #include "py_records.h"
 

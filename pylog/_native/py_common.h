@@ -38,6 +38,9 @@ typedef enum {
     PLOG_MARKS_TYPE,
     PLOG_SHARED_PAGE_TYPE,
     PLOG_TAIL_TYPE,
+    PLOG_READER_TYPE,
+    PLOG_APPENDER_TYPE,
+    PLOG_ROUTER_TYPE,
     PLOG_TYPE_COUNT,
 } plog_type;
 
@@ -113,12 +116,12 @@ void plog_headers_release(plog_held_headers *held);
 /* Set TypeError: "<what> must be <wanted>, not <type>". */
 void plog_raise_type(PyObject *object, const char *what, const char *wanted);
 
-/* An int in [INT64_MIN, INT64_MAX]; TypeError for anything else, bool included in int as in Python. */
+/* An int of 64 bits; OverflowError beyond, TypeError for what is no int. */
 int plog_int64_from_object(PyObject *object, const char *what, int64_t *out);
 
 /* Sort positional and keyword arguments of a METH_FASTCALL | METH_KEYWORDS call into `out`, which
- * the caller has filled with NULL.  `names` lists `count` names; the first `required` must be given,
- * at most `positional` may be given without their name. */
+ * the caller has filled with NULL.  `names` lists `count` names; the first `required` must be
+ * given, at most `positional` may be given without their name. */
 typedef struct {
     const char *function;
     const char *const *names;
@@ -144,5 +147,7 @@ int plog_add_batch_functions(PyObject *module);
 int plog_add_scanner_type(PyObject *module);
 int plog_add_page_types(PyObject *module);
 int plog_add_tail_types(PyObject *module);
+int plog_add_reader_type(PyObject *module);
+int plog_add_appender_types(PyObject *module);
 
 #endif

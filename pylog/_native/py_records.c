@@ -1,7 +1,7 @@
 /* Records: whole batches in memory, iterated record by record.
  *
- * Knows: the range of offsets asked for, and how to call the decompressor.  The batches were checked
- * before; the records inside were not.  Holds no lock: all state of an iteration is the iterator's.
+ * Knows: the range of offsets asked for, and how to call the decompressor.  The batches were
+ * checked before; the records inside were not.  Holds no lock: all state of an iteration is the iterator's.
  */
 #include "py_records.h"
 
@@ -344,6 +344,48 @@ static int records_initialize(plog_records *self, const plog_module_state *state
     return 0;
 }
 
+/* An object that is valid enough to be deallocated. */
+static plog_records *records_allocate(PyTypeObject *type)
+{
+    plog_records *self = PyObject_GC_New(plog_records, type);
+    if (self != NULL) {
+        self->source = NULL;
+        self->data = NULL;
+        self->decompress = NULL;
+        self->start = self->end = 0;
+        self->first_offset = 0;
+        self->end_position = -1;
+        self->includes_control = false;
+        PyObject_GC_Track(self);
+    }
+    return self;
+}
+
+PyObject *plog_records_new_checked(const plog_module_state *state, PyObject *data, PyObject *topic,
+                                   int32_t partition, PyObject *decompress,
+                                   const plog_check_result *found, int64_t first_offset,
+                                   int64_t end_offset, int64_t end_position)
+{
+    plog_records *self = records_allocate(state->types[PLOG_RECORDS_TYPE]);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->source = plog_source_new(state, data, topic, partition);
+    if (self->source == NULL) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    self->data = Py_NewRef(data);
+    self->decompress = Py_NewRef(decompress);
+    self->start = found->first;
+    self->end = found->end;
+    self->first_offset = first_offset;
+    self->end_offset = end_offset;
+    self->next_offset = found->next_offset < end_offset ? found->next_offset : end_offset;
+    self->end_position = end_position;
+    return (PyObject *)self;
+}
+
 static PyObject *records_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"data",       "start",           "end",   "first_offset",
@@ -355,16 +397,10 @@ static PyObject *records_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
                                      &given[6], &given[7], &given[8], &given[9])) {
         return NULL;
     }
-    plog_records *self = PyObject_GC_New(plog_records, type);
+    plog_records *self = records_allocate(type);
     if (self == NULL) {
         return NULL;
     }
-    self->source = NULL;
-    self->data = NULL;
-    self->decompress = NULL;
-    self->start = self->end = 0;
-    self->first_offset = 0;
-    PyObject_GC_Track(self);
     if (records_initialize(self, (plog_module_state *)PyType_GetModuleState(type), given) < 0) {
         Py_DECREF((PyObject *)self);
         return NULL;
@@ -414,7 +450,15 @@ static PyObject *records_nbytes(PyObject *self, void *closure)
     return PyLong_FromSize_t(((plog_records *)self)->end - ((plog_records *)self)->start);
 }
 
+static PyObject *records_end_position(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromLongLong(((plog_records *)self)->end_position);
+}
+
 static PyGetSetDef records_getters[] = {
+    {"end_position", records_end_position, NULL,
+     "Where the next batch begins in the file it was read from, -1 when that is not known.", NULL},
     {"next_offset", records_next_offset, NULL, "The offset to read from next.", NULL},
     {"nbytes", records_nbytes, NULL, "Bytes of the batches, as stored.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

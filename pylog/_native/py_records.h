@@ -3,6 +3,7 @@
 #define PLOG_PY_RECORDS_H
 
 #include "py_record.h"
+#include "scan.h"
 
 typedef struct {
     PyObject_HEAD plog_source *source; /* strong */
@@ -10,6 +11,7 @@ typedef struct {
     PyObject *decompress;              /* strong: a callable, or NULL */
     size_t start, end;                 /* positions of whole batches in source->view */
     int64_t first_offset, end_offset, next_offset;
+    int64_t end_position; /* in the file, where the batch after these begins; -1: unknown */
     bool includes_control;
 } plog_records;
 
@@ -35,6 +37,13 @@ plog_source *plog_batch_records(const plog_records *records, const plog_batch_wa
 /* Set CorruptRangeError for the walk's batch; returns -1. */
 int plog_raise_bad_batch(const plog_records *records, const plog_batch_walk *walk,
                          plog_status status);
+
+/* Records over batches that plog_check_batches took from `data`, for offsets in [first_offset,
+ * end_offset). */
+PyObject *plog_records_new_checked(const plog_module_state *state, PyObject *data, PyObject *topic,
+                                   int32_t partition, PyObject *decompress,
+                                   const plog_check_result *found, int64_t first_offset,
+                                   int64_t end_offset, int64_t end_position);
 
 /* Records.columns(). */
 PyObject *plog_records_columns(PyObject *self, PyObject *unused);

@@ -1,4 +1,4 @@
-/* One record of a v2 batch: measure, write, parse; walk the records of a batch; turn them into columns.
+/* One record of a v2 batch: measure, write, parse; walk a batch; turn it into columns.
  *
  *   varint length | int8 attributes | varlong timestamp delta | varint offset delta
  *   varint key length, key | varint value length, value            (-1: null)

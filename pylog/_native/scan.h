@@ -1,5 +1,5 @@
-/* Walks over whole batches: the read path's one pass, recovery's scan, the search for the next batch
- * behind damage.
+/* Walks over whole batches: the read path's one pass, recovery's scan, the search for the next
+ * batch behind damage.
  *
  * Knows: batches in memory and what a segment's indexes must hold.  Must not know: files.
  * Takes no lock, allocates nothing: a scan that runs out of room for entries says so and goes on
@@ -42,7 +42,7 @@ typedef struct {
     size_t size, capacity;
 } plog_entry_buffer;
 
-/* An epoch entry in memory: int32 leader epoch, int64 first base offset; never written to a file. */
+/* An entry of scanner.epochs, in native byte order: it never goes into a file. */
 typedef struct {
     int64_t first_offset;
     int32_t leader_epoch;
@@ -73,8 +73,8 @@ plog_status plog_scanner_seal(plog_scanner *scanner);
 
 /* ---- behind damage */
 
-/* The position in [start, len) of the next batch with a good CRC and a base offset in [minimum_offset,
- * maximum_offset) that is followed by zeros, by the end of the data, or by the header of a batch
+/* The position in [start, len) of the next batch with a good CRC and a base offset in
+ * [minimum_offset, maximum_offset) that is followed by zeros, by the end of the data, or by the header of a batch
  * that goes on where it ends (or later, after compaction).  OK or END: there is none.
  * O(len): at most 64 x len bytes go through the CRC, whatever the bytes are. */
 plog_status plog_find_batch(const uint8_t *data, size_t len, size_t start, int64_t minimum_offset,
