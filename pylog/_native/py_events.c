@@ -67,15 +67,14 @@ PyObject *plog_events_new(PyTypeObject *type, PyObject *memory, Py_ssize_t posit
         return NULL;
     }
     const Py_ssize_t size = (Py_ssize_t)sizeof(plog_events);
-    uint8_t *place = (uint8_t *)self->view.buf + position;
-    if (position < 0 || position > self->view.len - size ||
-        (uintptr_t)place % sizeof(plog_events) != 0) {
+    const uintptr_t address = (uintptr_t)self->view.buf + (size_t)position;
+    if (position < 0 || position > self->view.len - size || address % sizeof(plog_events) != 0) {
         PyErr_Format(PyExc_ValueError, "position %zd: not 4 aligned bytes inside %zd", position,
                      self->view.len);
         Py_DECREF(self);
         return NULL;
     }
-    self->events = (plog_events *)(void *)place;
+    self->events = (plog_events *)(void *)((uint8_t *)self->view.buf + position);
     return (PyObject *)self;
 }
 

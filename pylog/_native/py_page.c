@@ -183,8 +183,9 @@ static bool is_locked(plog_status status)
 
 static void set_holder(page_object *self)
 {
+    /* A holder on record now is a thread that died with the lock: this one takes its place. */
+    self->users += self->holder == 0;
     self->holder = plog_thread_id();
-    self->users++;
 }
 
 /* Wait for the lock without the GIL, in slices; the holder is this thread when that succeeds. */
