@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from pylog._native import Events, Record, RecordMetadata, partition_for_key
+from pylog._native import Events, Record, RecordMetadata, Router
 from pylog.config import TopicConfig
 from pylog.engine import Engine
 from pylog.errors import (
@@ -88,8 +88,11 @@ class Topic:
         self.config = facts.config
         self._partitions = partitions
         self._count = len(partitions)
-        self._sticky = 0
-        self._sticky_bytes = 0
+        appenders = tuple(partition.appender for partition in partitions)
+        self._router = Router(appenders, self.partition, _STICKY_BYTES)
+        if facts.config.durability != "fsync":
+            # Nothing is left to do after the C call, so it is the method itself: no Python frame.
+            self.append = self._router.append  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}: {self._count} partitions>"
@@ -121,11 +124,8 @@ class Topic:
         Other arguments, errors and cost as `Partition.append`; UnknownTopicOrPartitionError.
         Source: Kafka BuiltInPartitioner, KIP-480.
         """
-        if partition is None:
-            if self._count == 1:
-                return self._partitions[0].append(value, key, headers, timestamp)
-            partition = self._pick(key, value)
-        return self.partition(partition).append(value, key, headers, timestamp)
+        number = self._router.pick(key, value) if partition is None else partition
+        return self.partition(number).append(value, key, headers, timestamp)
 
     def append_many(
         self,
@@ -144,7 +144,7 @@ class Topic:
         """
         if partition is None and self._count > 1 and keys is not None:
             return self._append_keyed(values, keys, headers, timestamps)
-        number = self._pick(None, None) if partition is None else partition
+        number = self._router.pick(None, None) if partition is None else partition
         return self.partition(number).append_many(values, keys, headers, timestamps)
 
     def _append_keyed(
@@ -156,7 +156,7 @@ class Topic:
     ) -> AppendedRecords:
         rows_of: dict[int, list[int]] = {}
         for row, (key, value) in enumerate(zip(keys, values, strict=True)):
-            rows_of.setdefault(self._pick(key, value), []).append(row)
+            rows_of.setdefault(self._router.pick(key, value), []).append(row)
         partitions = np.empty(len(values), np.int32)
         offsets = np.empty(len(values), np.int64)
         times = np.empty(len(values), np.int64)
@@ -171,16 +171,6 @@ class Topic:
             partitions[rows], offsets[rows] = number, appended.offsets
             times[rows] = appended.timestamps
         return AppendedRecords(self.name, partitions, offsets, times)
-
-    def _pick(self, key: bytes | None, value: bytes | None) -> int:
-        if key is not None:
-            return partition_for_key(key, self._count)
-        # Sticky: records without a key go to one partition until about a batch is full.
-        self._sticky_bytes += 1 if value is None else len(value)
-        if self._sticky_bytes > _STICKY_BYTES:
-            self._sticky = (self._sticky + 1) % self._count
-            self._sticky_bytes = 0
-        return self._sticky
 
     def read(
         self,

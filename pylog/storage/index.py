@@ -28,38 +28,35 @@ assert OFFSET_ENTRY.itemsize == 8 and TIME_ENTRY.itemsize == 12
 class OffsetIndex:
     """Offsets to positions.  An entry holds a batch's last offset and the position it starts at."""
 
-    __slots__ = ("_base_offset", "_entries", "_memory")
+    __slots__ = ("_base_offset", "memory")
 
     def __init__(self, memory: Memory | bytes, *, base_offset: int) -> None:
-        self._memory = memory
+        self.memory = memory
         self._base_offset = base_offset
-        self._entries = view_entries(memory, OFFSET_ENTRY)
 
     @property
     def capacity(self) -> int:
         """How many entries the memory can hold; how many are valid is the caller's to know."""
-        return len(self._entries)
+        return len(self.memory) // OFFSET_ENTRY.itemsize
 
-    def lookup(self, offset: int, count: int) -> tuple[int, int, int]:
-        """Return (position, last offset of the batch there, position of the next entry).
+    def lookup(self, offset: int, count: int) -> tuple[int, int]:
+        """Return the position of the last entry at or before `offset`, and the entry's offset.
 
         offset: absolute, >= the base offset; count: the number of valid entries.
-        Returns (0, -1, next) when no entry is at or before `offset`, so that a scan always has a
-        place to begin; the last offset is -1 because a segment's start needs no check, and the
-        next position is -1 after the last entry.
+        Returns (0, -1) when there is none, so that a scan always has a place to begin; a segment's
+        start needs no check against an entry.
         O(log n) over mapped memory; no syscalls; no lock.  Source: Kafka OffsetIndex.lookup.
         """
-        count = min(count, len(self._entries))
-        found = lookup_offset(self._memory, count, offset - self._base_offset)
-        following = int(self._entries[found + 1]["position"]) if found + 1 < count else -1
+        count = min(count, self.capacity)
+        found = lookup_offset(self.memory, count, offset - self._base_offset)
         if found < 0:
-            return 0, -1, following
-        entry_offset, position = self._entries[found].item()
-        return position, self._base_offset + entry_offset, following
+            return 0, -1
+        entry_offset, position = self.entries(count)[found].item()
+        return position, self._base_offset + entry_offset
 
     def entries(self, count: int) -> npt.NDArray[Any]:
         """Return the first `count` entries as a structured array (a view, no copy)."""
-        return self._entries[:count]
+        return view_entries(self.memory, OFFSET_ENTRY)[:count]
 
 
 class TimeIndex:
@@ -88,4 +85,5 @@ class TimeIndex:
 
 def view_entries(memory: Memory | bytes, entry: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return whole entries of `memory` as a numpy view; trailing bytes are left out."""
-    return np.frombuffer(memory, dtype=entry, count=len(memory) // entry.itemsize)
+    # A memoryview, because numpy's types do not know of other buffers.
+    return np.frombuffer(memoryview(memory), dtype=entry, count=len(memory) // entry.itemsize)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
 from pylog import _native
-from pylog._native import Marks, Record, RecordMetadata, Records, encode
+from pylog._native import Appender, Marks, Reader, Record, RecordMetadata, Records, encode
 from pylog.config import TopicConfig
 from pylog.errors import (
     ClosedError,
@@ -32,7 +32,7 @@ from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import policy
 from pylog.storage.attachment import Attachment, Environment
 from pylog.storage.files import Directory
-from pylog.storage.segment import Place, Segment, SegmentView, Slice
+from pylog.storage.segment import Segment, SegmentView
 from pylog.storage.segments import SegmentSet
 
 DEFAULT_READ_BYTES: Final = 1 << 20
@@ -66,8 +66,12 @@ class Partition:
         self._attachment: Attachment | None = None
         self._is_closed = False
         self._waits_for_sync = config.durability == "fsync"
-        self._native_append: Callable[..., RecordMetadata | int] = _not_attached
-        self._place: Place | None = None
+        self._reader = Reader(topic, number, environment.decompress)
+        self._place: tuple[int, Segment, int] | None = None
+        self.appender = Appender(self._append_slowly)
+        if not self._waits_for_sync:
+            # Nothing is left to do after the C call, so it is the method itself: no Python frame.
+            self.append = self.appender.append  # type: ignore[method-assign]
         self._was_read = False
         self._seen_end_offset = -1
         limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
@@ -97,15 +101,12 @@ class Partition:
         OffsetMismatchError, PartitionFullError, PartitionFailedError, NotAppendedError (certainly
         not appended); DurabilityUnknownError (may or may not be there); ClosedError; OSError from
         the first call that opens the files.
-        One C call and no system call in the usual case; with durability "fsync" blocks for a sync
-        that all waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
+        One C call and no system call in the usual case; with durability "fsync" it then blocks for
+        a sync that all waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
         """
-        result = self._native_append(value, key, headers, timestamp, expected_offset)
-        if isinstance(result, int):
-            result = self._append_slowly(value, key, headers, timestamp, expected_offset)
-        if self._waits_for_sync:
-            self._wait_durable(result.offset + 1)
-        return result
+        metadata = self.appender.append(value, key, headers, timestamp, expected_offset)
+        self._wait_durable(metadata.offset + 1)
+        return metadata
 
     def append_many(
         self,
@@ -152,10 +153,10 @@ class Partition:
     def _append_slowly(
         self,
         value: bytes | None,
-        key: bytes | None,
-        headers: Sequence[tuple[str, bytes | None]] | None,
-        timestamp: int | None,
-        expected_offset: int | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
+        timestamp: int | None = None,
+        expected_offset: int | None = None,
     ) -> RecordMetadata:
         """Append when the C call found no room, another segment, or nothing attached."""
         if timestamp is None:
@@ -220,53 +221,50 @@ class Partition:
         at its `last` + 1), ClosedError, OSError.
         O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
         """
-        attachment = self._attached()
+        attachment = self._attachment or self._attached()
         if attachment is None:
-            return self._nothing_at(offset, 0, 0, 0)
+            return self._nothing_at(offset, max_bytes, None)
         marks = attachment.page.marks()
         limit = marks.high_watermark
         if not marks.log_start_offset <= offset < limit or max_bytes < 1:
-            if max_bytes < 1:
-                raise ValueError(f"max_bytes={max_bytes}: expected at least 1")
-            return self._nothing_at(offset, marks.log_start_offset, limit, marks.log_end_offset)
-        found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
-        if found is None:
-            return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
-        self._place, self._was_read = found.place, True
-        return Records(
-            found.data,
-            start=found.first,
-            end=found.end,
-            first_offset=offset,
-            end_offset=limit,
-            next_offset=min(found.next_offset, limit),
-            topic=self.topic,
-            partition=self.number,
-            decompress=self._environment.decompress,
-        )
+            return self._nothing_at(offset, max_bytes, marks)
+        place = self._place
+        if place is not None and place[0] == offset:
+            _, segment, position = place
+            view = _view(segment, marks)
+            records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
+        else:
+            records = None
+        if records is None:
+            found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
+            if found is None:
+                return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
+            segment, records = found
+        # The next sequential read goes on here without a lookup; one assignment, whole or not.
+        self._place = records.next_offset, segment, records.end_position
+        return records
 
     def _find(
         self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int
-    ) -> Slice | None:
-        place = self._place
-        if place is not None and place.offset == offset:
-            view = _view(place.segment, marks)
-            found = place.segment.read_on(place, view, limit_offset=limit, max_bytes=max_bytes)
-            if found is not None:
-                return found
+    ) -> tuple[Segment, Records] | None:
+        """Return the first records at or after `offset`, and the segment that holds them."""
+        self._was_read = True
         for position in range(segments.floor(offset), len(segments.segments)):
             segment = segments.segments[position]
-            start = max(offset, segment.base_offset)
             view = _view(segment, marks)
+            start = max(offset, segment.base_offset)
             if start < view.end_offset:
-                found = segment.read(start, view, limit_offset=limit, max_bytes=max_bytes)
-                if found is not None:
-                    return found
+                records = segment.read(self._reader, start, view, limit, max_bytes)
+                if records is not None:
+                    return segment, records
         return None
 
-    def _nothing_at(self, offset: int, start: int, limit: int, end: int) -> Records:
+    def _nothing_at(self, offset: int, max_bytes: int, marks: Marks | None) -> Records:
+        start, end = (0, 0) if marks is None else (marks.log_start_offset, marks.log_end_offset)
         if not start <= offset <= end:
             raise OffsetOutOfRangeError(offset, start, end)
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes={max_bytes}: expected at least 1")
         return Records(b"", next_offset=offset, topic=self.topic, partition=self.number)
 
     def read_columns(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Columns:
@@ -398,7 +396,7 @@ class Partition:
         )
         attachment.open()
         self._attachment = attachment
-        self._native_append = attachment.tail.native.append
+        self.appender.use(attachment.tail.native)
         self._environment.on_attach(self)
         return attachment
 
@@ -470,7 +468,7 @@ class Partition:
 
     def _forget(self) -> None:
         self._attachment = None
-        self._native_append = _not_attached
+        self.appender.use(None)
         self._place = None
 
     def after_fork(self) -> None:
@@ -483,10 +481,6 @@ class Partition:
 
 
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
-
-
-def _not_attached(*_: object) -> int:
-    return _native.NOT_OPEN
 
 
 def _view(segment: Segment, marks: Marks) -> SegmentView:

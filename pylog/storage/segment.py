@@ -9,55 +9,32 @@ Locks: none.  Any number of threads may read; files close when their last reader
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 from pylog import _native
-from pylog._native import check_batches
+from pylog._native import Reader, Records, Scanner, check_batches
 from pylog.errors import CorruptRangeError
 from pylog.storage import layout
 from pylog.storage.descriptors import Descriptors, Holder
 from pylog.storage.files import Directory, File, Memory
 from pylog.storage.index import OffsetIndex, TimeIndex
 from pylog.storage.manifest import SegmentFacts
-from pylog.storage.scan import REASONS, next_intact
+from pylog.storage.scan import REASONS, next_intact, walk_log
 
 logger = logging.getLogger("pylog")
 
-# What a random read takes beyond the next index entry: enough for most single batches (guessed).
-_READ_AHEAD: Final = 512
-_MAX_RELATIVE_OFFSET: Final = 2**31 - 1
+_CAREFUL_BYTES: Final = 64 << 10  # read at a time where the quick way gave up (guessed)
+_MAX_RELATIVE_OFFSET: Final = 2**31
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SegmentView:
+class SegmentView(NamedTuple):
     """How much of a segment counts, at one moment."""
 
     end_offset: int
     size: int
     index_entries: int
     time_entries: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """Where a reader goes on without a lookup: `offset` is the base of the batch at `position`."""
-
-    segment: Segment
-    offset: int
-    position: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Slice:
-    """Whole, checked batches: data[first:end] holds offsets up to `next_offset`."""
-
-    data: bytes
-    first: int
-    end: int
-    next_offset: int
-    place: Place
 
 
 class Segment:
@@ -80,7 +57,7 @@ class Segment:
         self._index: OffsetIndex | None = None
         self._timeindex: TimeIndex | None = None
         self._sealed_view: SegmentView | None = None
-        self._rebuilt_entries: int | None = None  # set when the index file was found to be wrong
+        self._is_rebuilt = False  # whether `_index` is not the file's
 
     def learn(self, facts: SegmentFacts) -> None:
         """Take newer facts of the same files; readers see the old or the new ones, whole."""
@@ -164,92 +141,101 @@ class Segment:
     # Reading
 
     def read(
-        self, offset: int, view: SegmentView, *, limit_offset: int, max_bytes: int
-    ) -> Slice | None:
-        """Return the batches from the one that holds `offset` on, None when there is none.
+        self, reader: Reader, offset: int, view: SegmentView, limit_offset: int, max_bytes: int
+    ) -> Records | None:
+        """Return the records from `offset` on, None when there is none before the segment's end.
 
-        offset: absolute, in [base_offset, view.end_offset); the first batch may begin before it.
-        limit_offset: no batch that starts at or after it is returned.
-        max_bytes: at least one batch is returned, however large.
+        offset: absolute, in [base_offset, view.end_offset).  limit_offset: no batch that starts at
+        or after it is returned.  max_bytes: at least one batch is returned, however large.
         Raises CorruptRangeError when `offset` lies in damaged bytes, OSError.
-        One lookup, one pread in the usual case; checks the CRC of what it returns.
+        One lookup and one pread in the usual case; checks the CRC of what it returns.
         """
-        position, entry_offset, following = self.index().lookup(offset, self._entries_of(view))
-        if following < 0:
-            following = min(view.size, position + _READ_AHEAD)
-        size = max(max_bytes, following - position + _READ_AHEAD)
-        expected = self.base_offset if entry_offset < 0 else -1
-        return self._read_from(
-            position, size, expected, offset, view, limit_offset, max_bytes, entry_offset
-        )
+        index = self._index or self.index()
+        is_strict = not self.facts.is_compacted
+        file = self.holder.file or self.file()
+        self.holder.was_used = True
+        records = reader.read(
+            file.pread, index.memory, view.index_entries, self.base_offset, offset,
+            limit_offset, max_bytes, view.size, is_strict,
+        )  # fmt: skip
+        if records is not None:
+            return records
+        return self._read_carefully(reader, offset, view, limit_offset, max_bytes)
 
     def read_on(
-        self, place: Place, view: SegmentView, *, limit_offset: int, max_bytes: int
-    ) -> Slice | None:
-        """Return the batches from `place` on; like `read`, without the lookup."""
-        return self._read_from(
-            place.position, max_bytes, place.offset, place.offset, view, limit_offset, max_bytes, -1
-        )
-
-    def _read_from(
         self,
+        reader: Reader,
         position: int,
-        size: int,
-        expected: int,
         offset: int,
         view: SegmentView,
         limit_offset: int,
         max_bytes: int,
-        entry_offset: int,
-    ) -> Slice | None:
-        file = self.file()
-        strict = not self.facts.is_compacted
+    ) -> Records | None:
+        """Return the records from the batch at `position` on, whose base is `offset`; see `read`."""
+        file = self.holder.file or self.file()
+        self.holder.was_used = True
+        return reader.read_on(
+            file.pread, position, offset, limit_offset, max_bytes, view.size,
+            not self.facts.is_compacted,
+        )  # fmt: skip
+
+    def _read_carefully(
+        self, reader: Reader, offset: int, view: SegmentView, limit_offset: int, max_bytes: int
+    ) -> Records | None:
+        """Read where the quick way gave up: a large batch, the end, a wrong index, or damage."""
+        position, entry_offset = self._start_of_scan(offset, view)
+        expected = self.base_offset if entry_offset < 0 else -1
+        file, size = self.file(), max(max_bytes, _CAREFUL_BYTES)
         while position < view.size:
             asked = min(size, view.size - position)
             data = file.pread(asked, position)
-            is_whole = len(data) == asked
             status, first, end, next_offset, needed = check_batches(
-                data, 0, offset, limit_offset, max_bytes, expected, strict, entry_offset
-            )
+                data, 0, offset, limit_offset, max_bytes, expected,
+                not self.facts.is_compacted, entry_offset,
+            )  # fmt: skip
             if end > first:
-                place = Place(self, next_offset, position + end)
-                return Slice(data, first, end, next_offset, place)
+                return reader.wrap(
+                    data, first, end, next_offset, offset, limit_offset, position + end
+                )
             if status == _native.LIMIT:
                 return None
-            if status == _native.INCOMPLETE and is_whole and position + end + needed <= view.size:
-                # The batch is larger than what was read: read just that one, whole.
+            goes_on = position + end + needed <= view.size and len(data) == asked
+            if goes_on and status in (_native.END, _native.INCOMPLETE):
+                # The next batch is larger than what was read, or begins where that ended.
                 position, expected, entry_offset = position + end, next_offset, -1
                 size = max(needed, size)
-                continue
-            if status == _native.END and is_whole:
-                position, expected, entry_offset = position + end, next_offset, -1
-                continue
-            if entry_offset >= 0 and end == 0:
-                return self._read_without_index(offset, view, limit_offset, max_bytes)
-            position, expected = self._pass_damage(
-                file, position + end, next_offset, offset, status, view
-            )
-            entry_offset = -1
+            elif entry_offset >= 0 and end == 0:
+                # The entry is wrong, or the batch that it points at: a scan from the start tells.
+                self._rebuild_index(view)
+                position, expected, entry_offset = 0, self.base_offset, -1
+            else:
+                position, expected = self._pass_damage(
+                    file, position + end, next_offset, offset, status, view
+                )
+                entry_offset = -1
         return None
 
-    def _entries_of(self, view: SegmentView) -> int:
-        rebuilt = self._rebuilt_entries
-        return view.index_entries if rebuilt is None else rebuilt
+    def _start_of_scan(self, offset: int, view: SegmentView) -> tuple[int, int]:
+        """Return (position, last offset of the batch there or -1) of the best index entry."""
+        if view.index_entries == 0 and view.size > _CAREFUL_BYTES and not self._is_rebuilt:
+            self._rebuild_index(view)
+        index = self.index()
+        count = index.capacity if self._is_rebuilt else view.index_entries
+        return index.lookup(offset, count)
 
-    def _read_without_index(
-        self, offset: int, view: SegmentView, limit_offset: int, max_bytes: int
-    ) -> Slice | None:
-        """Read when the index points at no such batch: distrust it and scan from the start.
-
-        The entry may be wrong, or the batch it points at; the scan tells, and `recovery` rebuilds
-        the file the next time it runs.  Here only this object's copy is dropped.
-        """
-        if self._rebuilt_entries is None:
-            logger.warning("%s: its index does not match the log; scanning without it", self.path)
-        self._rebuilt_entries = 0
-        return self._read_from(
-            0, 1 << 20, self.base_offset, offset, view, limit_offset, max_bytes, -1
+    def _rebuild_index(self, view: SegmentView) -> None:
+        """Replace this object's copy of an index that is missing or wrong; the file is left."""
+        if not self._is_rebuilt:
+            logger.warning("%s: its index does not match the log; using a rebuilt one", self.path)
+        scanner = Scanner(
+            base_offset=self.base_offset,
+            next_offset=self.base_offset,
+            strict=not self.facts.is_compacted,
         )
+        maximum_offset = self.base_offset + _MAX_RELATIVE_OFFSET
+        walk_log(self.file(), scanner, end=view.size, maximum_offset=maximum_offset)
+        self._index = OffsetIndex(scanner.index, base_offset=self.base_offset)
+        self._is_rebuilt = True
 
     def _pass_damage(
         self, file: File, position: int, expected: int, offset: int, status: int, view: SegmentView
@@ -266,14 +252,13 @@ class Segment:
             minimum_offset=expected,
             maximum_offset=min(view.end_offset, self.base_offset + _MAX_RELATIVE_OFFSET),
         )
+        if intact is not None and intact.base_offset <= offset:
+            return intact.position, intact.base_offset
         end_offset = view.end_offset if intact is None else intact.base_offset
-        if intact is None or offset < end_offset:
-            reason = REASONS.get(status, f"status {status}")
-            raise CorruptRangeError(
-                first=expected,
-                last=max(expected, end_offset - 1),
-                path=self.path,
-                position=position,
-                reason=reason,
-            )
-        return intact.position, intact.base_offset
+        raise CorruptRangeError(
+            first=expected,
+            last=max(expected, end_offset - 1),
+            path=self.path,
+            position=position,
+            reason=REASONS.get(status, f"status {status}"),
+        )

@@ -1,0 +1,388 @@
+"""Types of the C core.  Sources: the folder of the same name; no algorithm lives above it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias, final
+
+from typing_extensions import Buffer
+
+# Statuses that a method may return instead of a result (never negative, never a bool).
+NO_ROOM: Final[
+    int
+]  # the window, the segment or an index is full, or the segment is too old: make room
+STALE: Final[int]  # the log end offset is not the one the caller expected
+NOT_OPEN: Final[int]  # the partition is FAILED, or this handle is detached or of another segment
+# What stops a scan (Scanner.feed, check_batches).
+END: Final[int]  # all bytes given were consumed
+INCOMPLETE: Final[int]  # a plausible batch continues past the bytes given
+ZEROS: Final[int]  # a zero header: the end of a zero-filled file, if only zeros follow
+BAD_LENGTH: Final[int]
+BAD_MAGIC: Final[int]
+BAD_CRC: Final[int]
+BAD_OFFSET: Final[int]
+BAD_COUNT: Final[int]
+LIMIT: Final[int]  # check_batches: stopped at the offset limit or at max_bytes
+
+# Partition states in Marks.state
+OPEN: Final[int]
+FULL: Final[int]
+FAILED: Final[int]
+
+PAGE_BYTES: Final[int]  # bytes of a shared page (4096)
+PAGE_ABI: Final[str]  # layout tag of the shared page: version, pointer size, lock size
+BATCH_HEADER_BYTES: Final[int]  # 61
+CRC_BACKEND: Final[str]  # "sse4.2" | "armv8" | "table"
+
+_Headers: TypeAlias = Sequence[tuple[str, Buffer | None]] | None
+
+def crc32c(data: Buffer, value: int = 0) -> int: ...
+def murmur2(data: Buffer) -> int: ...  # signed, as Java's int
+def partition_for_key(key: Buffer, partitions: int) -> int: ...
+def system_clock() -> int: ...
+
+@final
+class Record:
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def timestamp_type(self) -> int: ...
+    @property
+    def leader_epoch(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> tuple[tuple[str, bytes | None], ...]: ...
+    @property
+    def size(self) -> int: ...
+
+@final
+class RecordMetadata:
+    def __new__(cls, topic: str, partition: int, offset: int, timestamp: int) -> RecordMetadata: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+
+@final
+class Records:
+    """The records of whole, checked batches, made as they are iterated."""
+
+    def __new__(
+        cls,
+        data: Buffer,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        first_offset: int = 0,
+        end_offset: int | None = None,
+        next_offset: int | None = None,
+        topic: str = "",
+        partition: int = 0,
+        decompress: Callable[[int, memoryview], bytes] | None = None,
+        include_control: bool = False,
+    ) -> Records: ...
+    def __iter__(self) -> Iterator[Record]: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    @property
+    def next_offset(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def end_position(self) -> int: ...
+    # offsets, timestamps, key positions, key lengths, value positions, value lengths, data: native
+    # int64, lengths int32 (-1: null); data is the buffer given, or new bytes if one is compressed
+    def columns(
+        self,
+    ) -> tuple[bytearray, bytearray, bytearray, bytearray, bytearray, bytearray, Buffer]: ...
+
+def check_batches(
+    data: Buffer,
+    start: int,
+    target_offset: int,
+    limit_offset: int,
+    max_bytes: int,
+    next_offset: int,
+    strict: bool,
+    entry_offset: int = -1,
+) -> tuple[int, int, int, int, int]: ...
+def find_batch(data: Buffer, start: int, minimum_offset: int, maximum_offset: int) -> int: ...
+
+# Position, size and every field of each header, up to where no whole batch begins; no CRC check.
+def batch_headers(data: Buffer, start: int = 0) -> list[dict[str, int]]: ...
+
+# records: (offset delta, timestamp delta, key, value[, headers]).  header: base_offset,
+# leader_epoch, attributes, last_offset_delta, base_timestamp, max_timestamp, producer_id,
+# producer_epoch, base_sequence, count, payload (bytes that stand in the place of `records`).
+def make_batch(records: Sequence[Any], /, **header: Any) -> bytes: ...
+def lookup_offset(entries: Buffer, count: int, target: int) -> int: ...
+def lookup_timestamp(entries: Buffer, count: int, target: int) -> int: ...
+
+@final
+class Scanner:
+    """Walks whole batches from the start of a segment and derives what its indexes must hold."""
+
+    def __new__(
+        cls,
+        *,
+        base_offset: int,
+        next_offset: int,
+        position: int = 0,
+        index_interval_bytes: int = 4096,
+        strict: bool = True,
+    ) -> Scanner: ...
+    def feed(self, data: Buffer, start: int = 0, end: int | None = None) -> int: ...
+    def skip_to(self, position: int, next_offset: int) -> None: ...
+    def seal(self) -> None: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def next_offset(self) -> int: ...
+    @property
+    def batches(self) -> int: ...
+    @property
+    def records(self) -> int: ...
+    @property
+    def first_timestamp(self) -> int: ...
+    @property
+    def max_timestamp(self) -> int: ...
+    @property
+    def max_timestamp_offset(self) -> int: ...
+    @property
+    def bytes_since_index_entry(self) -> int: ...
+    @property
+    def index(self) -> bytes: ...
+    @property
+    def timeindex(self) -> bytes: ...
+    @property
+    def epochs(self) -> list[tuple[int, int]]: ...
+
+def encode(
+    values: Sequence[Buffer | None],
+    keys: Sequence[Buffer | None] | None,
+    headers: Sequence[_Headers] | None,
+    timestamps: Sequence[int] | int,
+    max_batch_bytes: int,
+    start: int = 0,
+    max_bytes: int = ...,
+) -> tuple[bytearray, int]: ...
+
+@final
+class Mapping:
+    """Memory-mapped bytes of an open file; supports the buffer protocol."""
+
+    def __new__(
+        cls, fd: int, size: int, *, position: int = 0, writable: bool = False
+    ) -> Mapping: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def close(self) -> None: ...
+
+@final
+class Events:
+    """A counter in shared memory that can be waited on across processes."""
+
+    def __new__(cls, memory: Buffer, position: int = 0) -> Events: ...
+    @property
+    def value(self) -> int: ...
+    def wait(self, seen: int, timeout: float | None = None) -> bool: ...
+    def notify(self) -> None: ...
+
+@final
+class Marks:
+    @property
+    def log_start_offset(self) -> int: ...
+    @property
+    def high_watermark(self) -> int: ...
+    @property
+    def log_end_offset(self) -> int: ...
+    @property
+    def durable_offset(self) -> int: ...
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def segment_serial(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def allocated(self) -> int: ...
+    @property
+    def index_entries(self) -> int: ...
+    @property
+    def index_allocated(self) -> int: ...
+    @property
+    def time_entries(self) -> int: ...
+    @property
+    def time_allocated(self) -> int: ...
+    @property
+    def bytes_since_index_entry(self) -> int: ...
+    @property
+    def first_timestamp(self) -> int: ...
+    @property
+    def max_timestamp(self) -> int: ...
+    @property
+    def max_timestamp_offset(self) -> int: ...
+    @property
+    def last_time_entry(self) -> int: ...
+    @property
+    def leader_epoch(self) -> int: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+
+@final
+class SharedPage:
+    """A partition's page: marks, lock and events, shared by all processes that have it open."""
+
+    # lock_fd: on systems without robust mutexes, an open file description that nobody else uses
+    # (-1: only threads that share this object are kept apart); ignored on Linux.
+    def __new__(cls, memory: Buffer, lock_fd: int = -1) -> SharedPage: ...
+    def initialize(self, identity: bytes, **marks: int) -> None: ...
+    @property
+    def identity(self) -> bytes: ...
+    @property
+    def is_valid(self) -> bool: ...
+    @property
+    def events(self) -> Events: ...
+    def marks(self) -> Marks: ...
+    def lock(self, timeout: float | None = None) -> None: ...
+    def unlock(self) -> None: ...
+    @property
+    def intent(self) -> tuple[int, int]: ...
+    def set_intent(self, start: int, end: int) -> None: ...
+    def publish(self, **marks: int) -> None: ...
+    def release(self) -> None: ...
+
+@final
+class Tail:
+    """The writable end of a partition: one C call per append."""
+
+    def __new__(
+        cls,
+        page: SharedPage,
+        *,
+        topic: str,
+        partition: int,
+        clock: Callable[[], int],
+        log_events: Events | None = None,
+    ) -> Tail: ...
+    def configure(
+        self,
+        *,
+        max_message_bytes: int,
+        segment_bytes: int,
+        segment_ms: int,
+        index_interval_bytes: int,
+        visible_on_append: bool,
+    ) -> None: ...
+    def attach(
+        self,
+        *,
+        segment_serial: int,
+        window: Buffer,
+        window_position: int,
+        index: Buffer,
+        timeindex: Buffer,
+    ) -> None: ...
+    def detach(self) -> None: ...
+    def append(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: _Headers = None,
+        timestamp: int | None = None,
+        expected_offset: int | None = None,
+    ) -> RecordMetadata | int: ...
+    def place(self, data: bytearray, expected_offset: int = -1) -> tuple[int, int] | int: ...
+    def stamp(self, data: bytearray, expected_offset: int = -1) -> tuple[int, int] | int: ...
+    def publish(self, data: bytearray) -> None: ...
+
+@final
+class Appender:
+    """Appends records through a partition's current tail."""
+
+    def __new__(cls, otherwise: Callable[..., RecordMetadata]) -> Appender: ...
+    def use(self, tail: Tail | None, /) -> None: ...
+    def append(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: _Headers = None,
+        timestamp: int | None = None,
+        expected_offset: int | None = None,
+    ) -> RecordMetadata: ...
+
+@final
+class Router:
+    """Appends records to the partitions of a topic."""
+
+    def __new__(
+        cls,
+        appenders: tuple[Appender, ...],
+        unknown: Callable[[int], object],
+        sticky_bytes: int,
+    ) -> Router: ...
+    def append(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: _Headers = None,
+        timestamp: int | None = None,
+        *,
+        partition: int | None = None,
+    ) -> RecordMetadata: ...
+    def pick(self, key: bytes | None, value: bytes | None = None, /) -> int: ...
+
+@final
+class Reader:
+    """Reads a partition's batches: look up, pread, check, Records."""
+
+    def __new__(
+        cls, topic: str, partition: int, decompress: Callable[[int, memoryview], bytes]
+    ) -> Reader: ...
+    def read(
+        self,
+        pread: Callable[[int, int], bytes],
+        entries: Buffer,
+        entry_count: int,
+        base_offset: int,
+        offset: int,
+        limit_offset: int,
+        max_bytes: int,
+        size: int,
+        is_strict: bool,
+    ) -> Records | None: ...
+    def read_on(
+        self,
+        pread: Callable[[int, int], bytes],
+        position: int,
+        offset: int,
+        limit_offset: int,
+        max_bytes: int,
+        size: int,
+        is_strict: bool,
+    ) -> Records | None: ...
+    def wrap(
+        self,
+        data: bytes,
+        first: int,
+        end: int,
+        next_offset: int,
+        offset: int,
+        limit_offset: int,
+        end_position: int,
+    ) -> Records: ...

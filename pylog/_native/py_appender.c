@@ -1,0 +1,345 @@
+/* Appender and Router: from a call in Python to the right tail without a Python frame between.
+ *
+ * Knows: whom to call.  An Appender lives as long as its partition, while tails come and go with
+ * the files; a Router picks the partition as Kafka's Java client does.  Both need the GIL.
+ */
+#include "murmur2.h"
+#include "py_tail.h"
+
+/* ---- Appender */
+
+typedef struct {
+    PyObject_HEAD PyObject *tail; /* strong: a Tail, or NULL while the files are closed */
+    PyObject *otherwise;          /* strong: called with the same arguments when the tail cannot */
+} appender_object;
+
+/* Call with the arguments of a METH_FASTCALL call; the limited API has no vectorcall before 3.12. */
+static PyObject *call_with(PyObject *callable, PyObject *const *args, Py_ssize_t count,
+                           PyObject *keyword_names)
+{
+    const Py_ssize_t keywords_count = keyword_names == NULL ? 0 : PyTuple_Size(keyword_names);
+    PyObject *positional = PyTuple_New(count);                      /* strong */
+    PyObject *keywords = keywords_count == 0 ? NULL : PyDict_New(); /* strong */
+    PyObject *result = NULL;
+    int status = positional == NULL || (keywords_count != 0 && keywords == NULL) ? -1 : 0;
+    for (Py_ssize_t i = 0; i < count && status == 0; i++) {
+        status = PyTuple_SetItem(positional, i, Py_NewRef(args[i]));
+    }
+    for (Py_ssize_t i = 0; i < keywords_count && status == 0; i++) {
+        status = PyDict_SetItem(keywords, PyTuple_GetItem(keyword_names, i), args[count + i]);
+    }
+    if (status == 0) {
+        result = PyObject_Call(callable, positional, keywords);
+    }
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
+}
+
+static PyObject *appender_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                 PyObject *keyword_names)
+{
+    appender_object *self = (appender_object *)object;
+    PyObject *tail = self->tail;
+    if (tail != NULL) {
+        Py_INCREF(tail); /* another thread may set it to None while this call waits */
+        PyObject *result = plog_tail_append(tail, args, count, keyword_names);
+        Py_DECREF(tail);
+        if (result == NULL || !PyLong_Check(result)) {
+            return result;
+        }
+        Py_DECREF(result);
+    }
+    if (self->otherwise == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the appender was cleared");
+        return NULL;
+    }
+    return call_with(self->otherwise, args, count, keyword_names);
+}
+
+static PyObject *appender_use(PyObject *object, PyObject *tail)
+{
+    appender_object *self = (appender_object *)object;
+    if (tail != Py_None && Py_TYPE(tail) != plog_state_of(object)->types[PLOG_TAIL_TYPE]) {
+        plog_raise_type(tail, "tail", "a Tail or None");
+        return NULL;
+    }
+    PyObject *old = self->tail;
+    self->tail = tail == Py_None ? NULL : Py_NewRef(tail);
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *appender_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"otherwise", NULL};
+    PyObject *otherwise; /* borrowed */
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O:Appender", names, &otherwise)) {
+        return NULL;
+    }
+    appender_object *self = (appender_object *)PyType_GenericAlloc(type, 0);
+    if (self != NULL) {
+        self->otherwise = Py_NewRef(otherwise);
+    }
+    return (PyObject *)self;
+}
+
+static int appender_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    appender_object *self = (appender_object *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->tail);
+    Py_VISIT(self->otherwise);
+    return 0;
+}
+
+static int appender_clear(PyObject *object)
+{
+    appender_object *self = (appender_object *)object;
+    Py_CLEAR(self->tail);
+    Py_CLEAR(self->otherwise);
+    return 0;
+}
+
+static void appender_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    appender_clear(object);
+    PyObject_GC_Del(object);
+    Py_DECREF((PyObject *)type);
+}
+
+/* ---- Router */
+
+typedef struct {
+    PyObject_HEAD PyObject *appenders; /* strong: a tuple of Appenders, one per partition */
+    PyObject *unknown; /* strong: called with a partition number that does not exist */
+    Py_ssize_t count;
+    int64_t sticky_bytes; /* after so many bytes without a key the next partition is taken */
+    int64_t sticky_so_far;
+    Py_ssize_t sticky;
+} router_object;
+
+typedef enum { VALUE, KEY, HEADERS, TIMESTAMP, PARTITION, ROUTE_ARGUMENTS } route_argument;
+
+static const char *const route_names[ROUTE_ARGUMENTS] = {"value", "key", "headers", "timestamp",
+                                                         "partition"};
+static const plog_signature route_signature = {"append", route_names, ROUTE_ARGUMENTS, 1,
+                                               PARTITION};
+
+/* The partition of a record without a key.  Source: KIP-480, KIP-794. */
+static Py_ssize_t pick_sticky(router_object *self, int64_t bytes)
+{
+    self->sticky_so_far += bytes;
+    if (self->sticky_so_far > self->sticky_bytes) {
+        self->sticky = (self->sticky + 1) % self->count;
+        self->sticky_so_far = 0;
+    }
+    return self->sticky;
+}
+
+static int64_t size_of_value(PyObject *value)
+{
+    return value != NULL && PyBytes_Check(value) ? (int64_t)PyBytes_Size(value) + 1 : 1;
+}
+
+/* The partition that a key belongs to, -1 with an error. */
+static Py_ssize_t pick_by_key(router_object *self, PyObject *key)
+{
+    plog_held_bytes held;
+    held.view.obj = NULL;
+    if (plog_bytes_from_object(plog_state_of((PyObject *)self), key, "key", &held) < 0) {
+        return -1;
+    }
+    const int32_t number =
+        plog_partition_for_key(held.bytes.data, (size_t)held.bytes.len, (int32_t)self->count);
+    plog_bytes_release(&held);
+    return number;
+}
+
+/* The partition asked for, or -1 with the error that `unknown` raises. */
+static Py_ssize_t check_partition(router_object *self, PyObject *partition)
+{
+    int64_t number;
+    if (plog_int64_from_object(partition, "partition", &number) < 0) {
+        return -1;
+    }
+    if (number >= 0 && number < self->count) {
+        return (Py_ssize_t)number;
+    }
+    PyObject *result = PyObject_CallFunctionObjArgs(self->unknown, partition, NULL); /* strong */
+    Py_XDECREF(result);
+    if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_IndexError, "no such partition");
+    }
+    return -1;
+}
+
+static Py_ssize_t pick(router_object *self, PyObject **given)
+{
+    if (given[PARTITION] != NULL && given[PARTITION] != Py_None) {
+        return check_partition(self, given[PARTITION]);
+    }
+    if (self->count == 1) {
+        return 0;
+    }
+    if (given[KEY] != NULL && given[KEY] != Py_None) {
+        return pick_by_key(self, given[KEY]);
+    }
+    return pick_sticky(self, size_of_value(given[VALUE]));
+}
+
+static PyObject *router_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                               PyObject *keyword_names)
+{
+    router_object *self = (router_object *)object;
+    PyObject *given[ROUTE_ARGUMENTS] = {NULL}; /* borrowed */
+    if (plog_parse_arguments(&route_signature, args, count, keyword_names, given) < 0) {
+        return NULL;
+    }
+    const Py_ssize_t number = pick(self, given);
+    if (number < 0) {
+        return NULL;
+    }
+    for (int i = KEY; i < PARTITION; i++) {
+        given[i] = given[i] == NULL ? Py_None : given[i];
+    }
+    return appender_append(PyTuple_GetItem(self->appenders, number), given, PARTITION, NULL);
+}
+
+static PyObject *router_pick(PyObject *object, PyObject *args)
+{
+    PyObject *given[ROUTE_ARGUMENTS] = {NULL}; /* borrowed */
+    if (!PyArg_ParseTuple(args, "O|O:pick", &given[KEY], &given[VALUE])) {
+        return NULL;
+    }
+    const Py_ssize_t number = pick((router_object *)object, given);
+    return number < 0 ? NULL : PyLong_FromSsize_t(number);
+}
+
+static int check_appenders(PyTypeObject *type, PyObject *appenders)
+{
+    const plog_module_state *state = PyType_GetModuleState(type);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(appenders); i++) {
+        PyObject *appender = PyTuple_GetItem(appenders, i); /* borrowed */
+        if (Py_TYPE(appender) != state->types[PLOG_APPENDER_TYPE]) {
+            plog_raise_type(appender, "appenders", "Appender objects");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static PyObject *router_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"appenders", "unknown", "sticky_bytes", NULL};
+    PyObject *appenders, *unknown; /* borrowed */
+    long long sticky_bytes;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OL:Router", names, &PyTuple_Type,
+                                     &appenders, &unknown, &sticky_bytes)) {
+        return NULL;
+    }
+    if (check_appenders(type, appenders) < 0) {
+        return NULL;
+    }
+    if (PyTuple_Size(appenders) < 1 || PyTuple_Size(appenders) > INT32_MAX || sticky_bytes < 0) {
+        PyErr_SetString(PyExc_ValueError, "no or too many partitions, or negative sticky_bytes");
+        return NULL;
+    }
+    router_object *self = (router_object *)PyType_GenericAlloc(type, 0);
+    if (self != NULL) {
+        self->appenders = Py_NewRef(appenders);
+        self->unknown = Py_NewRef(unknown);
+        self->count = PyTuple_Size(appenders);
+        self->sticky_bytes = sticky_bytes;
+    }
+    return (PyObject *)self;
+}
+
+static int router_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    router_object *self = (router_object *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->appenders);
+    Py_VISIT(self->unknown);
+    return 0;
+}
+
+/* The tuple cannot be part of a cycle that `unknown` is not part of too. */
+static int router_clear(PyObject *object)
+{
+    router_object *self = (router_object *)object;
+    PyObject *unknown = self->unknown;
+    self->unknown = Py_NewRef(Py_None);
+    Py_XDECREF(unknown);
+    return 0;
+}
+
+static void router_dealloc(PyObject *object)
+{
+    router_object *self = (router_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    Py_XDECREF(self->appenders);
+    Py_XDECREF(self->unknown);
+    PyObject_GC_Del(object);
+    Py_DECREF((PyObject *)type);
+}
+
+/* ---- types */
+
+#define METHOD(function) (PyCFunction)(void (*)(void))(function)
+
+static PyMethodDef appender_methods[] = {
+    {"append", METHOD(appender_append), METH_FASTCALL | METH_KEYWORDS,
+     "Append one record through the tail in use; what it cannot do is handed to `otherwise`."},
+    {"use", appender_use, METH_O, "Append through this Tail from now on, None for none."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef router_methods[] = {
+    {"append", METHOD(router_append), METH_FASTCALL | METH_KEYWORDS,
+     "Append one record to the partition that is given, or that its key belongs to."},
+    {"pick", router_pick, METH_VARARGS,
+     "Return the partition for (key, value); without a key it stays for a while."},
+    {NULL, NULL, 0, NULL},
+};
+
+int plog_add_appender_types(PyObject *module)
+{
+    static PyType_Slot appender_slots[] = {
+        {Py_tp_doc, "Appends records through a partition's current tail."},
+        {Py_tp_new, (void *)appender_new},
+        {Py_tp_dealloc, (void *)appender_dealloc},
+        {Py_tp_traverse, (void *)appender_traverse},
+        {Py_tp_clear, (void *)appender_clear},
+        {Py_tp_methods, appender_methods},
+        {0, NULL},
+    };
+    static PyType_Spec appender_spec = {
+        .name = "pylog._native.Appender",
+        .basicsize = sizeof(appender_object),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+        .slots = appender_slots,
+    };
+    static PyType_Slot router_slots[] = {
+        {Py_tp_doc, "Appends records to the partitions of a topic."},
+        {Py_tp_new, (void *)router_new},
+        {Py_tp_dealloc, (void *)router_dealloc},
+        {Py_tp_traverse, (void *)router_traverse},
+        {Py_tp_clear, (void *)router_clear},
+        {Py_tp_methods, router_methods},
+        {0, NULL},
+    };
+    static PyType_Spec router_spec = {
+        .name = "pylog._native.Router",
+        .basicsize = sizeof(router_object),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+        .slots = router_slots,
+    };
+    if (plog_add_type(module, &appender_spec, PLOG_APPENDER_TYPE, true) < 0) {
+        return -1;
+    }
+    return plog_add_type(module, &router_spec, PLOG_ROUTER_TYPE, true);
+}
