@@ -1,0 +1,99 @@
+"""Fixtures of the benchmarks: sizes, a directory on the checkout's disk, and `show`."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.turns import Clock, Race
+
+# Nothing here takes longer; a hang ends the run instead of stopping it for ever.
+TIMEOUT_SECONDS = 1800
+CLOCK = Clock()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="full sizes: 10^7 records, gigabytes, many minutes"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+        item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+
+
+@pytest.fixture(scope="session")
+def size(request: pytest.FixtureRequest) -> Callable[..., int]:
+    """Pick a size: size(small, full), a hundredth of small when nothing is measured."""
+    is_full = request.config.getoption("--full")
+    is_measured = not request.config.getoption("--benchmark-disable")
+
+    def pick(small: int, full: int) -> int:
+        assert small % 100 == 0, "a hundredth of it is used, too"
+        return full if is_full else small if is_measured else small // 100
+
+    return pick
+
+
+@pytest.fixture(scope="module")
+def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory on the disk of the checkout: the usual temporary one may be in memory."""
+    parent = request.config.rootpath / ".benchmarks"
+    parent.mkdir(exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def show(benchmark: BenchmarkFixture) -> Callable[[Race, str], None]:
+    """Report one contestant of a race as this test's benchmark."""
+
+    def report(race: Race, name: str) -> None:
+        contestant = race.contestants[name]
+        seconds = race.seconds(name, rounds=1 if benchmark.disabled else race.rounds)
+        benchmark.group = race.group
+        benchmark.extra_info["records"] = contestant.records
+        benchmark.extra_info["bytes"] = contestant.bytes
+        benchmark.extra_info["durability"] = contestant.durability
+        pedantic: Callable[..., None] = benchmark.pedantic
+        pedantic(CLOCK.advance, args=(iter(seconds),), rounds=len(seconds))
+
+    return report
+
+
+class Payload:
+    """Random values and ascending keys, the same in every run."""
+
+    KEY_BYTES = 16
+    VALUE_BYTES = 100
+    BATCH = 1000
+
+    def __init__(self) -> None:
+        self._random = random.Random(20261122)
+
+    def values(self, count: int, *, value_bytes: int = VALUE_BYTES) -> list[bytes]:
+        """Return `count` values; a thousand of them are distinct, so that memory stays small."""
+        distinct = [self._random.randbytes(value_bytes) for _ in range(min(count, self.BATCH))]
+        return [distinct[row % len(distinct)] for row in range(count)]
+
+    def keys(self, start: int, count: int) -> list[bytes]:
+        """Return ascending keys, as large as offsets are long in text."""
+        return [b"%016d" % row for row in range(start, start + count)]
+
+    def rows(self, limit: int, count: int) -> list[int]:
+        """Return `count` random numbers below `limit`."""
+        return [self._random.randrange(limit) for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def payload() -> Payload:
+    return Payload()

@@ -1,0 +1,147 @@
+"""Print the speed table from a result of pytest-benchmark: medians, ratios, and what was promised.
+
+    python -m pytest bench --benchmark-json result.json
+    python -m bench.ratios result.json
+
+Ends with status 0 whatever the figures are: a slow machine is no error.  A row whose lines are not
+in the result is shown as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.rows import ROWS, Comparison, Row
+
+Lines = dict[tuple[str, str], "Line"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a result: the median seconds of a round, and what a round handles."""
+
+    seconds: float
+    records: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One row with its figures.  value: in the unit of the row's comparison."""
+
+    row: Row
+    subject: Line
+    baseline: Line
+    value: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the promise holds in this result."""
+        is_rate = self.row.comparison in (
+            Comparison.RECORDS_PER_SECOND,
+            Comparison.BYTES_PER_SECOND,
+        )
+        return self.value >= self.row.target if is_rate else self.value <= self.row.target
+
+
+def read_lines(result: dict[str, Any]) -> Lines:
+    """Return the lines of a result by group and name of the contestant."""
+    lines = {}
+    for benchmark in result["benchmarks"]:
+        extra = benchmark["extra_info"]
+        if "records" in extra:
+            line = Line(benchmark["stats"]["median"], extra["records"], extra["bytes"])
+            lines[benchmark["group"], benchmark["param"]] = line
+    return lines
+
+
+def compare(row: Row, subject: Line, baseline: Line) -> Verdict:
+    """Return a row's figure."""
+    value = {
+        Comparison.RECORDS_PER_SECOND: _quotient(
+            subject.records * baseline.seconds, subject.seconds * baseline.records
+        ),
+        Comparison.BYTES_PER_SECOND: _quotient(
+            subject.bytes * baseline.seconds, subject.seconds * baseline.bytes
+        ),
+        Comparison.TIME: _quotient(subject.seconds, baseline.seconds),
+        Comparison.EXTRA_TIME: subject.seconds - baseline.seconds,
+        Comparison.OWN_TIME: subject.seconds,
+    }[row.comparison]
+    return Verdict(row, subject, baseline, value)
+
+
+def _quotient(dividend: float, divisor: float) -> float:
+    return dividend / divisor if divisor else float("nan")
+
+
+def judge(lines: Lines, rows: Iterable[Row] = ROWS) -> list[Verdict | Row]:
+    """Return a verdict for each row, or the row itself when the result does not have its lines."""
+    verdicts: list[Verdict | Row] = []
+    for row in rows:
+        subject = lines.get((row.group, row.subject))
+        baseline = lines.get((row.group, row.baseline))
+        if subject is None or baseline is None:
+            verdicts.append(row)
+        else:
+            verdicts.append(compare(row, subject, baseline))
+    return verdicts
+
+
+def table(verdicts: Iterable[Verdict | Row]) -> str:
+    """Return the table as Markdown."""
+    cells = [("row", "pylog", "baseline", "figure", "target", "met")]
+    cells.append(("---", "---:", "---:", "---:", "---:", "---"))
+    cells += [_cells(verdict) for verdict in verdicts]
+    widths = [max(len(row[column]) for row in cells) for column in range(6)]
+    lines = (
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    )
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _cells(verdict: Verdict | Row) -> tuple[str, str, str, str, str, str]:
+    if isinstance(verdict, Row):
+        return verdict.text, "not run", "", "", _figure(verdict, verdict.target), ""
+    row = verdict.row
+    return (
+        f"{row.text}: {row.subject} vs. {row.baseline}",
+        _speed(row, verdict.subject),
+        _speed(row, verdict.baseline),
+        _figure(row, verdict.value),
+        _figure(row, row.target),
+        "yes" if verdict.is_met else "NO",
+    )
+
+
+def _speed(row: Row, line: Line) -> str:
+    if row.comparison is Comparison.BYTES_PER_SECOND:
+        return f"{_quotient(line.bytes, line.seconds) / 1e9:.2f} GB/s"
+    if row.comparison in (Comparison.EXTRA_TIME, Comparison.OWN_TIME):
+        return f"{line.seconds * 1e6:.1f} µs"
+    return f"{_quotient(line.seconds, line.records) * 1e9:.0f} ns"
+
+
+def _figure(row: Row, value: float) -> str:
+    if row.comparison in (Comparison.EXTRA_TIME, Comparison.OWN_TIME):
+        return f"{value * 1e6:.1f} µs"
+    return f"{value:.2f} x"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.ratios", description="Speed table.")
+    parser.add_argument("result", type=Path, help="JSON written by --benchmark-json")
+    result = json.loads(parser.parse_args(arguments).result.read_text(encoding="utf-8"))
+    print(table(judge(read_lines(result))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""The rows of the speed table: which two lines of a group are compared, how, and the target."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Comparison(enum.Enum):
+    """What is computed from the medians of two lines."""
+
+    RECORDS_PER_SECOND = "x records/s, at least"
+    BYTES_PER_SECOND = "x bytes/s, at least"
+    TIME = "x the time, at most"
+    EXTRA_TIME = "s more, at most"
+    OWN_TIME = "s, at most"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One promise.  group: of the benchmarks; subject, baseline: names of lines in it."""
+
+    text: str
+    group: str
+    subject: str
+    baseline: str
+    comparison: Comparison
+    target: float
+
+
+_RECORDS = Comparison.RECORDS_PER_SECOND
+_BYTES = Comparison.BYTES_PER_SECOND
+
+ROWS: tuple[Row, ...] = (
+    Row("append one by one, os", "append one by one", "pylog", "file.write", _RECORDS, 0.5),
+    Row("append_many of 1,000, os", "append batches", "pylog", "file.write", _RECORDS, 1.2),
+    Row("append_many of 64 MiB", "append bytes", "pylog", "os.write", _BYTES, 0.5),
+    Row("append one by one, fsync", "append fsync", "pylog", "fdatasync", _RECORDS, 0.9),
+    Row("16 threads, fsync", "group commit", "pylog-16-threads", "pylog-1-thread", _RECORDS, 4.0),
+    Row("iterate records", "sequential", "pylog", "lmdb", _RECORDS, 1.2),
+    Row("read_columns", "columns", "pylog", "os.read", _BYTES, 0.4),
+    Row("random read", "random", "pylog", "os.pread", _RECORDS, 0.25),
+    Row("random read, many records", "random growth", "pylog-many", "pylog-few",
+        Comparison.TIME, 1.5),
+    Row("wake-up of another process", "wake-up", "pylog", "os.pipe", Comparison.OWN_TIME, 100e-6),
+    Row("clean open of many records", "open", "pylog-many", "pylog-empty",
+        Comparison.EXTRA_TIME, 5e-3),
+    Row("recovery scan", "recover", "pylog", "crc32c", _BYTES, 0.2),
+)  # fmt: skip

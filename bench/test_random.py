@@ -1,0 +1,122 @@
+"""Reading single records at random offsets, warm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import pylog
+from bench import stores
+from bench.conftest import Payload
+from bench.stores import put_batches
+from bench.turns import KERNEL, Contestant, Race, timed
+from pylog.storage.partition import Partition
+
+ROUNDS = 11
+READS = 5000
+FEW = 10_000
+PAGE = 4096
+
+
+def filled_partition(log: pylog.Log, name: str, payload: Payload, count: int) -> Partition:
+    """Append `count` records one by one, each a batch of its own: the usual case of a queue."""
+    partition = log.create_topic(name, durability="os").partition(0)
+    values = payload.values(Payload.BATCH)
+    for start in range(0, count, Payload.BATCH):
+        for value, key in zip(values, payload.keys(start, Payload.BATCH), strict=True):
+            partition.append(value, key)
+    return partition
+
+
+def read_each(partition: Partition, offsets: list[int]) -> None:
+    read = partition.read
+    for offset in offsets:
+        for record in read(offset, 1):
+            record.value  # noqa: B018
+            break
+
+
+def pread_each(descriptor: int, positions: list[int]) -> None:
+    read = os.pread
+    for position in positions:
+        read(descriptor, PAGE, position)
+
+
+@pytest.fixture(scope="module")
+def log(directory: Path) -> Iterator[pylog.Log]:
+    with pylog.open(directory / "log") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def random_reads(
+    log: pylog.Log, directory: Path, payload: Payload, size: Callable[..., int]
+) -> Iterator[Race]:
+    """Some 60 MB in one segment, so that there is one file to compare with."""
+    count = max(size(300_000, 300_000), Payload.BATCH)
+    partition = filled_partition(log, "one-file", payload, count)
+    path = Path(log.path) / "one-file-0" / f"{0:020}.log"
+    values, keys = payload.values(count), payload.keys(0, count)
+    limit = path.stat().st_size - PAGE
+
+    def pylog_round() -> float:
+        return timed(read_each, partition, payload.rows(count, READS))
+
+    def pread_round() -> float:
+        return timed(pread_each, descriptor, payload.rows(limit, READS))
+
+    def lmdb_round() -> float:
+        def get_each(wanted: list[bytes]) -> None:
+            with environment.begin() as transaction:
+                for key in wanted:
+                    transaction.get(key)
+
+        return timed(get_each, [keys[row] for row in payload.rows(count, READS)])
+
+    with ExitStack() as stack:
+        environment = stack.enter_context(stores.fresh_lmdb(directory, is_synced=False))
+        put_batches(environment, keys, values, batch=Payload.BATCH)
+        descriptor = os.open(path, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        record_bytes = Payload.KEY_BYTES + Payload.VALUE_BYTES
+        contestants = {
+            "pylog": Contestant(pylog_round, KERNEL, READS, READS * record_bytes),
+            "os.pread": Contestant(pread_round, KERNEL, READS, READS * PAGE),
+            "lmdb": Contestant(lmdb_round, KERNEL, READS, READS * record_bytes),
+        }
+        yield Race("random", contestants, rounds=ROUNDS)
+
+
+@pytest.mark.parametrize("name", ["pylog", "os.pread", "lmdb"])
+def test_random_read(show: Callable[..., None], random_reads: Race, name: str) -> None:
+    show(random_reads, name)
+
+
+@pytest.fixture(scope="module")
+def growth(log: pylog.Log, payload: Payload, size: Callable[..., int]) -> Race:
+    many = size(1_000_000, 10_000_000)
+    partitions = {
+        "pylog-few": filled_partition(log, "few", payload, FEW),
+        "pylog-many": filled_partition(log, "many", payload, many),
+    }
+
+    def contestant(partition: Partition) -> Contestant:
+        count = partition.log_end_offset
+
+        def run() -> float:
+            return timed(read_each, partition, payload.rows(count, READS))
+
+        size_of_reads = READS * (Payload.KEY_BYTES + Payload.VALUE_BYTES)
+        return Contestant(run, KERNEL, READS, size_of_reads)
+
+    contestants = {name: contestant(partition) for name, partition in partitions.items()}
+    return Race("random growth", contestants, rounds=ROUNDS)
+
+
+@pytest.mark.parametrize("name", ["pylog-few", "pylog-many"])
+def test_random_read_grows(show: Callable[..., None], growth: Race, name: str) -> None:
+    show(growth, name)
