@@ -1,16 +1,20 @@
-"""A tail over plain memory or over mapped files, as small tests need it."""
+"""What the tests of pages and tails share: a tail over memory or mapped files, and waiting."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pylog import _native
 
+IS_PORTABLE = _native.PAGE_ABI.endswith("-0")  # the lock is not in the page, and waiters poll
 NOW = 1_700_000_000_000
-RECORD_BYTES = 70  # of a batch that holds one empty value and no key
 SERIAL = 7
 
 
@@ -108,3 +112,77 @@ def map_files(folder: Path, *, window_bytes: int) -> TailMemory:
         timeindex=mapped("timeindex", entries * 12),
         lock_fd=lock_fd,
     )
+
+
+def batches_of(*values: list[bytes], timestamp: int = NOW) -> bytearray:
+    """Encode one batch per list."""
+    data = bytearray()
+    for batch in values:
+        data += _native.encode(batch, None, None, timestamp, 1 << 20)[0]
+    return data
+
+
+def stamp_and_publish(memory: TailMemory, data: bytearray) -> tuple[int, int]:
+    """Append `data` as Python does when it is larger than the window; returns what stamp did."""
+    memory.page.lock()
+    placed = memory.tail.stamp(data)
+    assert isinstance(placed, tuple)
+    memory.window[placed[0] : placed[0] + len(data)] = data
+    memory.tail.publish(data)
+    memory.page.unlock()
+    return placed
+
+
+# ---------------------------------------------------------------- threads and waiting
+
+
+@contextlib.contextmanager
+def tiny_switch_interval() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def run_threads(*functions: Callable[[], object]) -> None:
+    """Run all at once; asserts that none raised and all ended."""
+    errors: list[BaseException] = []
+
+    def guarded(function: Callable[[], object]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=guarded, args=[one], daemon=True) for one in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert errors == []
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def in_thread(function: Callable[[], object]) -> threading.Thread:
+    """Start one thread that cannot keep the process alive."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    """Give way to others until something is so; fails after ten seconds."""
+    deadline = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def wait_for_sleeper(events_memory: Any, position: int = 0) -> None:
+    """Wait until somebody sleeps, or is about to, on the events at `position` of the memory."""
+    if not IS_PORTABLE:
+        wait_until(lambda: bool(memoryview(events_memory)[position] & 1))

@@ -1,23 +1,18 @@
-"""SharedPage, Marks, Events and Mapping in one process."""
+"""SharedPage and Marks in one process."""
 
 from __future__ import annotations
 
 import gc
-import mmap
-import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tail_memory import IS_PORTABLE, in_thread, tiny_switch_interval
 
 from pylog import _native
 from pylog.errors import ClosedError, LockTimeoutError
 
-IS_PORTABLE = _native.PAGE_ABI.endswith("-0")  # the lock is not in the page
 MARK_NAMES = [name for name in dir(_native.Marks) if not name.startswith("_")]
 
 
@@ -30,20 +25,6 @@ def page() -> _native.SharedPage:
     page = _native.SharedPage(bytearray(_native.PAGE_BYTES))
     page.initialize(b"boot and log")
     return page
-
-
-@pytest.fixture
-def tiny_switch_interval() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def in_thread(function: object) -> threading.Thread:
-    thread = threading.Thread(target=function, daemon=True)  # type: ignore[arg-type]
-    thread.start()
-    return thread
 
 
 # ---------------------------------------------------------------- the page
@@ -161,7 +142,7 @@ def test_an_empty_or_cleared_intent_reads_as_none(page: _native.SharedPage) -> N
     page.unlock()
 
 
-def test_readers_never_see_a_mix_of_marks(page: _native.SharedPage, tiny_switch_interval) -> None:
+def test_readers_never_see_a_mix_of_marks(page: _native.SharedPage) -> None:
     """Under the GIL this shows the interface only; other processes read in the process tests."""
     stop = threading.Event()
     torn: list[dict[str, int]] = []
@@ -178,13 +159,14 @@ def test_readers_never_see_a_mix_of_marks(page: _native.SharedPage, tiny_switch_
     page.publish(**dict.fromkeys(MARK_NAMES, 0))
     page.unlock()
     threads = [in_thread(lambda number=number: read(number)) for number in range(len(reads))]
-    for value in range(2_000):
-        page.lock()
-        page.publish(**dict.fromkeys(MARK_NAMES, value))
-        page.unlock()
-    stop.set()
-    for thread in threads:
-        thread.join(10)
+    with tiny_switch_interval():
+        for value in range(2_000):
+            page.lock()
+            page.publish(**dict.fromkeys(MARK_NAMES, value))
+            page.unlock()
+        stop.set()
+        for thread in threads:
+            thread.join(10)
 
     assert torn == []
     assert min(reads) > 0
@@ -359,7 +341,7 @@ def test_release_ends_a_wait_for_the_lock_in_another_thread() -> None:
     memory = bytearray(_native.PAGE_BYTES)
     holder = _native.SharedPage(memory)
     holder.initialize(b"")
-    waiter = _native.SharedPage(memory) if not IS_PORTABLE else holder
+    waiter = holder if IS_PORTABLE else _native.SharedPage(memory)
     errors: list[BaseException] = []
 
     def wait() -> None:
@@ -370,7 +352,7 @@ def test_release_ends_a_wait_for_the_lock_in_another_thread() -> None:
 
     holder.lock()
     thread = in_thread(wait)
-    time.sleep(0.02)
+    thread.join(0.02)  # it waits
     waiter.release()
     thread.join(5)
     holder.unlock()
@@ -390,6 +372,7 @@ def test_a_page_that_is_dropped_while_locked_gives_the_lock_back() -> None:
     again.unlock()
     again.release()
     memory.clear()
+    assert memory == b""
 
 
 def test_events_outlive_the_page() -> None:
@@ -402,201 +385,3 @@ def test_events_outlive_the_page() -> None:
 
     events.notify()
     assert events.value == 1
-
-
-# ---------------------------------------------------------------- events
-
-
-def test_events_count_and_wait_returns_at_once_when_the_value_differs() -> None:
-    events = _native.Events(bytearray(64), 8)
-
-    events.notify()
-    events.notify()
-
-    assert events.value == 2
-    assert events.wait(0)
-    assert events.wait(1, timeout=0)
-    assert not events.wait(2, timeout=0)
-
-
-def test_events_at_two_positions_do_not_meet() -> None:
-    memory = bytearray(16)
-    first, second = _native.Events(memory, 0), _native.Events(memory, 4)
-
-    first.notify()
-
-    assert (first.value, second.value) == (1, 0)
-
-
-@pytest.mark.parametrize("position", [-4, 1, 2, 13, 16, 2**62, -(2**62)])
-def test_events_must_be_aligned_and_inside_the_memory(position: int) -> None:
-    with pytest.raises(ValueError, match="position"):
-        _native.Events(bytearray(16), position)
-
-
-def test_a_wait_times_out_and_not_early() -> None:
-    events = _native.Events(bytearray(8))
-    began = time.monotonic()
-
-    assert not events.wait(0, timeout=0.6)  # longer than a slice
-
-    assert 0.6 <= time.monotonic() - began < 5
-
-
-def test_notify_wakes_all_waiters_and_nobody_else_is_needed() -> None:
-    events = _native.Events(bytearray(8))
-    woken: list[bool] = []
-    threads = [in_thread(lambda: woken.append(events.wait(0, 10))) for _ in range(5)]
-    time.sleep(0.05)
-
-    began = time.monotonic()
-    events.notify()
-    for thread in threads:
-        thread.join(5)
-
-    assert woken == [True] * 5
-    assert time.monotonic() - began < 0.4  # below a slice: they were woken, they did not look
-
-
-def test_a_signal_ends_a_wait_for_events() -> None:
-    events = _native.Events(bytearray(8))
-    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
-
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        events.wait(0)
-
-    assert time.monotonic() - began < 5
-
-
-def test_no_wake_up_is_lost_in_a_game_of_ping_pong(tiny_switch_interval: None) -> None:
-    """Each side waits for the other's event: one lost wake-up costs a slice of half a second."""
-    rounds = 3_000
-    ping, pong = _native.Events(bytearray(8)), _native.Events(bytearray(8))
-
-    def play() -> None:
-        for turn in range(rounds):
-            assert ping.wait(turn, 10)
-            pong.notify()
-
-    thread = in_thread(play)
-    longest = 0.0
-    for turn in range(rounds):
-        began = time.monotonic()
-        ping.notify()
-        assert pong.wait(turn, 10)
-        longest = max(longest, time.monotonic() - began)
-    thread.join(10)
-
-    assert pong.value == rounds
-    assert longest < 0.4
-
-
-def test_many_waiters_and_notifiers_lose_nothing(tiny_switch_interval: None) -> None:
-    events = _native.Events(bytearray(8))
-    notifiers, each, last = 3, 2_000, 6_000
-    late: list[float] = []
-
-    def follow() -> None:
-        seen = 0
-        while seen < last:
-            began = time.monotonic()
-            assert events.wait(seen, 10)
-            late.append(time.monotonic() - began)
-            seen = events.value
-
-    def notify() -> None:
-        for _ in range(each):
-            events.notify()
-
-    threads = [in_thread(follow) for _ in range(4)]
-    threads += [in_thread(notify) for _ in range(notifiers)]
-    for thread in threads:
-        thread.join(20)
-
-    assert events.value == last
-    assert not any(thread.is_alive() for thread in threads)
-    assert max(late) < 0.4
-
-
-# ---------------------------------------------------------------- mapping
-
-
-@pytest.fixture
-def file_of_two_pages(tmp_path: Path) -> Iterator[int]:
-    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    os.pwrite(fd, b"a" * mmap.PAGESIZE + b"b" * mmap.PAGESIZE, 0)
-    yield fd
-    os.close(fd)
-
-
-def test_a_mapping_reads_and_writes_the_file(file_of_two_pages: int) -> None:
-    mapping = _native.Mapping(
-        file_of_two_pages, mmap.PAGESIZE, position=mmap.PAGESIZE, writable=True
-    )
-    view = memoryview(mapping)
-
-    assert (len(mapping), view[0], view.readonly) == (mmap.PAGESIZE, ord("b"), False)
-    view[:3] = b"new"
-
-    assert os.pread(file_of_two_pages, 4, mmap.PAGESIZE) == b"newb"
-
-
-def test_a_mapping_is_read_only_unless_asked(file_of_two_pages: int) -> None:
-    view = memoryview(_native.Mapping(file_of_two_pages, 10))
-
-    assert view.readonly
-    with pytest.raises(TypeError):
-        view[0] = 1
-    with pytest.raises(TypeError):
-        _native.SharedPage(_native.Mapping(file_of_two_pages, _native.PAGE_BYTES))
-
-
-def test_a_mapping_outlives_its_descriptor_and_may_exceed_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "short"
-    path.write_bytes(b"x" * 100)
-    with path.open("rb") as file:
-        mapping = _native.Mapping(file.fileno(), 1 << 30)
-
-    assert bytes(memoryview(mapping)[:100]) == b"x" * 100
-    assert len(mapping) == 1 << 30
-
-
-def test_closing_a_mapping_waits_for_its_buffers(file_of_two_pages: int) -> None:
-    mapping = _native.Mapping(file_of_two_pages, mmap.PAGESIZE)
-    view = memoryview(mapping)
-
-    mapping.close()
-    mapping.close()
-
-    assert view[0] == ord("a")
-    for call in (lambda: memoryview(mapping), lambda: len(mapping)):
-        with pytest.raises(ClosedError):
-            call()
-    view.release()
-    with pytest.raises(ClosedError):
-        len(mapping)
-
-
-def test_what_cannot_be_mapped_is_refused(file_of_two_pages: int) -> None:
-    for size in (0, -1):
-        with pytest.raises(ValueError, match="at least 1"):
-            _native.Mapping(file_of_two_pages, size)
-    for position in (1, -mmap.PAGESIZE):
-        with pytest.raises(OSError):
-            _native.Mapping(file_of_two_pages, 10, position=position)
-    with pytest.raises(OSError):
-        _native.Mapping(-1, 10)
-
-
-def test_mappings_do_not_leak(file_of_two_pages: int) -> None:
-    def maps() -> int:
-        return len(Path("/proc/self/maps").read_text().splitlines())
-
-    before = maps()
-    for _ in range(500):
-        mapping = _native.Mapping(file_of_two_pages, mmap.PAGESIZE, writable=True)
-        page = _native.SharedPage(mapping)
-        mapping.close()
-        page.release()
-    assert maps() < before + 50

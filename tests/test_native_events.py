@@ -1,0 +1,137 @@
+"""Events: counting and waiting in one process."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+from tail_memory import IS_PORTABLE, in_thread, run_threads, tiny_switch_interval, wait_for_sleeper
+
+from pylog import _native
+
+
+def test_events_count_and_wait_returns_at_once_when_the_value_differs() -> None:
+    events = _native.Events(bytearray(64), 8)
+
+    events.notify()
+    events.notify()
+
+    assert events.value == 2
+    assert events.wait(0)
+    assert events.wait(1, timeout=0)
+    assert not events.wait(2, timeout=0)
+
+
+def test_events_at_two_positions_do_not_meet() -> None:
+    memory = bytearray(16)
+    first, second = _native.Events(memory, 0), _native.Events(memory, 4)
+
+    first.notify()
+
+    assert (first.value, second.value) == (1, 0)
+
+
+@pytest.mark.parametrize("position", [-4, 1, 2, 13, 16, 2**62, -(2**62)])
+def test_events_must_be_aligned_and_inside_the_memory(position: int) -> None:
+    with pytest.raises(ValueError, match="position"):
+        _native.Events(bytearray(16), position)
+
+
+def test_a_wait_times_out_and_not_early() -> None:
+    events = _native.Events(bytearray(8))
+    began = time.monotonic()
+
+    assert not events.wait(0, timeout=0.6)  # longer than a slice
+
+    assert 0.6 <= time.monotonic() - began < 5
+
+
+def test_notify_wakes_all_waiters_and_nobody_else_is_needed() -> None:
+    memory = bytearray(8)
+    events = _native.Events(memory)
+    woken: list[bool] = []
+    threads = [in_thread(lambda: woken.append(events.wait(0, 10))) for _ in range(5)]
+    wait_for_sleeper(memory)
+
+    began = time.monotonic()
+    events.notify()
+    for thread in threads:
+        thread.join(5)
+
+    assert woken == [True] * 5
+    assert time.monotonic() - began < 0.4  # below a slice: they were woken, they did not look
+
+
+@pytest.mark.skipif(IS_PORTABLE, reason="waiters poll")
+def test_the_sleepers_flag_is_taken_back_when_nobody_sleeps() -> None:
+    memory = bytearray(8)
+    events = _native.Events(memory)
+    events.wait(0, timeout=0.001)
+    assert memory[0] & 1
+
+    events.notify()
+
+    assert (memory[0] & 1, events.value) == (0, 1)
+
+
+def test_a_signal_ends_a_wait_for_events() -> None:
+    events = _native.Events(bytearray(8))
+    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        events.wait(0)
+
+    assert time.monotonic() - began < 5
+
+
+def test_no_wake_up_is_lost_in_a_game_of_ping_pong() -> None:
+    """Each side waits for the other's event: one lost wake-up costs a slice of half a second."""
+    rounds = 3_000
+    ping, pong = _native.Events(bytearray(8)), _native.Events(bytearray(8))
+    longest = 0.0
+
+    def answer() -> None:
+        for turn in range(rounds):
+            assert ping.wait(turn, 10)
+            pong.notify()
+
+    def serve() -> None:
+        nonlocal longest
+        for turn in range(rounds):
+            began = time.monotonic()
+            ping.notify()
+            assert pong.wait(turn, 10)
+            longest = max(longest, time.monotonic() - began)
+
+    with tiny_switch_interval():
+        run_threads(answer, serve)
+
+    assert pong.value == rounds
+    assert longest < 0.4
+
+
+def test_many_waiters_and_notifiers_lose_nothing() -> None:
+    events = _native.Events(bytearray(8))
+    notifiers, each, last = 3, 2_000, 6_000
+    waits: list[float] = []
+
+    def follow() -> None:
+        seen = 0
+        while seen < last:
+            began = time.monotonic()
+            assert events.wait(seen, 10)
+            waits.append(time.monotonic() - began)
+            seen = events.value
+
+    def notify() -> None:
+        for _ in range(each):
+            events.notify()
+
+    with tiny_switch_interval():
+        run_threads(*[follow] * 4, *[notify] * notifiers)
+
+    assert events.value == last
+    assert max(waits) < 0.4
