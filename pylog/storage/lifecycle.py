@@ -184,7 +184,7 @@ def roll_locked(
         durable_offset=durable_offset,
         high_watermark=max(marks.high_watermark, durable_offset) if sync else marks.high_watermark,
     )
-    trim(directory, marks, time_entries)
+    trim(directory, marks, time_entries, sync_indexes=False)
     return manifest
 
 
@@ -195,7 +195,7 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
     """
     marks = page.marks()
     time_entries = _seal_timeindex(directory, marks)
-    trim(directory, marks, time_entries)
+    trim(directory, marks, time_entries, sync_indexes=True)
     manifest = dataclasses.replace(
         manifest,
         generation=manifest.generation + 1,
@@ -207,6 +207,8 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
             max_timestamp=marks.max_timestamp,
             max_timestamp_offset=marks.max_timestamp_offset,
             bytes_since_index_entry=marks.bytes_since_index_entry,
+            index_entries=marks.index_entries,
+            time_entries=time_entries,
         ),
         segments=(*manifest.segments[:-1], _sealed_facts(manifest, marks)),
     )
@@ -240,21 +242,24 @@ def _seal_timeindex(directory: Directory, marks: Marks) -> int:
     return marks.time_entries + 1
 
 
-def trim(directory: Directory, marks: Marks, time_entries: int) -> None:
+def trim(directory: Directory, marks: Marks, time_entries: int, *, sync_indexes: bool) -> None:
     """Cut the zeros after the end of a segment's files, so that Kafka's tools read them.
 
     Other processes may still map these files; nobody touches bytes past the published end of a
     segment that is no longer active.  The log is synced because a resurrected tail of zeros would
-    cost the next open a scan.
+    cost the next open a scan; the indexes only when a clean end is promised, which covers them:
+    those of a sealed segment are checked by whoever reads them.
     """
     sizes = (marks.position, marks.index_entries * 8, time_entries * _TIME_ENTRY.size)
     for name, size in zip(layout.segment_names(marks.base_offset), sizes, strict=True):
+        is_log = name == layout.log_name(marks.base_offset)
         file = directory.open(name, writable=True)
         try:
-            if file.size() > size:
+            is_longer = file.size() > size
+            if is_longer:
                 file.truncate(size)
-                if name == layout.log_name(marks.base_offset):
-                    file.sync()
+            if (is_longer and is_log) or (sync_indexes and not is_log):
+                file.sync()
         finally:
             file.close()
 

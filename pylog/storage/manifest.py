@@ -47,12 +47,14 @@ class SegmentFacts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveFacts:
-    """What a clean open needs of the active segment's timestamps, so that it reads no data."""
+    """What a clean open needs of the active segment, so that it reads no data."""
 
     first_timestamp: int = -1
     max_timestamp: int = -1
     max_timestamp_offset: int = -1
     bytes_since_index_entry: int = 0
+    index_entries: int = 0
+    time_entries: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"log_start_offset {manifest.log_start_offset}",
         f"durable_offset {manifest.durable_offset}",
         f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
-        f" {active.bytes_since_index_entry}",
+        f" {active.bytes_since_index_entry} {active.index_entries} {active.time_entries}",
         f"segments {len(manifest.segments)}",
     ]
     lines += [
@@ -174,12 +176,14 @@ def _checked_body(data: bytes, path: str) -> str:
 
 
 def _active(lines: _Lines) -> ActiveFacts:
-    first, maximum, offset, since = lines.take("active", 4)
+    first, maximum, offset, since, index_entries, time_entries = lines.take("active", 6)
     return ActiveFacts(
         first_timestamp=first,
         max_timestamp=maximum,
         max_timestamp_offset=offset,
         bytes_since_index_entry=since,
+        index_entries=index_entries,
+        time_entries=time_entries,
     )
 
 

@@ -85,7 +85,7 @@ def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool)
         if manifest is None:
             return Opened(None, 0, 0, -1, 0)
     epochs = _load_epochs(directory)
-    if manifest.is_clean and _sizes_agree(directory, manifest.segments[-1]):
+    if manifest.is_clean and _sizes_agree(directory, manifest):
         return _opened_clean(directory, manifest, epochs)
     return _opened_unclean(
         directory,
@@ -138,24 +138,27 @@ def _size_of(directory: Directory, name: str) -> int | None:
         file.close()
 
 
-def _sizes_agree(directory: Directory, active: SegmentFacts) -> bool:
-    return _size_of(directory, layout.log_name(active.base_offset)) == active.size
+def _sizes_agree(directory: Directory, manifest: Manifest) -> bool:
+    """Return whether the active segment's three files are as long as a clean end left them."""
+    segment, active = manifest.segments[-1], manifest.active
+    sizes = (segment.size, active.index_entries * 8, active.time_entries * 12)
+    names = layout.segment_names(segment.base_offset)
+    return all(_size_of(directory, name) == size for name, size in zip(names, sizes, strict=True))
 
 
 def _opened_clean(directory: Directory, manifest: Manifest, epochs: LeaderEpochs) -> Opened:
-    base = manifest.segments[-1].base_offset
-    index_size = _size_of(directory, layout.index_name(base)) or 0
-    name = layout.timeindex_name(base)
-    time_size = _size_of(directory, name) or 0
+    active = manifest.active
     last_time_entry = -1
-    if time_size >= 12:
-        file = directory.open(name)
+    if active.time_entries:
+        file = directory.open(layout.timeindex_name(manifest.segments[-1].base_offset))
         try:
-            entry = file.pread(8, time_size // 12 * 12 - 12)
+            entry = file.pread(8, (active.time_entries - 1) * 12)
         finally:
             file.close()
         last_time_entry = int.from_bytes(entry, "big", signed=True)
-    return Opened(manifest, index_size // 8, time_size // 12, last_time_entry, epochs.latest_epoch)
+    return Opened(
+        manifest, active.index_entries, active.time_entries, last_time_entry, epochs.latest_epoch
+    )
 
 
 def _opened_unclean(
@@ -255,6 +258,8 @@ def _repaired_manifest(
         max_timestamp=scanner.max_timestamp,
         max_timestamp_offset=scanner.max_timestamp_offset,
         bytes_since_index_entry=scanner.bytes_since_index_entry,
+        index_entries=len(scanner.index) // 8,
+        time_entries=len(scanner.timeindex) // 12,
     )
     if is_short:
         end = active.end_offset
@@ -351,11 +356,12 @@ def _set_aside(directory: Directory, name: str) -> None:
 
 
 def write_index(directory: Directory, name: str, data: bytes) -> None:
-    """Replace the entries of an index file.  Not synced: an index may always be rebuilt."""
+    """Replace the entries of an index file, durably: a clean manifest vouches for their number."""
     file = directory.open(name, writable=True, create=True)
     try:
         file.truncate(0)
         file.pwrite(data, 0)
+        file.sync()
     finally:
         file.close()
 
