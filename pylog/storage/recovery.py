@@ -63,6 +63,7 @@ class Repairs:
 
     manifest: Manifest  # as it shall be when all is done
     damaged_manifest: bool  # a manifest that could not be parsed is set aside first
+    unsynced: tuple[SegmentFacts, ...]  # sealed ones that were not known to be on disk
     active: SegmentFacts  # as found; no longer the last one of `manifest` if it is damaged
     rewrite_from: int  # bytes [rewrite_from, active.size) were not known to be on disk
     torn_end: int  # bytes [active.size, torn_end) are the torn tail
@@ -177,7 +178,7 @@ def _opened_unclean(
         index_interval_bytes=index_interval_bytes,
         strict=not known.is_compacted,
     )
-    walk, torn_end = _walk_active(directory, known, scanner)
+    walk, torn_end = _walk_active(directory, known, scanner, same_boot=same_boot)
     is_short = walk.position < known.size or walk.next_offset < known.end_offset
     active = dataclasses.replace(
         known,
@@ -192,6 +193,7 @@ def _opened_unclean(
     repairs = Repairs(
         manifest=repaired,
         damaged_manifest=damaged_manifest,
+        unsynced=_unsynced_segments(manifest) if same_boot else (),
         active=active,
         rewrite_from=known.size if same_boot else active.size,
         torn_end=torn_end,
@@ -211,13 +213,24 @@ def _opened_unclean(
     )
 
 
-def _walk_active(directory: Directory, known: SegmentFacts, scanner: Scanner) -> tuple[Walk, int]:
+def _unsynced_segments(manifest: Manifest) -> tuple[SegmentFacts, ...]:
+    """Return the sealed segments that a roll left unsynced: durability "interval" and "os"."""
+    sealed = manifest.segments[:-1]
+    return tuple(facts for facts in sealed if facts.end_offset > manifest.durable_offset)
+
+
+def _walk_active(
+    directory: Directory, known: SegmentFacts, scanner: Scanner, *, same_boot: bool
+) -> tuple[Walk, int]:
     """Scan the active segment; returns the walk and where the torn bytes after it end."""
     try:
         file = directory.open(layout.log_name(known.base_offset))
     except FileNotFoundError:
         return Walk((), 0, known.base_offset, "the file is missing"), known.size
     try:
+        if same_boot:
+            # What the disk refused must be found out before it is believed (RELIABILITY A2).
+            file.drop_cache(known.size)
         size = file.size()
         walk = walk_log(
             file, scanner, end=size, maximum_offset=known.base_offset + _MAX_RELATIVE_OFFSET
@@ -285,6 +298,8 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     """
     if repairs.damaged_manifest:
         _set_aside(directory, MANIFEST_NAME)
+    for facts in repairs.unsynced:
+        _sync_again(directory, facts)
     _repair_log(directory, repairs)
     base = repairs.active.base_offset
     write_index(directory, layout.index_name(base), repairs.index)
@@ -316,6 +331,20 @@ def _repair_log(directory: Directory, repairs: Repairs) -> None:
         file.close()
 
 
+def _sync_again(directory: Directory, facts: SegmentFacts) -> None:
+    """Make a sealed segment durable of which the page cache may hold more than the disk."""
+    try:
+        file = directory.open(layout.log_name(facts.base_offset), writable=True)
+    except FileNotFoundError:
+        return
+    try:
+        file.drop_cache(0)
+        _write_again(file, 0, facts.size)
+        file.sync()
+    finally:
+        file.close()
+
+
 def _save_cut(directory: Directory, name: str, source: File, start: int, end: int) -> None:
     """Copy [start, end) of `source` to a file beside it, durably, before anything is cut."""
     target = directory.open(name, writable=True, create=True)
@@ -334,12 +363,9 @@ def _write_again(file: File, start: int, end: int) -> None:
     """Write [start, end) over itself.
 
     A write-back that failed leaves pages that look clean and are not on disk, so a sync alone would
-    prove nothing (RELIABILITY A2).  What the kernel can drop is read from the disk again first.
+    prove nothing (RELIABILITY A2).  What the kernel can drop was read from the disk again before.
     """
     end = min(end, file.size())
-    if start >= end:
-        return
-    file.drop_cache(start)
     for position in range(start, end, _COPY_BYTES):
         file.pwrite(file.pread(min(_COPY_BYTES, end - position), position), position)
 
