@@ -230,6 +230,13 @@ class MemoryFile:
         holders[self] = exclusive
         return True
 
+    def is_lockable(self, byte: int, *, exclusive: bool) -> bool:
+        holders = self._inode.locks.get(byte, {})
+        return not any(
+            holder is not self and (exclusive or is_exclusive)
+            for holder, is_exclusive in holders.items()
+        )
+
     def unlock(self, byte: int) -> None:
         self._files.enter("unlock", self.path)
         self._inode.locks.get(byte, {}).pop(self, None)

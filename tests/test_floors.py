@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE: list[tuple[str, ...] | set[str]] = [
     ("_native", "errors", "codecs", "config", "records"),
     ("storage",),
-    ("replication", "background", "engine", "topics"),
+    ("replication", "background", "engine", "topics", "verification"),
     ("groups",),
     {"producer", "consumer"},
     {"table", "queue"},
@@ -48,6 +48,9 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "recovery",
         "compaction",
         "lifecycle",
+        "inspect_segment",
+        "inspect",
+        "inspect_file",
         "attachment",
         "partition",
         "__init__",
@@ -137,7 +140,9 @@ def dynamic_findings(path: str, text: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name.split(".")[0] for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [(node.module or "").split(".")[0]]
+            # importlib.metadata tells versions and imports nothing.
+            is_metadata = node.module == "importlib.metadata"
+            names = [] if is_metadata else [(node.module or "").split(".")[0]]
         elif isinstance(node, ast.Name):
             names = [node.id] if node.id == "__import__" else []
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -236,3 +241,9 @@ def test_an_import_that_goes_down_is_not_found(path: str, text: str) -> None:
 )
 def test_a_dynamic_import_is_found(text: str) -> None:
     assert list(dynamic_findings("pylog/errors.py", text)) != []
+
+
+def test_asking_for_a_version_is_no_dynamic_import() -> None:
+    assert (
+        list(dynamic_findings("pylog/cli/main.py", "from importlib.metadata import version")) == []
+    )

@@ -56,6 +56,7 @@ class File(Protocol):
     def map(self, size: int, *, position: int = 0, writable: bool) -> Memory: ...
     def identity(self) -> int: ...
     def lock(self, byte: int, *, exclusive: bool, blocking: bool) -> bool: ...
+    def is_lockable(self, byte: int, *, exclusive: bool) -> bool: ...
     def unlock(self, byte: int) -> None: ...
     def fileno(self) -> int: ...
     def close(self) -> None: ...
@@ -122,6 +123,11 @@ def _lock_request(kind: int, byte: int) -> bytes:
     if sys.platform == "darwin":
         return struct.pack("@qqihh", byte, 1, 0, kind, os.SEEK_SET)
     return struct.pack("@hhqqi0q", kind, os.SEEK_SET, byte, 1, 0)
+
+
+def _lock_kind(answer: bytes) -> int:
+    layout, field = ("@qqihh", 3) if sys.platform == "darwin" else ("@hhqqi0q", 0)
+    return int(struct.unpack_from(layout, answer)[field])
 
 
 class OsFile:
@@ -205,6 +211,12 @@ class OsFile:
                 return False
             raise
         return True
+
+    def is_lockable(self, byte: int, *, exclusive: bool) -> bool:
+        """Return whether `lock` would succeed now, without taking anything."""
+        kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, _lock_request(kind, byte))
+        return _lock_kind(answer) == fcntl.F_UNLCK
 
     def unlock(self, byte: int) -> None:
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _lock_request(fcntl.F_UNLCK, byte))

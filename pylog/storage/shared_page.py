@@ -18,12 +18,50 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from pylog._native import PAGE_ABI, PAGE_BYTES, SharedPage
+from pylog._native import PAGE_ABI, PAGE_BYTES, Marks, SharedPage
 from pylog.errors import IncompatibleFormatError
 from pylog.storage.files import Directory, File
 
 STATE_NAME: Final = "state"
 _LOCK_BYTES: Final = 2**61  # inode numbers are folded into this range; offsets of locks are 63 bits
+
+
+def gate_byte(state_file: File) -> int:
+    """Return the byte of `pylog.lock` that is this partition's gate; its presence is the next."""
+    return 2 * (state_file.identity() % _LOCK_BYTES)
+
+
+def peek(directory: Directory, lock_file: File) -> tuple[bool, Marks | None]:
+    """Return whether any process has the partition open, and the marks if they tell the truth.
+
+    The marks are None while somebody opens, recovers or ends the partition, and when nobody has it
+    open: then the page says nothing.  They are copied by a read that may be torn by a writer: what
+    is concluded from them has to be looked at twice.
+    Takes no lock and writes nothing; works with files that may only be read.  Raises OSError.
+    """
+    try:
+        file = directory.open(STATE_NAME)
+    except FileNotFoundError:
+        return False, None
+    try:
+        presence = gate_byte(file) + 1
+        if lock_file.is_lockable(presence, exclusive=True):
+            return False, None
+        if not lock_file.is_lockable(presence, exclusive=False):
+            return True, None
+        return True, copied_marks(file.pread(PAGE_BYTES, 0))
+    finally:
+        file.close()
+
+
+def copied_marks(data: bytes) -> Marks | None:
+    """Return the marks in the bytes of a page, None when it is not a page of this build."""
+    if len(data) != PAGE_BYTES:
+        return None
+    page = SharedPage(bytearray(data))
+    if not page.is_valid or not page.identity.startswith(f"{PAGE_ABI} ".encode()):
+        return None
+    return page.marks()
 
 
 class Presence:
@@ -43,7 +81,7 @@ class Presence:
         if file.size() < PAGE_BYTES:
             file.fill_zeros(file.size(), PAGE_BYTES)
         self._state_file = file
-        self._gate = 2 * (file.identity() % _LOCK_BYTES)
+        self._gate = gate_byte(file)
         self.page = SharedPage(file.map(PAGE_BYTES, writable=True), lock_fd=file.fileno())
 
     @contextlib.contextmanager
