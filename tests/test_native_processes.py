@@ -32,8 +32,8 @@ from pylog import _native
 WINDOW_BYTES = 256 << 20
 TURN = 0xFFFFFFFF  # the bits of a slot that hold the turn; the life stands above
 MARK_NAMES = [name for name in dir(_native.Marks) if not name.startswith("_")]
-# A dead holder, or a sleeper, is noticed within this.  The goal is 0.1 s (RELIABILITY section 4, T14)
-# and 6 to 17 ms were measured; the rest is for a busy machine.  A wake-up that is lost costs more.
+# A dead holder, or a sleeper, is noticed within this.  The goal is 0.1 s (RELIABILITY, T14), and 6
+# to 17 ms were measured; the rest is for a busy machine.  A wake-up that is lost costs more.
 LONGEST_STALL_SECONDS = 0.4
 
 
