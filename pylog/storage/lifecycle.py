@@ -173,7 +173,7 @@ def roll_locked(
         active=ActiveFacts(),
         segments=(
             *manifest.segments[:-1],
-            _sealed_facts(manifest, marks),
+            _sealed_facts(manifest, marks, time_entries),
             SegmentFacts(base_offset=base, end_offset=base, size=0, max_timestamp=-1),
         ),
     )
@@ -209,21 +209,21 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
             max_timestamp=marks.max_timestamp,
             max_timestamp_offset=marks.max_timestamp_offset,
             bytes_since_index_entry=marks.bytes_since_index_entry,
-            index_entries=marks.index_entries,
-            time_entries=time_entries,
         ),
-        segments=(*manifest.segments[:-1], _sealed_facts(manifest, marks)),
+        segments=(*manifest.segments[:-1], _sealed_facts(manifest, marks, time_entries)),
     )
     write_manifest(directory, manifest)
     return manifest
 
 
-def _sealed_facts(manifest: Manifest, marks: Marks) -> SegmentFacts:
+def _sealed_facts(manifest: Manifest, marks: Marks, time_entries: int) -> SegmentFacts:
     return dataclasses.replace(
         manifest.segments[-1],
         end_offset=marks.log_end_offset,
         size=marks.position,
         max_timestamp=marks.max_timestamp,
+        index_entries=marks.index_entries,
+        time_entries=time_entries,
     )
 
 
@@ -236,7 +236,7 @@ def _seal_timeindex(directory: Directory, marks: Marks) -> int:
         return marks.time_entries
     entry = _TIME_ENTRY.pack(marks.max_timestamp, marks.max_timestamp_offset - marks.base_offset)
     name = layout.timeindex_name(marks.base_offset)
-    file = directory.open(name, writable=True)
+    file = directory.open(name, writable=True, create=True)
     try:
         file.pwrite(entry, marks.time_entries * _TIME_ENTRY.size)
     finally:
@@ -255,7 +255,8 @@ def trim(directory: Directory, marks: Marks, time_entries: int, *, sync_indexes:
     sizes = (marks.position, marks.index_entries * 8, time_entries * _TIME_ENTRY.size)
     for name, size in zip(layout.segment_names(marks.base_offset), sizes, strict=True):
         is_log = name == layout.log_name(marks.base_offset)
-        file = directory.open(name, writable=True)
+        # An index that somebody removed is made again: its size is part of a clean end.
+        file = directory.open(name, writable=True, create=not is_log)
         try:
             is_longer = file.size() > size
             if is_longer:

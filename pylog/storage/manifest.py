@@ -10,8 +10,8 @@ the commit point of every change to the set of segments.  Must not know how segm
     durable_offset 2000               everything below was on disk when this was written
     active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes not indexed
     segments 2
-    0 1000 67108860 1800 0            base and end offset, bytes, max timestamp, is compacted
-    1000 2000 4096 1900 0             the last one is the active segment
+    0 1000 67108860 1800 9 7 0        base and end offset, bytes, max timestamp,
+    1000 2000 4096 1900 1 1 0         index and time index entries, is compacted; the last is active
     crc32c 1a2b3c4d                   of all bytes above
 
 `end offset` and `size` of the active segment are its recovery point: recovery scans from there.
@@ -42,6 +42,8 @@ class SegmentFacts:
     end_offset: int
     size: int
     max_timestamp: int
+    index_entries: int = 0
+    time_entries: int = 0
     is_compacted: bool = False
 
 
@@ -53,8 +55,6 @@ class ActiveFacts:
     max_timestamp: int = -1
     max_timestamp_offset: int = -1
     bytes_since_index_entry: int = 0
-    index_entries: int = 0
-    time_entries: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +87,12 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"log_start_offset {manifest.log_start_offset}",
         f"durable_offset {manifest.durable_offset}",
         f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
-        f" {active.bytes_since_index_entry} {active.index_entries} {active.time_entries}",
+        f" {active.bytes_since_index_entry}",
         f"segments {len(manifest.segments)}",
     ]
     lines += [
         f"{facts.base_offset} {facts.end_offset} {facts.size} {facts.max_timestamp}"
-        f" {facts.is_compacted:d}"
+        f" {facts.index_entries} {facts.time_entries} {facts.is_compacted:d}"
         for facts in manifest.segments
     ]
     body = ("\n".join(lines) + "\n").encode("ascii")
@@ -176,24 +176,24 @@ def _checked_body(data: bytes, path: str) -> str:
 
 
 def _active(lines: _Lines) -> ActiveFacts:
-    first, maximum, offset, since, index_entries, time_entries = lines.take("active", 6)
+    first, maximum, offset, since = lines.take("active", 4)
     return ActiveFacts(
         first_timestamp=first,
         max_timestamp=maximum,
         max_timestamp_offset=offset,
         bytes_since_index_entry=since,
-        index_entries=index_entries,
-        time_entries=time_entries,
     )
 
 
 def _segment(lines: _Lines) -> SegmentFacts:
-    base, end, size, max_timestamp, is_compacted = lines.take(None, 5)
+    base, end, size, max_timestamp, index_entries, time_entries, is_compacted = lines.take(None, 7)
     return SegmentFacts(
         base_offset=base,
         end_offset=end,
         size=size,
         max_timestamp=max_timestamp,
+        index_entries=index_entries,
+        time_entries=time_entries,
         is_compacted=bool(is_compacted),
     )
 

@@ -105,7 +105,7 @@ class Partition:
         a sync that all waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
         """
         metadata = self.appender.append(value, key, headers, timestamp, expected_offset)
-        self._wait_durable(metadata.offset + 1)
+        self._wait_durable(metadata.offset, metadata.offset + 1)
         return metadata
 
     def append_many(
@@ -141,7 +141,7 @@ class Partition:
                 raise
             start = end
         if self._waits_for_sync and spans:
-            self._wait_durable(spans[-1].stop)
+            self._wait_durable(spans[0].start, spans[-1].stop)
         return self._appended(spans, timestamps)
 
     def _appended(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
@@ -191,10 +191,10 @@ class Partition:
                 raise OffsetMismatchError(expected_offset, self.log_end_offset)
         raise AssertionError(f"{self!r}: no room after {_MAX_ROUNDS} rounds")
 
-    def _wait_durable(self, end_offset: int) -> None:
+    def _wait_durable(self, start: int, end_offset: int) -> None:
         # Attaches again when another thread suspended the partition between append and sync.
         attachment = self._attachment or self._attach_for_writing()
-        attachment.commit.wait(end_offset)
+        attachment.commit.wait(end_offset, start)
 
     def flush(self) -> int:
         """Make everything appended so far durable; return the offset up to which it is.

@@ -40,6 +40,7 @@ logger = logging.getLogger("pylog")
 
 _MAX_RELATIVE_OFFSET: Final = 2**31
 _COPY_BYTES: Final = 1 << 20
+_MAX_INDEX_BYTES: Final = 64 << 20  # more than a segment of 2 GiB fills at the usual interval
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool)
         if manifest is None:
             return Opened(None, 0, 0, -1, 0)
     epochs = _load_epochs(directory)
-    if manifest.is_clean and _sizes_agree(directory, manifest):
+    if manifest.is_clean and _sizes_agree(directory, manifest.segments[-1]):
         return _opened_clean(directory, manifest, epochs)
     return _opened_unclean(
         directory,
@@ -139,19 +140,19 @@ def _size_of(directory: Directory, name: str) -> int | None:
         file.close()
 
 
-def _sizes_agree(directory: Directory, manifest: Manifest) -> bool:
+def _sizes_agree(directory: Directory, active: SegmentFacts) -> bool:
     """Return whether the active segment's three files are as long as a clean end left them."""
-    segment, active = manifest.segments[-1], manifest.active
-    sizes = (segment.size, active.index_entries * 8, active.time_entries * 12)
-    names = layout.segment_names(segment.base_offset)
+    sizes = (active.size, active.index_entries * 8, active.time_entries * 12)
+    names = layout.segment_names(active.base_offset)
     return all(_size_of(directory, name) == size for name, size in zip(names, sizes, strict=True))
 
 
 def _opened_clean(directory: Directory, manifest: Manifest, epochs: LeaderEpochs) -> Opened:
-    active = manifest.active
+    """Believe the manifest; nothing is read but the newest time entry."""
+    active = manifest.segments[-1]
     last_time_entry = -1
     if active.time_entries:
-        file = directory.open(layout.timeindex_name(manifest.segments[-1].base_offset))
+        file = directory.open(layout.timeindex_name(active.base_offset))
         try:
             entry = file.pread(8, (active.time_entries - 1) * 12)
         finally:
@@ -180,14 +181,16 @@ def _opened_unclean(
     )
     walk, torn_end = _walk_active(directory, known, scanner, same_boot=same_boot)
     is_short = walk.position < known.size or walk.next_offset < known.end_offset
+    scanner.seal()
     active = dataclasses.replace(
         known,
         size=max(walk.position, known.size),
         end_offset=max(walk.next_offset, known.end_offset),
         max_timestamp=max(scanner.max_timestamp, known.max_timestamp),
+        index_entries=len(scanner.index) // 8,
+        time_entries=len(scanner.timeindex) // 12,
     )
     _report(directory, active, walk, is_short=is_short, torn_end=torn_end)
-    scanner.seal()
     found_epochs = epochs.merged(scanner.epochs, active.end_offset)
     repaired = _repaired_manifest(manifest, active, scanner, is_short=is_short)
     repairs = Repairs(
@@ -205,8 +208,8 @@ def _opened_unclean(
     is_new = is_short  # a damaged end is sealed as it is; appends go to a new, empty segment
     return Opened(
         manifest=repaired,
-        index_entries=0 if is_new else len(scanner.index) // 8,
-        time_entries=0 if is_new else len(scanner.timeindex) // 12,
+        index_entries=0 if is_new else active.index_entries,
+        time_entries=0 if is_new else active.time_entries,
         last_time_entry=-1 if is_new else scanner.max_timestamp,
         leader_epoch=found_epochs.latest_epoch,
         repairs=repairs,
@@ -271,8 +274,6 @@ def _repaired_manifest(
         max_timestamp=scanner.max_timestamp,
         max_timestamp_offset=scanner.max_timestamp_offset,
         bytes_since_index_entry=scanner.bytes_since_index_entry,
-        index_entries=len(scanner.index) // 8,
-        time_entries=len(scanner.timeindex) // 12,
     )
     if is_short:
         end = active.end_offset
@@ -307,6 +308,9 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     if repairs.epochs_changed:
         data = layout.encode_leader_epochs(repairs.epochs.entries)
         replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, data)
+    for sealed in repairs.manifest.segments[-2:-1]:
+        # A crash between the commit of a roll and its trimming leaves the zeros of the map.
+        cut_zeros(directory, layout.log_name(sealed.base_offset), sealed.size)
     if repairs.manifest.segments[-1] is not repairs.active:
         create_segment(directory, repairs.manifest.segments[-1].base_offset)
     replace_file(directory, MANIFEST_NAME, encode_manifest(repairs.manifest))
@@ -368,6 +372,20 @@ def _write_again(file: File, start: int, end: int) -> None:
     end = min(end, file.size())
     for position in range(start, end, _COPY_BYTES):
         file.pwrite(file.pread(min(_COPY_BYTES, end - position), position), position)
+
+
+def cut_zeros(directory: Directory, name: str, size: int) -> None:
+    """Cut a file to `size` if nothing but zeros lies beyond; what is missing is not made."""
+    try:
+        file = directory.open(name, writable=True)
+    except FileNotFoundError:
+        return
+    try:
+        end = file.size()
+        if end > size and last_nonzero(file, start=size, end=end) == size:
+            file.truncate(size)
+    finally:
+        file.close()
 
 
 def _set_aside(directory: Directory, name: str) -> None:
@@ -473,10 +491,15 @@ def _facts_from_file(
         size = last_nonzero(file, start=walk.position, end=file.size())
     finally:
         file.close()
+    index = read_file(directory, layout.index_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
+    timeindex = read_file(directory, layout.timeindex_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
     return SegmentFacts(
         base_offset=base,
         end_offset=walk.next_offset if end is None else end,
         size=max(size, walk.position),
         max_timestamp=scanner.max_timestamp,
+        # Kafka leaves the zeros of the active segment's indexes when it is killed.
+        index_entries=-(-len(index.rstrip(b"\0")) // 8),
+        time_entries=-(-len(timeindex.rstrip(b"\0")) // 12),
         is_compacted=is_compacted,
     )

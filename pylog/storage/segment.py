@@ -37,6 +37,10 @@ class SegmentView(NamedTuple):
     time_entries: int
 
 
+def _view_of(facts: SegmentFacts) -> SegmentView:
+    return SegmentView(facts.end_offset, facts.size, facts.index_entries, facts.time_entries)
+
+
 class Segment:
     """The files of one base offset."""
 
@@ -56,14 +60,14 @@ class Segment:
         self.holder = Holder()
         self._index: OffsetIndex | None = None
         self._timeindex: TimeIndex | None = None
-        self._sealed_view: SegmentView | None = None
+        self._sealed_view = _view_of(facts)
         self._is_rebuilt = False  # whether `_index` is not the file's
 
     def learn(self, facts: SegmentFacts) -> None:
         """Take newer facts of the same files; readers see the old or the new ones, whole."""
         assert facts.base_offset == self.base_offset
         self.facts = facts
-        self._sealed_view = None
+        self._sealed_view = _view_of(facts)
 
     @property
     def log_name(self) -> str:
@@ -113,26 +117,8 @@ class Segment:
             file.close()
 
     def sealed_view(self) -> SegmentView:
-        """Return the view of a sealed segment: its recorded end, and the entries its files hold."""
-        view = self._sealed_view
-        if view is None:
-            view = self._sealed_view = SegmentView(
-                self.facts.end_offset,
-                self.facts.size,
-                self._count_entries(layout.index_name(self.base_offset), 8),
-                self._count_entries(layout.timeindex_name(self.base_offset), 12),
-            )
-        return view
-
-    def _count_entries(self, name: str, entry_bytes: int) -> int:
-        try:
-            file = self._directory.open(name)
-        except FileNotFoundError:
-            return 0
-        try:
-            return min(file.size(), self._index_bytes) // entry_bytes
-        finally:
-            file.close()
+        """Return the view of a sealed segment, as the manifest has it."""
+        return self._sealed_view
 
     def forget_files(self) -> None:
         """Let go of the descriptor; maps go with the last reader."""
@@ -171,7 +157,7 @@ class Segment:
         limit_offset: int,
         max_bytes: int,
     ) -> Records | None:
-        """Return the records from the batch at `position` on, whose base is `offset`; see `read`."""
+        """Return the records from the batch at `position`, whose base is `offset`; see `read`."""
         file = self.holder.file or self.file()
         self.holder.was_used = True
         return reader.read_on(

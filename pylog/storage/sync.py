@@ -14,6 +14,7 @@ of that leader or of a later one will change; no wake-up can be missed.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 
@@ -46,8 +47,10 @@ class GroupCommit:
         self._path = path
         self._turn = threading.Lock()
 
-    def wait(self, end_offset: int) -> None:
+    def wait(self, end_offset: int, start: int | None = None) -> None:
         """Return when every record below `end_offset` is on disk.
+
+        start: the first offset that the caller cares for, named in the error.
 
         Raises DurabilityUnknownError when a sync failed, here or in another process.  Blocks for
         one or two fdatasyncs; releases the GIL; takes the page lock for an instant.
@@ -59,21 +62,25 @@ class GroupCommit:
             if marks.durable_offset >= end_offset:
                 return
             if marks.state == _native.FAILED:
-                raise DurabilityUnknownError(f"{self._path}: an earlier sync failed")
+                raise self._unknown("an earlier sync failed", errno.EIO, start, end_offset)
             if self._turn.acquire(blocking=False):
-                self._lead()
+                self._lead(start, end_offset)
             else:
                 events.wait(seen)
 
-    def _lead(self) -> None:
+    def _unknown(
+        self, reason: str | None, number: int | None, start: int | None, end: int
+    ) -> DurabilityUnknownError:
+        message = f"{self._path}: {reason}"
+        return DurabilityUnknownError(message, number or errno.EIO, start, end)
+
+    def _lead(self, start: int | None, end_offset: int) -> None:
         try:
             durable_offset = self._sync()
         except OSError as error:
             self._turn.release()
             self._fail()
-            raise DurabilityUnknownError(
-                f"{self._path}: {error.strerror}", error_number=error.errno or 0
-            ) from error
+            raise self._unknown(error.strerror, error.errno, start, end_offset) from error
         except BaseException:
             # An interrupt between two calls: nothing is known, so the next waiter syncs again.
             self._turn.release()

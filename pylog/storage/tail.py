@@ -81,8 +81,9 @@ class WritableTail:
         The files are opened before anything is written through them, so that a later sync through
         `log` reports every failed write (RELIABILITY A3).
         """
-        index = self._directory.open(layout.index_name(marks.base_offset), writable=True)
-        timeindex = self._directory.open(layout.timeindex_name(marks.base_offset), writable=True)
+        base = marks.base_offset
+        index = self._directory.open(layout.index_name(base), writable=True, create=True)
+        timeindex = self._directory.open(layout.timeindex_name(base), writable=True, create=True)
         self._files = log, index, timeindex
         self._map_locked(marks, needed=marks.position)
         self.serial = marks.segment_serial
