@@ -1,0 +1,247 @@
+"""Keep a repository's history in a log, and get the tree of its last commit back by replaying it.
+
+    python examples/git_history.py [REPOSITORY] [--directory DIR] [--durability fsync|interval|os]
+
+Each change of a file becomes a record: the path is its key, the new blob id its value, a deletion a
+null value.  A second process reads along while this one writes.  Then the log is opened again and
+replayed: the last value of each key is the tree, and it has to equal `git ls-tree -r HEAD`.
+
+Exit code: 0 the trees are equal, 1 they differ, 2 there is nothing to read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+
+import pylog
+
+TOPIC = "history"
+BATCH = 1000  # events for one append_many: one batch, one sync
+READER_SECONDS = 60.0  # what the reader may need to end after the last event (guessed)
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+Event = tuple[bytes, bytes | None, bytes]  # path, blob id or None when deleted, mode
+Tree = dict[bytes, tuple[bytes, bytes]]  # path -> blob id, mode
+
+
+# ------------------------------------------------------------------ what git says
+
+
+def give_up(reason: str) -> None:
+    print(f"{reason}\nname a repository: python {sys.argv[0]} REPOSITORY", file=sys.stderr)
+    sys.exit(2)
+
+
+def git(repository: str, *arguments: str) -> bytes:
+    """Return what git prints; end with code 2 and its own words when it fails."""
+    try:
+        done = subprocess.run(["git", "-C", repository, *arguments], capture_output=True)
+    except FileNotFoundError:
+        give_up("git is not installed, or not on PATH")
+    if done.returncode:
+        give_up(f"{repository}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def commits_of(repository: str, head: str) -> Iterator[list[Event]]:
+    """Yield the events of each commit of the first-parent line, oldest first, while git runs."""
+    # Paths end with NUL, so they may hold anything; ids are whole; and no user setting changes what
+    # is shown: renames, submodules that are hidden, the root, the way merges are compared.
+    command = ["git", "-C", repository, "-c", "log.showRoot=true", "-c", "log.showSignature=false"]
+    command += [
+        "-c",
+        "log.diffMerges=separate",
+        "log",
+        "--first-parent",
+        "-m",
+        "--root",
+        "--reverse",
+    ]
+    command += ["--raw", "--no-renames", "--no-abbrev", "--no-relative", "--ignore-submodules=none"]
+    with subprocess.Popen([*command, "-z", "--format=%H", head], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        words = split(iter(lambda: process.stdout.read1(1 << 16), b""))
+        events: list[Event] = []
+        next(words, None)  # the id of the first commit
+        for word in words:
+            if b":" in word:  # :old-mode new-mode old-id new-id status, and then the path
+                _, mode, _, blob, status = word.split(b" ")
+                events.append((next(words), None if status == b"D" else blob, mode))
+            else:  # the id of the next commit
+                yield events
+                events = []
+        yield events
+    if process.returncode:
+        give_up(f"{repository}: git log failed")
+
+
+def split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *words, rest = (rest + chunk).split(b"\0")
+        yield from words
+
+
+def tree_of(repository: str, head: str) -> Tree:
+    """Return what `git ls-tree` lists; the blob id of a submodule is a commit of its own."""
+    tree: Tree = {}
+    for line in git(repository, "ls-tree", "-r", "-z", "--full-tree", head).split(b"\0")[:-1]:
+        facts, path = line.split(b"\t", 1)
+        mode, _, blob = facts.split(b" ")
+        tree[path] = blob, mode
+    return tree
+
+
+# ------------------------------------------------------------------ the log
+
+
+def write(topic: pylog.Topic, commits: Iterable[list[Event]]) -> tuple[int, float]:
+    """Append every event; return how many there were and the seconds spent in appending."""
+    count, seconds = 0, 0.0
+    for events in batches(commits):
+        began = time.perf_counter()
+        topic.append_many(
+            [blob for _, blob, _ in events],
+            keys=[path for path, _, _ in events],
+            headers=[[("mode", mode)] for _, _, mode in events],
+        )
+        seconds += time.perf_counter() - began
+        count += len(events)
+    topic.append(b"end")  # a record without a key: readers know that there is no more
+    return count, seconds
+
+
+def batches(commits: Iterable[list[Event]]) -> Iterator[list[Event]]:
+    waiting: list[Event] = []
+    for events in commits:
+        waiting += events
+        if len(waiting) >= BATCH:
+            yield waiting
+            waiting = []
+    yield waiting
+
+
+def follow(directory: str) -> None:
+    """Read along in a process of its own, to the record without a key; print what was seen."""
+    with pylog.open(directory) as log:
+        records = log.read(TOPIC, follow=True)
+        print("ready", flush=True)
+        for seen, record in enumerate(records):
+            if record.key is None:
+                late = max(time.time() * 1000 - record.timestamp, 0)
+                print(f"{seen:,} events while they were written, the last {late:.0f} ms after that")
+                return
+
+
+def replay(directory: str) -> tuple[Tree, int]:
+    """Return the tree that the log's records make, and how many events there are."""
+    tree: Tree = {}
+    with pylog.open(directory) as log:
+        for count, record in enumerate(log.read(TOPIC)):
+            if record.key is None:
+                return tree, count
+            if record.value is None:
+                tree.pop(record.key, None)
+            else:
+                tree[record.key] = record.value, record.headers[0][1] or b""
+    return tree, -1  # the end was lost
+
+
+# ------------------------------------------------------------------ all of it
+
+
+def run(repository: str, directory: str, durability: str) -> int:
+    """Write while another process reads, replay, compare; return the exit code."""
+    head = git(repository, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
+    total = int(git(repository, "rev-list", "--count", "--first-parent", head))
+    if git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true":
+        print("shallow clone: its oldest commit counts as the one that made all files before it")
+    with pylog.open(directory) as log:
+        topic = log.create_topic(TOPIC, durability=durability)
+        command = [sys.executable, __file__, "--follow", directory]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+            try:
+                assert reader.stdout is not None
+                reader.stdout.readline()
+                began = time.perf_counter()
+                count, seconds = write(topic, progress(commits_of(repository, head), total))
+                print(
+                    f"wrote   {count:,} events of {total:,} commits: {rate(count, seconds)},",
+                    end="",
+                )
+                print(f" durability {durability}; {time.perf_counter() - began:.2f} s with git")
+                seen = reader.communicate(timeout=READER_SECONDS)[0].strip()
+                print(f"reader  {seen or 'DIED'}")
+            finally:
+                reader.kill()
+    began = time.perf_counter()
+    tree, read = replay(directory)
+    print(f"replay  {read:,} events: {rate(read, time.perf_counter() - began)}")
+    is_whole = read == count and seen.startswith(f"{count:,} ")
+    return compare(tree, tree_of(repository, head), is_whole=is_whole)
+
+
+def compare(tree: Tree, expected: Tree, *, is_whole: bool) -> int:
+    """Say whether the trees are equal, and if not, where they differ; return the exit code."""
+    paths = sorted(path for path in tree | expected if tree.get(path) != expected.get(path))
+    for path in paths[:10]:
+        print(f"  {path!r}: log {tree.get(path)}, git {expected.get(path)}")
+    if paths or not is_whole:
+        print(f"DIFFERENT: {len(paths)} paths{'' if is_whole else ', and events are missing'}")
+        return 1
+    links = sum(mode == b"160000" for _, mode in tree.values())
+    print(f"equal   {len(tree):,} paths as in git ls-tree -r HEAD, {links} of them submodules")
+    return 0
+
+
+def rate(count: int, seconds: float) -> str:
+    return f"{seconds:.3f} s, {count / max(seconds, 1e-9):,.0f} events/s"
+
+
+def progress(commits: Iterator[list[Event]], total: int) -> Iterator[list[Event]]:
+    """Pass commits on, drawing a bar on a terminal; rich draws it if it is installed."""
+    if not sys.stderr.isatty():
+        return commits
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        return plain_progress(commits, total)
+    return iter(track(commits, "commits", total=total, console=Console(stderr=True)))
+
+
+def plain_progress(commits: Iterator[list[Event]], total: int) -> Iterator[list[Event]]:
+    for number, events in enumerate(commits, 1):
+        if number * 50 // total != (number - 1) * 50 // total:
+            bar = "#" * (number * 50 // total)
+            print(f"\r[{bar:<50}] {number:,} commits", end="", file=sys.stderr, flush=True)
+        yield events
+    print(file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("repository", nargs="?", default=HERE, metavar="REPOSITORY")
+    parser.add_argument("--directory", help="keep the log here; by default a temporary directory")
+    parser.add_argument("--durability", default="fsync", choices=["fsync", "interval", "os"])
+    parser.add_argument("--follow", metavar="DIRECTORY", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.follow:
+        follow(options.follow)
+        return 0
+    if options.directory is not None:
+        if os.path.isdir(options.directory) and os.listdir(options.directory):
+            parser.error(f"{options.directory} is not empty")
+        return run(options.repository, options.directory, options.durability)
+    with tempfile.TemporaryDirectory(prefix="pylog-") as directory:
+        return run(options.repository, directory, options.durability)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
