@@ -256,6 +256,7 @@ def test_a_batch_must_be_followed_by_one_that_goes_on_or_by_an_end() -> None:
     assert _native.find_batch(first + b"\xff" * 100, 0, 0, FAR) == -1
     for follower in (b"", bytes(100), second, second[:40], second[:70], batch(9)):
         assert _native.find_batch(b"damage" + first + follower, 0, 0, FAR) == 6
+    assert _native.find_batch(first + batch(50), 0, 0, 40) == -1
     backwards = batch(2) + batch(0)
     assert _native.find_batch(backwards, 0, 0, FAR) == len(batch(2))
 
@@ -385,6 +386,20 @@ def test_an_offset_too_far_from_the_base_cannot_stand_in_an_index() -> None:
     scanner = _native.Scanner(base_offset=0, next_offset=0, strict=False)
     assert scanner.feed(batch(2**31 - 2)) == _native.END
     assert scanner.feed(batch(2**31)) == _native.BAD_OFFSET
+
+
+def test_a_batch_behind_2_gib_cannot_stand_in_an_index() -> None:
+    for position, expected in ((2**31 - 1, _native.END), (2**31, _native.BAD_LENGTH)):
+        scanner = _native.Scanner(base_offset=0, next_offset=0, position=position)
+        assert scanner.feed(batch(0)) == expected
+
+
+def test_the_earliest_batch_of_the_greatest_timestamp_is_the_one_indexed() -> None:
+    scanner = _native.Scanner(base_offset=0, next_offset=0)
+    assert scanner.feed(batch(0) + batch(2) + batch(4)) == _native.END
+    scanner.seal()
+    assert scanner.max_timestamp_offset == 1
+    assert scanner.timeindex == struct.pack(">qi", T + 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,8 @@ static void add_epoch(plog_scanner *scanner, const plog_batch_header *header)
 static plog_status check_place(const plog_scanner *scanner, const plog_batch_header *header)
 {
     int64_t last_offset = plog_batch_next_offset(header) - 1;
-    if (header->base_offset < scanner->base_offset ||
-        !is_in_order(scanner->next_offset, header->base_offset, scanner->is_strict) ||
+    /* scanner->next_offset starts at or above base_offset, so being in order is being above it. */
+    if (!is_in_order(scanner->next_offset, header->base_offset, scanner->is_strict) ||
         last_offset - scanner->base_offset > INT32_MAX) {
         return PLOG_BAD_OFFSET;
     }
