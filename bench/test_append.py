@@ -14,12 +14,12 @@ from bench.stores import append_each, put_batches, put_each, write_each
 from bench.turns import KERNEL, MEMORY, Contestant, Race, timed
 
 MIB = 1 << 20
-ROUNDS = 9
+ROUNDS = 15
 
 
 @pytest.fixture(scope="module")
 def one_by_one(directory: Path, payload: Payload, size: Callable[..., int]) -> Race:
-    count = size(50_000, 2_000_000)
+    count = size(30_000, 2_000_000)
     values, keys = payload.values(count), payload.keys(0, count)
 
     def pylog() -> float:
@@ -52,7 +52,7 @@ def test_append_one_by_one(show: Callable[..., None], one_by_one: Race, name: st
 
 @pytest.fixture(scope="module")
 def batches(directory: Path, payload: Payload, size: Callable[..., int]) -> Race:
-    count = size(200_000, 10_000_000)
+    count = size(100_000, 10_000_000)
     batch = min(Payload.BATCH, count)
     values, keys = payload.values(count), payload.keys(0, count)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,14 +18,13 @@ from bench.conftest import Payload
 from bench.stores import append_each, put_each
 from bench.turns import DISK, Contestant, Race, timed
 
-ROUNDS = 9
+SYNCS = 10
 THREADS = 16
 TIMEOUT_SECONDS = 300
 
 
-def sync_each(descriptor: int, values: list[bytes]) -> None:
+def sync_each(descriptor: int, values: list[bytes], position: int = 0) -> None:
     """The bare loop: write at the end of what was written, and sync the data."""
-    position = 0
     for value in values:
         os.pwrite(descriptor, value, position)
         os.fdatasync(descriptor)
@@ -46,30 +46,36 @@ def in_threads(jobs: list[Callable[[], None]]) -> float:
 
 
 @pytest.fixture(scope="module")
-def synced(directory: Path, payload: Payload, size: Callable[..., int]) -> Race:
-    count = size(300, 5000)
-    values, keys = payload.values(count), payload.keys(0, count)
-    plain = count * Payload.VALUE_BYTES
+def synced(directory: Path, payload: Payload, size: Callable[..., int]) -> Iterator[Race]:
+    """Short rounds into stores that grow over all of them: a disk changes its pace all the time."""
+    rounds = size(100, 500)
+    values = payload.values(SYNCS)
+    plain = SYNCS * Payload.VALUE_BYTES
+    with ExitStack() as stack:
+        partition = stack.enter_context(stores.fresh_partition(directory, "fsync"))
+        environment = stack.enter_context(stores.fresh_lmdb(directory, is_synced=True))
+        descriptor = stack.enter_context(
+            stores.zero_filled_descriptor(directory, plain * (rounds + 1))
+        )
+        positions = itertools.count(0, plain)
+        rows = itertools.count(0, SYNCS)
 
-    def pylog() -> float:
-        with stores.fresh_partition(directory, "fsync") as partition:
-            return timed(append_each, partition.append, values, keys[0])
+        def pylog() -> float:
+            return timed(append_each, partition.append, values, b"k" * Payload.KEY_BYTES)
 
-    def bare() -> float:
-        with stores.zero_filled_descriptor(directory, plain) as descriptor:
-            return timed(sync_each, descriptor, values)
+        def bare() -> float:
+            return timed(sync_each, descriptor, values, next(positions))
 
-    def lmdb() -> float:
-        with stores.fresh_lmdb(directory, is_synced=True) as environment:
-            return timed(put_each, environment, keys, values)
+        def lmdb() -> float:
+            return timed(put_each, environment, payload.keys(next(rows), SYNCS), values)
 
-    full = count * (Payload.KEY_BYTES + Payload.VALUE_BYTES)
-    contestants = {
-        "pylog": Contestant(pylog, DISK, count, full),
-        "fdatasync": Contestant(bare, DISK, count, plain),
-        "lmdb": Contestant(lmdb, DISK, count, full),
-    }
-    return Race("append fsync", contestants, rounds=ROUNDS)
+        full = SYNCS * (Payload.KEY_BYTES + Payload.VALUE_BYTES)
+        contestants = {
+            "pylog": Contestant(pylog, DISK, SYNCS, full),
+            "fdatasync": Contestant(bare, DISK, SYNCS, plain),
+            "lmdb": Contestant(lmdb, DISK, SYNCS, full),
+        }
+        yield Race("append fsync", contestants, rounds=rounds)
 
 
 @pytest.mark.parametrize("name", ["pylog", "fdatasync", "lmdb"])
@@ -79,7 +85,7 @@ def test_append_synced(show: Callable[..., None], synced: Race, name: str) -> No
 
 @pytest.fixture(scope="module")
 def group_commit(directory: Path, payload: Payload, size: Callable[..., int]) -> Race:
-    count = size(200, 2000)
+    count = max(size(100, 1000), 2)
     values, keys = payload.values(count), payload.keys(0, count * THREADS)
 
     def pylog(threads: int) -> float:
@@ -119,7 +125,7 @@ def group_commit(directory: Path, payload: Payload, size: Callable[..., int]) ->
         "fdatasync-16-threads-and-files": contestant(bare, THREADS),
         "lmdb-16-threads": contestant(lmdb, THREADS),
     }
-    return Race("group commit", contestants, rounds=5)
+    return Race("group commit", contestants, rounds=7)
 
 
 @pytest.mark.parametrize(

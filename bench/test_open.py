@@ -13,7 +13,7 @@ from bench.conftest import Payload
 from bench.stores import put_batches
 from bench.turns import KERNEL, Contestant, Race, timed
 
-ROUNDS = 21
+ROUNDS = 31
 
 
 @pytest.fixture(scope="module")

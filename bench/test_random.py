@@ -16,8 +16,8 @@ from bench.stores import put_batches
 from bench.turns import KERNEL, Contestant, Race, timed
 from pylog.storage.partition import Partition
 
-ROUNDS = 11
-READS = 5000
+ROUNDS = 41
+READS = 1000
 FEW = 10_000
 PAGE = 4096
 

@@ -13,14 +13,19 @@ from bench.ratios import Line, Verdict
 from bench.rows import ROWS, Comparison, Row
 from bench.turns import KERNEL, Clock, Contestant, Race
 
+
+def line_of(seconds: float, records: int, size: int) -> Line:
+    return Line(seconds, records, size, best_seconds=seconds / 2)
+
+
 # (comparison, subject, baseline, value): a round of 10 records and 1,000 bytes unless said
 CASES = [
-    (Comparison.RECORDS_PER_SECOND, Line(2.0, 10, 1000), Line(1.0, 10, 1000), 0.5),
-    (Comparison.RECORDS_PER_SECOND, Line(2.0, 80, 1000), Line(1.0, 10, 1000), 4.0),
-    (Comparison.BYTES_PER_SECOND, Line(2.0, 10, 500), Line(1.0, 10, 1000), 0.25),
-    (Comparison.TIME, Line(3.0, 10, 1000), Line(2.0, 10, 1000), 1.5),
-    (Comparison.EXTRA_TIME, Line(3.0, 10, 1000), Line(2.0, 0, 0), 1.0),
-    (Comparison.OWN_TIME, Line(3.0, 10, 1000), Line(2.0, 10, 1000), 3.0),
+    (Comparison.RECORDS_PER_SECOND, line_of(2.0, 10, 1000), line_of(1.0, 10, 1000), 0.5),
+    (Comparison.RECORDS_PER_SECOND, line_of(2.0, 80, 1000), line_of(1.0, 10, 1000), 4.0),
+    (Comparison.BYTES_PER_SECOND, line_of(2.0, 10, 500), line_of(1.0, 10, 1000), 0.25),
+    (Comparison.TIME, line_of(3.0, 10, 1000), line_of(2.0, 10, 1000), 1.5),
+    (Comparison.EXTRA_TIME, line_of(3.0, 10, 1000), line_of(2.0, 0, 0), 1.0),
+    (Comparison.OWN_TIME, line_of(3.0, 10, 1000), line_of(2.0, 10, 1000), 3.0),
 ]
 
 
@@ -34,6 +39,8 @@ def test_figure_is_computed_from_medians_and_work(
 ) -> None:
     verdict = ratios.compare(row_of(comparison, target=1.0), subject, baseline)
     assert verdict.value == pytest.approx(value)
+    is_ratio = comparison not in (Comparison.EXTRA_TIME, Comparison.OWN_TIME)
+    assert verdict.best == pytest.approx(value if is_ratio else value / 2)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +56,9 @@ def test_figure_is_computed_from_medians_and_work(
 def test_rates_are_floors_and_times_are_ceilings(
     comparison: Comparison, is_met_above: bool
 ) -> None:
-    line = Line(1.0, 1, 1)
+    line = line_of(1.0, 1, 1)
     for value, target in ((2.0, 1.0), (1.0, 2.0)):
-        verdict = Verdict(row_of(comparison, target=target), line, line, value)
+        verdict = Verdict(row_of(comparison, target=target), line, line, value, best=value)
         assert verdict.is_met == (is_met_above == (value > target))
 
 
@@ -62,7 +69,7 @@ def result_of(**medians: float) -> dict[str, Any]:
                 "group": "append one by one",
                 "param": name,
                 "extra_info": {"records": 10, "bytes": 1000, "durability": "any"},
-                "stats": {"median": median},
+                "stats": {"median": median, "min": median / 2},
             }
             for name, median in medians.items()
         ]
@@ -81,7 +88,7 @@ def test_table_shows_every_row_and_says_which_were_not_run(
     assert len(lines) == len(ROWS) + 2
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert cells[0] == "append one by one, os: pylog vs. file.write"
-    assert cells[1:] == ["200 ns", "150 ns", "0.75 x", "0.50 x", "yes"]
+    assert cells[1:] == ["200 ns", "150 ns", "0.75 x", "0.75 x", "0.50 x", "yes"]
     assert all("not run" in line for line in lines[3:])
 
 

@@ -16,7 +16,7 @@ from bench.stores import put_batches
 from bench.turns import KERNEL, Contestant, Race, timed
 from pylog.storage.partition import Partition
 
-ROUNDS = 9
+ROUNDS = 15
 BLOCK = 1 << 20
 
 
@@ -44,7 +44,7 @@ class Stored:
 @pytest.fixture(scope="module")
 def stored(directory: Path, payload: Payload, size: Callable[..., int]) -> Iterator[Stored]:
     with ExitStack() as stack:
-        yield Stored(stack, directory, payload, size(400_000, 10_000_000))
+        yield Stored(stack, directory, payload, size(200_000, 10_000_000))
 
 
 def touch_records(partition: Partition) -> None:

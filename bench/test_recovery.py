@@ -18,7 +18,7 @@ from pylog._native import Scanner
 from pylog.storage.files import OsFiles
 from pylog.storage.scan import walk_log
 
-ROUNDS = 9
+ROUNDS = 15
 BLOCK = 1 << 20
 NEARLY_A_SEGMENT = 60 << 20
 END = 1 << 62
