@@ -332,8 +332,8 @@ class Router:
 
     def __new__(
         cls,
-        appenders: tuple[Appender, ...],
-        unknown: Callable[[int], object],
+        partitions: int,
+        resolve: Callable[[int], Appender],
         sticky_bytes: int,
     ) -> Router: ...
     def append(

@@ -70,6 +70,8 @@ class Engine:
         self._root: Directory | None = None
         self._lock_file: File | None = None
         self._environment: Environment | None = None
+        self._is_forked = False
+        self.fork_listeners: list[Callable[[], None]] = []
         self.log_id = uuid.UUID(int=0)
         # Who knows the topics says here whether one still exists, before files are made for it.
         self.check_topic: Callable[[str, uuid.UUID], None] = lambda topic, topic_id: None
@@ -104,9 +106,16 @@ class Engine:
         _engines.add(self)
 
     def _current_lock_file(self) -> File:
-        if self._lock_file is None:
-            raise ClosedError(f"log {self.path} is closed")
-        return self._lock_file
+        with self._lock:
+            if self._lock_file is None:
+                raise ClosedError(f"log {self.path} is closed")
+            if self._is_forked:
+                # The inherited one shares its locks with the parent: replaced, then let go.
+                assert self._root is not None
+                inherited, self._lock_file = self._lock_file, _open_lock_file(self._root)
+                self._is_forked = False
+                inherited.close()
+            return self._lock_file
 
     def close(self) -> None:
         """Close every partition; the first error is raised when all are closed.  Idempotent."""
@@ -227,22 +236,20 @@ class Engine:
     # ------------------------------------------------------------------ fork
 
     def after_fork(self) -> None:
-        """In a forked child: take locks of its own at the next use; nothing is written here.
+        """In a forked child: forget what is the parent's; the next use takes its own.
 
-        The inherited lock file shares its locks with the parent, so it is replaced, not reused.
+        Nothing is opened or written here: most children only run another program.
         """
         self._lock = threading.RLock()
+        self._is_forked = True
         self._background.after_fork()
         self._attached.clear()
-        if self._environment is None:
-            return
-        self._environment.descriptors.after_fork()
+        if self._environment is not None:
+            self._environment.descriptors.after_fork()
         for partition in self._partitions.values():
             partition.after_fork()
-        assert self._root is not None
-        inherited, self._lock_file = self._lock_file, _open_lock_file(self._root)
-        if inherited is not None:
-            inherited.close()
+        for listener in self.fork_listeners:
+            listener()
 
 
 def _after_fork_in_child() -> None:

@@ -11,15 +11,16 @@ Locks: `_lock`, around the replayed view.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
 
-from pylog._native import Events, Record, RecordMetadata, Router
+from pylog._native import Appender, Events, Record, RecordMetadata, Router
 from pylog.config import TopicConfig
 from pylog.engine import Engine
 from pylog.errors import (
@@ -78,18 +79,17 @@ def parse_topic(name: str, value: bytes) -> TopicFacts:
 
 
 class Topic:
-    """A named set of partitions.  Cheap to make; holds no files itself."""
+    """A named set of partitions.  Cheap to make: partitions come into being when they are used."""
 
     def __init__(
-        self, facts: TopicFacts, partitions: tuple[Partition, ...], *, events: Events
+        self, facts: TopicFacts, partition_of: Callable[[int], Partition], *, events: Events
     ) -> None:
-        self._events = events
         self.name = facts.name
         self.config = facts.config
-        self._partitions = partitions
-        self._count = len(partitions)
-        appenders = tuple(partition.appender for partition in partitions)
-        self._router = Router(appenders, self.partition, _STICKY_BYTES)
+        self._count = facts.partitions
+        self._partition_of = partition_of
+        self._events = events
+        self._router = Router(self._count, self._appender_of, _STICKY_BYTES)
         if facts.config.durability != "fsync":
             # Nothing is left to do after the C call, so it is the method itself: no Python frame.
             self.append = self._router.append  # type: ignore[method-assign]
@@ -97,16 +97,23 @@ class Topic:
     def __repr__(self) -> str:
         return f"<Topic {self.name}: {self._count} partitions>"
 
+    def __len__(self) -> int:
+        """Return the number of partitions."""
+        return self._count
+
     @property
     def partitions(self) -> tuple[Partition, ...]:
         """All partitions, by number."""
-        return self._partitions
+        return tuple(self._partition_of(number) for number in range(self._count))
 
     def partition(self, number: int) -> Partition:
         """Return one partition.  Raises UnknownTopicOrPartitionError."""
         if not 0 <= number < self._count:
             raise UnknownTopicOrPartitionError(self.name, number)
-        return self._partitions[number]
+        return self._partition_of(number)
+
+    def _appender_of(self, number: int) -> Appender:
+        return self.partition(number).appender
 
     def append(
         self,
@@ -162,7 +169,7 @@ class Topic:
         times = np.empty(len(values), np.int64)
         for number, rows in rows_of.items():
             many = timestamps is not None and not isinstance(timestamps, int)
-            appended = self._partitions[number].append_many(
+            appended = self._partition_of(number).append_many(
                 [values[row] for row in rows],
                 [keys[row] for row in rows],
                 None if headers is None else [headers[row] for row in rows],
@@ -195,18 +202,20 @@ class Topic:
         return self._follow() if follow else self._replay()
 
     def _replay(self) -> Iterator[Record]:
-        ends = [partition.high_watermark for partition in self._partitions]
-        for partition, end in zip(self._partitions, ends, strict=True):
+        partitions = self.partitions
+        ends = [partition.high_watermark for partition in partitions]
+        for partition, end in zip(partitions, ends, strict=True):
             if end > partition.log_start_offset:
                 yield from partition.records(end=end)
 
     def _follow(self) -> Iterator[Record]:
-        offsets = [partition.log_start_offset for partition in self._partitions]
+        partitions = self.partitions
+        offsets = [partition.log_start_offset for partition in partitions]
         events = self._events
         while True:
             seen = events.value
             is_idle = True
-            for number, partition in enumerate(self._partitions):
+            for number, partition in enumerate(partitions):
                 records = partition.read(offsets[number])
                 yield from records
                 is_idle = is_idle and records.next_offset == offsets[number]
@@ -224,9 +233,15 @@ class TopicRegistry:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._topics: dict[str, TopicFacts] = {}
+        self._facts: dict[str, TopicFacts] = {}
+        self._topics: dict[TopicFacts, Topic] = {}
         self._offset = 0
         engine.check_topic = self._check_topic
+        engine.fork_listeners.append(self._after_fork)
+
+    def _after_fork(self) -> None:
+        # Another thread of the parent may have held it.
+        self._lock = threading.Lock()
 
     @property
     def metadata(self) -> Partition:
@@ -235,44 +250,53 @@ class TopicRegistry:
             METADATA_TOPIC, 0, topic_id=_METADATA_ID, config=_METADATA_CONFIG
         )
 
-    def refresh(self) -> dict[str, TopicFacts]:
+    def _refresh_locked(self) -> dict[str, TopicFacts]:
         """Return all topics by name; reads what was appended to `__metadata` since the last call.
 
         Raises CorruptionError, OSError, ClosedError.  Without news: one copy of the marks.
         """
         metadata = self.metadata
         if metadata.high_watermark == self._offset:
-            return self._topics
-        with self._lock:
-            topics = dict(self._topics)
-            for record in metadata.records(self._offset):
-                name = (record.key or b"").decode()
-                if record.value is None:
-                    topics.pop(name, None)
-                else:
-                    topics[name] = parse_topic(name, record.value)
-                self._offset = record.offset + 1
-            self._topics = topics
-            return topics
+            return self._facts
+        for record in metadata.records(self._offset):
+            name = (record.key or b"").decode(errors="replace")
+            if record.value is None:
+                self._forget_locked(name)
+            else:
+                facts = parse_topic(name, record.value)
+                self._forget_locked(name)
+                self._facts[name] = facts
+            self._offset = record.offset + 1
+        return self._facts
+
+    def _forget_locked(self, name: str) -> None:
+        old = self._facts.pop(name, None)
+        if old is not None:
+            self._topics.pop(old, None)
 
     def get(self, name: str) -> Topic:
-        """Return a topic.  Raises UnknownTopicOrPartitionError."""
-        facts = self._topics.get(name)
-        if facts is None or self.metadata.high_watermark != self._offset:
-            facts = self.refresh().get(name)
-        if facts is None or facts.is_deleting:
-            raise UnknownTopicOrPartitionError(name)
-        return self._topic(facts)
+        """Return a topic, the same object for as long as it is not changed.
+
+        Raises UnknownTopicOrPartitionError and what a read raises.
+        """
+        with self._lock:
+            facts = self._refresh_locked().get(name)
+            if facts is None or facts.is_deleting:
+                raise UnknownTopicOrPartitionError(name)
+            return self._topic_locked(facts)
 
     def names(self) -> list[str]:
         """Return the names of all topics that are not being deleted, sorted."""
-        return sorted(name for name, facts in self.refresh().items() if not facts.is_deleting)
+        with self._lock:
+            facts = self._refresh_locked().values()
+            return sorted(topic.name for topic in facts if not topic.is_deleting)
 
     def _check_topic(self, name: str, topic_id: uuid.UUID) -> None:
         """Raise UnknownTopicOrPartitionError unless this very topic exists; see Environment."""
         if name == METADATA_TOPIC:
             return
-        facts = self.refresh().get(name)
+        with self._lock:
+            facts = self._refresh_locked().get(name)
         if facts is None or facts.is_deleting or facts.topic_id != topic_id:
             raise UnknownTopicOrPartitionError(name)
 
@@ -285,30 +309,23 @@ class TopicRegistry:
         settings: dict[str, Any],
     ) -> Topic:
         """Create a topic; see Log.create_topic."""
-        layout.check_topic_name(name)
-        if layout.is_internal(name):
-            raise InvalidTopicError(name, "names that begin with '__' are internal")
-        if isinstance(partitions, bool) or not isinstance(partitions, int):
-            raise InvalidConfigurationError("partitions", partitions, "a whole number")
-        if not 1 <= partitions <= MAX_PARTITIONS:
-            raise InvalidConfigurationError("partitions", partitions, f"1 to {MAX_PARTITIONS}")
-        config = TopicConfig.from_settings(**settings)
-        facts = TopicFacts(name, uuid.uuid4(), partitions, config)
+        _check_arguments(name, partitions, if_exists)
+        facts = TopicFacts(name, uuid.uuid4(), partitions, TopicConfig.from_settings(**settings))
         while True:
-            topics = self.refresh()
-            expected = self._offset
-            existing = topics.get(name)
-            if existing is not None and existing.is_deleting:
+            with self._lock:
+                known, expected = self._refresh_locked(), self._offset
+                existing = known.get(name)
+                if existing is None:
+                    _check_collision(name, known)
+                elif not existing.is_deleting:
+                    if if_exists == "ok":
+                        return self._topic_locked(existing)
+                    raise TopicExistsError(name)
+            if existing is not None:
                 # Somebody began to delete it and died, or is still at it: whoever notices finishes.
                 self._finish_deletion(existing)
-                continue
-            if existing is not None:
-                if if_exists == "ok":
-                    return self._topic(existing)
-                raise TopicExistsError(name)
-            _check_collision(name, topics)
-            if self._commit(name, facts.encode(), expected):
-                return self._topic(facts)
+            elif self._commit(name, facts.encode(), expected):
+                return self.get(name)
 
     def delete(self, name: str) -> None:
         """Delete a topic and give its space back; see Log.delete_topic.
@@ -317,20 +334,23 @@ class TopicRegistry:
         crash in between is noticed and finished by whoever creates the name again.
         """
         while True:
-            facts = self.refresh().get(name)
+            with self._lock:
+                facts, expected = self._refresh_locked().get(name), self._offset
             if facts is None or facts.is_deleting:
                 raise UnknownTopicOrPartitionError(name)
-            expected = self._offset
             facts = dataclasses.replace(facts, is_deleting=True)
             if self._commit(name, facts.encode(), expected):
                 break
         self._finish_deletion(facts)
 
     def _finish_deletion(self, facts: TopicFacts) -> None:
-        for partition in self._topic(facts).partitions:
+        for number in range(facts.partitions):
+            partition = self._partition(facts, number)
             self._engine.delete_partition(partition, topic_id=facts.topic_id)
-        while self.refresh().get(facts.name) == facts:
-            if self._commit(facts.name, None, self._offset):
+        while True:
+            with self._lock:
+                current, expected = self._refresh_locked().get(facts.name), self._offset
+            if current != facts or self._commit(facts.name, None, expected):
                 return
 
     def _commit(self, name: str, value: bytes | None, expected: int) -> bool:
@@ -341,12 +361,31 @@ class TopicRegistry:
             return False
         return True
 
-    def _topic(self, facts: TopicFacts) -> Topic:
-        partitions = tuple(
-            self._engine.partition(facts.name, number, topic_id=facts.topic_id, config=facts.config)
-            for number in range(facts.partitions)
+    def _topic_locked(self, facts: TopicFacts) -> Topic:
+        topic = self._topics.get(facts)
+        if topic is None:
+            topic = self._topics[facts] = Topic(
+                facts, functools.partial(self._partition, facts), events=self._engine.events
+            )
+        return topic
+
+    def _partition(self, facts: TopicFacts, number: int) -> Partition:
+        return self._engine.partition(
+            facts.name, number, topic_id=facts.topic_id, config=facts.config
         )
-        return Topic(facts, partitions, events=self._engine.events)
+
+
+def _check_arguments(name: str, partitions: int, if_exists: str) -> None:
+    layout.check_topic_name(name)
+    if layout.is_internal(name):
+        raise InvalidTopicError(name, "names that begin with '__' are internal")
+    if isinstance(partitions, bool) or not isinstance(partitions, int):
+        raise InvalidConfigurationError("partitions", partitions, "a whole number")
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise InvalidConfigurationError("partitions", partitions, f"1 to {MAX_PARTITIONS}")
+    layout.partition_directory(name, partitions - 1)
+    if if_exists not in ("error", "ok"):
+        raise InvalidConfigurationError("if_exists", if_exists, "'error' or 'ok'")
 
 
 def _check_collision(name: str, topics: dict[str, TopicFacts]) -> None:

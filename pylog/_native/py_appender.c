@@ -113,8 +113,9 @@ static void appender_dealloc(PyObject *object)
 /* ---- Router */
 
 typedef struct {
-    PyObject_HEAD PyObject *appenders; /* strong: a tuple of Appenders, one per partition */
-    PyObject *unknown; /* strong: called with a partition number that does not exist */
+    PyObject_HEAD PyObject *appenders; /* strong: a list, one per partition, None until resolved */
+    PyObject
+        *resolve; /* strong: partition number -> Appender; raises for one that does not exist */
     Py_ssize_t count;
     int64_t sticky_bytes; /* after so many bytes without a key the next partition is taken */
     int64_t sticky_so_far;
@@ -158,28 +159,47 @@ static Py_ssize_t pick_by_key(router_object *self, PyObject *key)
     return number;
 }
 
-/* The partition asked for, or -1 with the error that `unknown` raises. */
-static Py_ssize_t check_partition(router_object *self, PyObject *partition)
+/* The Appender of a partition (borrowed from the list), made when first asked for.  NULL with the
+ * error that `resolve` raises, as it does for a partition that does not exist. */
+static PyObject *resolve_appender(router_object *self, int64_t number)
+{
+    if (number >= 0 && number < self->count) {
+        PyObject *known = PyList_GetItem(self->appenders, (Py_ssize_t)number); /* borrowed */
+        if (known != Py_None) {
+            return known;
+        }
+    }
+    PyObject *made = PyObject_CallFunction(self->resolve, "L", (long long)number); /* strong */
+    if (made == NULL) {
+        return NULL;
+    }
+    if (number < 0 || number >= self->count ||
+        Py_TYPE(made) != plog_state_of((PyObject *)self)->types[PLOG_APPENDER_TYPE]) {
+        plog_raise_type(made, "what resolve returns", "an Appender of a partition that exists");
+        Py_DECREF(made);
+        return NULL;
+    }
+    return PyList_SetItem(self->appenders, (Py_ssize_t)number, made) < 0 ? NULL : made;
+}
+
+/* The partition asked for; -1 with an error, which for a negative one `resolve` raises. */
+static int64_t parse_partition(router_object *self, PyObject *partition)
 {
     int64_t number;
     if (plog_int64_from_object(partition, "partition", &number) < 0) {
         return -1;
     }
-    if (number >= 0 && number < self->count) {
-        return (Py_ssize_t)number;
+    if (number < 0) {
+        (void)resolve_appender(self, number);
+        return -1;
     }
-    PyObject *result = PyObject_CallFunctionObjArgs(self->unknown, partition, NULL); /* strong */
-    Py_XDECREF(result);
-    if (!PyErr_Occurred()) {
-        PyErr_SetString(PyExc_IndexError, "no such partition");
-    }
-    return -1;
+    return number;
 }
 
-static Py_ssize_t pick(router_object *self, PyObject **given)
+static int64_t pick(router_object *self, PyObject **given)
 {
     if (given[PARTITION] != NULL && given[PARTITION] != Py_None) {
-        return check_partition(self, given[PARTITION]);
+        return parse_partition(self, given[PARTITION]);
     }
     if (self->count == 1) {
         return 0;
@@ -198,14 +218,15 @@ static PyObject *router_append(PyObject *object, PyObject *const *args, Py_ssize
     if (plog_parse_arguments(&route_signature, args, count, keyword_names, given) < 0) {
         return NULL;
     }
-    const Py_ssize_t number = pick(self, given);
-    if (number < 0) {
+    const int64_t number = pick(self, given);
+    PyObject *appender = number < 0 ? NULL : resolve_appender(self, number); /* borrowed */
+    if (appender == NULL) {
         return NULL;
     }
     for (int i = KEY; i < PARTITION; i++) {
         given[i] = given[i] == NULL ? Py_None : given[i];
     }
-    return appender_append(PyTuple_GetItem(self->appenders, number), given, PARTITION, NULL);
+    return appender_append(appender, given, PARTITION, NULL);
 }
 
 static PyObject *router_pick(PyObject *object, PyObject *args)
@@ -214,45 +235,45 @@ static PyObject *router_pick(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "O|O:pick", &given[KEY], &given[VALUE])) {
         return NULL;
     }
-    const Py_ssize_t number = pick((router_object *)object, given);
-    return number < 0 ? NULL : PyLong_FromSsize_t(number);
+    const int64_t number = pick((router_object *)object, given);
+    return number < 0 ? NULL : PyLong_FromLongLong(number);
 }
 
-static int check_appenders(PyTypeObject *type, PyObject *appenders)
+/* A list of `count` times None; NULL with an error. */
+static PyObject *unresolved(Py_ssize_t count)
 {
-    const plog_module_state *state = PyType_GetModuleState(type);
-    for (Py_ssize_t i = 0; i < PyTuple_Size(appenders); i++) {
-        PyObject *appender = PyTuple_GetItem(appenders, i); /* borrowed */
-        if (Py_TYPE(appender) != state->types[PLOG_APPENDER_TYPE]) {
-            plog_raise_type(appender, "appenders", "Appender objects");
-            return -1;
-        }
+    PyObject *list = PyList_New(count); /* strong */
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyList_SetItem(list, i, Py_NewRef(Py_None));
     }
-    return 0;
+    return list;
 }
 
 static PyObject *router_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"appenders", "unknown", "sticky_bytes", NULL};
-    PyObject *appenders, *unknown; /* borrowed */
+    static char *names[] = {"partitions", "resolve", "sticky_bytes", NULL};
+    PyObject *resolve; /* borrowed */
+    int count;
     long long sticky_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OL:Router", names, &PyTuple_Type,
-                                     &appenders, &unknown, &sticky_bytes)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOL:Router", names, &count, &resolve,
+                                     &sticky_bytes)) {
         return NULL;
     }
-    if (check_appenders(type, appenders) < 0) {
-        return NULL;
-    }
-    if (PyTuple_Size(appenders) < 1 || PyTuple_Size(appenders) > INT32_MAX || sticky_bytes < 0) {
-        PyErr_SetString(PyExc_ValueError, "no or too many partitions, or negative sticky_bytes");
+    if (count < 1 || sticky_bytes < 0) {
+        PyErr_SetString(PyExc_ValueError, "no partitions, or sticky_bytes is negative");
         return NULL;
     }
     router_object *self = (router_object *)PyType_GenericAlloc(type, 0);
-    if (self != NULL) {
-        self->appenders = Py_NewRef(appenders);
-        self->unknown = Py_NewRef(unknown);
-        self->count = PyTuple_Size(appenders);
-        self->sticky_bytes = sticky_bytes;
+    if (self == NULL) {
+        return NULL;
+    }
+    self->resolve = Py_NewRef(resolve);
+    self->count = count;
+    self->sticky_bytes = sticky_bytes;
+    self->appenders = unresolved(count);
+    if (self->appenders == NULL) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
     }
     return (PyObject *)self;
 }
@@ -262,17 +283,17 @@ static int router_traverse(PyObject *object, visitproc visit, void *arg)
     router_object *self = (router_object *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->appenders);
-    Py_VISIT(self->unknown);
+    Py_VISIT(self->resolve);
     return 0;
 }
 
-/* The tuple cannot be part of a cycle that `unknown` is not part of too. */
+/* The list stays: without it the object would be unusable, and its Appenders clear themselves. */
 static int router_clear(PyObject *object)
 {
     router_object *self = (router_object *)object;
-    PyObject *unknown = self->unknown;
-    self->unknown = Py_NewRef(Py_None);
-    Py_XDECREF(unknown);
+    PyObject *resolve = self->resolve;
+    self->resolve = Py_NewRef(Py_None);
+    Py_XDECREF(resolve);
     return 0;
 }
 
@@ -282,7 +303,7 @@ static void router_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     Py_XDECREF(self->appenders);
-    Py_XDECREF(self->unknown);
+    Py_XDECREF(self->resolve);
     PyObject_GC_Del(object);
     Py_DECREF((PyObject *)type);
 }
