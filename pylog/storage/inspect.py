@@ -217,6 +217,8 @@ def extents_of(moment: Moment) -> list[Extent]:
             end_offset=facts.end_offset,
             size=facts.size,
             rest=Rest.NOTHING,
+            index_entries=facts.index_entries,
+            time_entries=facts.time_entries,
             is_compacted=facts.is_compacted,
         )
         for facts in moment.manifest.segments
@@ -228,11 +230,12 @@ def extents_of(moment: Moment) -> list[Extent]:
     if moment.is_in_use and not is_unrepaired:
         extents[-1] = dataclasses.replace(extents[-1], rest=Rest.OTHERS, is_index_due=False)
     elif not moment.manifest.is_clean:
-        extents[-1] = dataclasses.replace(extents[-1], rest=Rest.BATCHES, is_index_due=False)
-    else:
-        active = moment.manifest.active
         extents[-1] = dataclasses.replace(
-            extents[-1], index_entries=active.index_entries, time_entries=active.time_entries
+            extents[-1],
+            rest=Rest.BATCHES,
+            index_entries=None,
+            time_entries=None,
+            is_index_due=False,
         )
     return extents
 

@@ -204,7 +204,7 @@ def _index(
 ) -> Iterator[Fact | Finding]:
     extent = _extent(directory, base_offset, lock_file)
     path = f"{directory.path}/{name}"
-    entries, zeros = load_entries(directory, name, extent)
+    entries, rest_bytes = load_entries(directory, name, extent)
     complaints: dict[int, str] = {}
     try:
         log = directory.open(layout.log_name(base_offset))
@@ -230,10 +230,13 @@ def _index(
                 position=place,
                 is_damage=extent.is_index_due,
             )
-    if zeros:
-        position = len(entries) * entries.dtype.itemsize
-        message = f"{zeros} zero bytes after the last entry"
-        yield Finding(path=path, message=message, position=position, is_damage=False)
+    expected = extent.entries_in(name)
+    if expected is not None and len(entries) < expected:
+        message = f"holds {len(entries)} entries, {expected} expected"
+        yield Finding(path=path, message=message, is_damage=extent.is_index_due)
+    if rest_bytes:
+        message = f"{rest_bytes} bytes after the last entry"
+        yield Finding(path=path, message=message, position=entries.nbytes, is_damage=False)
 
 
 # ------------------------------------------------------------------ small files

@@ -332,7 +332,7 @@ def index_findings(
     for name in (layout.index_name(base), layout.timeindex_name(base)):
         path = f"{directory.path}/{name}"
         try:
-            entries, zeros = load_entries(directory, name, extent)
+            entries, rest_bytes = load_entries(directory, name, extent)
         except FileNotFoundError:
             if extent.is_index_due and len(batches.positions):
                 yield Finding(path=path, message="is missing: reads scan instead", is_damage=False)
@@ -353,13 +353,13 @@ def index_findings(
         if len(complaints) > _SHOWN_ENTRIES:
             message = f"{len(complaints) - _SHOWN_ENTRIES} more entries do not match"
             yield Finding(path=path, message=message, is_damage=extent.is_index_due)
-        if zeros and extent.is_index_due:
-            message = f"{zeros} zero bytes after the last entry"
+        if rest_bytes and extent.is_index_due and extent.rest is not Rest.OTHERS:
+            message = f"{rest_bytes} bytes after the last entry"
             yield Finding(path=path, message=message, is_damage=False)
 
 
 def load_entries(directory: Directory, name: str, extent: Extent) -> tuple[npt.NDArray[Any], int]:
-    """Return the entries of an index file and how many bytes of zeros follow them.
+    """Return the entries of an index file and how many bytes follow them.
 
     Where the extent does not say how many are valid, those before the zeros at the end are, as
     Kafka reads an index that was not trimmed.  A cut entry at the end is kept, filled with zeros.
@@ -371,7 +371,8 @@ def load_entries(directory: Directory, name: str, extent: Extent) -> tuple[npt.N
     try:
         size = file.size()
         if count is not None:
-            return view_entries(file.pread(count * entry.itemsize, 0), entry), 0
+            entries = view_entries(file.pread(count * entry.itemsize, 0), entry)
+            return entries, size - entries.nbytes
         data = file.pread(size, 0)
     finally:
         file.close()
