@@ -74,9 +74,9 @@ plog_status plog_scanner_seal(plog_scanner *scanner);
 /* ---- behind damage */
 
 /* The position in [start, len) of the next batch with a good CRC and a base offset in
- * [minimum_offset, maximum_offset) that is followed by zeros, by the end of the data, or by the header of a batch
- * that goes on where it ends (or later, after compaction).  OK or END: there is none.
- * O(len): at most 64 x len bytes go through the CRC, whatever the bytes are. */
+ * [minimum_offset, maximum_offset) that is followed by zeros, by the end of the data, or by the
+ * header of a batch that goes on where it ends (or later, after compaction).
+ * OK or END: there is none.  At most 64 x len bytes go through the CRC, whatever the bytes are. */
 plog_status plog_find_batch(const uint8_t *data, size_t len, size_t start, int64_t minimum_offset,
                             int64_t maximum_offset, size_t *out);
 
