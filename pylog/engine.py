@@ -11,6 +11,7 @@ partition to look again.  Its bytes also number the locks of partitions (storage
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
@@ -77,6 +78,10 @@ class Engine:
         self.check_topic: Callable[[str, uuid.UUID], None] = lambda topic, topic_id: None
 
     # ------------------------------------------------------------------ open and close
+
+    def __del__(self) -> None:
+        # Topics, partitions and iterators hold on to their engine, so nobody uses it any more.
+        self.close()
 
     def open(self, *, create: bool) -> None:
         """Open the directory, creating it if `create`.
@@ -192,7 +197,7 @@ class Engine:
         partition = flushable
         assert isinstance(partition, Partition)
         if partition.config.durability == "interval":
-            self._flush_later(weakref.ref(partition))
+            _flush_later(self._background, weakref.ref(partition))
         self._attached.pop(partition, None)
         self._attached[partition] = 1
         if len(self._attached) > self._max_open_partitions:
@@ -212,23 +217,6 @@ class Engine:
                 excess -= 1
 
     # ------------------------------------------------------------------ background
-
-    def _flush_later(self, reference: weakref.ref[Partition]) -> None:
-        """Sync an "interval" partition every flush_ms, whichever process appended to it."""
-        partition = reference()
-        if partition is None:
-            return
-        delay = partition.config.flush_ms / 1000
-        del partition
-
-        def flush() -> None:
-            partition = reference()
-            if partition is None or not partition.is_attached:
-                return
-            self._flush_later(reference)
-            partition.flush()
-
-        self._background.schedule(("flush", reference), delay, flush)
 
     def _flush_sealed_soon(self, partition: Flushable) -> None:
         self._background.schedule(("sealed", partition), 0.0, partition.flush_sealed)
@@ -252,12 +240,40 @@ class Engine:
             listener()
 
 
+def _flush_later(background: Background, reference: weakref.ref[Partition]) -> None:
+    """Sync an "interval" partition every flush_ms, whichever process appended to it.
+
+    The timetable holds no strong reference, so that a log which nobody uses can be collected.
+    """
+    partition = reference()
+    if partition is None:
+        return
+    delay = partition.config.flush_ms / 1000
+
+    def flush() -> None:
+        partition = reference()
+        if partition is not None and partition.is_attached:
+            _flush_later(background, reference)
+            partition.flush()
+
+    background.schedule(("flush", reference), delay, flush)
+
+
 def _after_fork_in_child() -> None:
     for engine in list(_engines):
         engine.after_fork()
 
 
+def _close_at_exit() -> None:
+    for engine in list(_engines):
+        try:
+            engine.close()
+        except (PylogError, OSError):
+            logger.exception("log %s was not closed cleanly", engine.path)
+
+
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_at_exit)
 
 
 def _open_properties(root: Directory, *, create: bool) -> uuid.UUID:

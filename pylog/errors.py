@@ -10,6 +10,7 @@ errno lacks.  No text or attribute ever holds payload bytes: keys and values sta
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -280,12 +281,12 @@ class NotAppendedError(PylogError):
     """Raised when records were certainly not appended: sending them again duplicates nothing.
 
     appended: the records of this call that had been appended (and acknowledged as the topic asks)
-    before the failure, a prefix of what was given; empty for a single append.
+    before the failure: of one partition a prefix of what was given; empty for a single append.
     """
 
     _fields: ClassVar[tuple[str, ...]] = ("message", "appended")
 
-    def __init__(self, message: str, appended: tuple[RecordMetadata, ...] = ()) -> None:
+    def __init__(self, message: str, appended: Sequence[RecordMetadata] = ()) -> None:
         super().__init__(message)
         self.appended = appended
 
@@ -303,7 +304,7 @@ class PartitionFullError(NotAppendedError, OSError):
     def __init__(
         self,
         message: str,
-        appended: tuple[RecordMetadata, ...] = (),
+        appended: Sequence[RecordMetadata] = (),
         error_number: int = errno.ENOSPC,
     ) -> None:
         super().__init__(message, appended)
@@ -329,9 +330,7 @@ class OffsetMismatchError(NotAppendedError):
     retriable = True
     _fields = ("expected", "actual", "appended")
 
-    def __init__(
-        self, expected: int, actual: int, appended: tuple[RecordMetadata, ...] = ()
-    ) -> None:
+    def __init__(self, expected: int, actual: int, appended: Sequence[RecordMetadata] = ()) -> None:
         super().__init__(f"expected log end offset {expected}, it is {actual}", appended)
         self.expected = expected
         self.actual = actual

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal
@@ -16,13 +15,13 @@ from pylog.topics import Topic, TopicRegistry
 class Log:
     """A directory of topics.  Any number of threads and processes may have it open at once.
 
-    A context manager; also closed when collected and when the interpreter ends.
+    A context manager; also closed when neither it nor anything made from it is used any more, and
+    when the interpreter ends.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._registry = TopicRegistry(engine)
-        self._close = weakref.finalize(self, engine.close)
 
     @property
     def path(self) -> str:
@@ -89,7 +88,7 @@ class Log:
 
         Raises DurabilityUnknownError when a sync fails; everything is closed nevertheless.
         """
-        self._close()
+        self._engine.close()
 
     def __enter__(self) -> Log:
         return self

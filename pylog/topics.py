@@ -27,6 +27,7 @@ from pylog.errors import (
     CorruptionError,
     InvalidConfigurationError,
     InvalidTopicError,
+    NotAppendedError,
     OffsetMismatchError,
     TopicExistsError,
     UnknownTopicOrPartitionError,
@@ -146,8 +147,8 @@ class Topic:
         """Append records, one batch per partition and one sync per partition at the end.
 
         Records of one partition keep their order.  The result has one row per value, in the order
-        given.  Arguments, errors and cost as `Partition.append_many`; with several partitions a
-        NotAppendedError tells in `appended` what the partitions before the failing one took.
+        given.  Arguments, errors and cost as `Partition.append_many`; with several partitions the
+        `appended` of a NotAppendedError need not be a prefix of what was given.
         """
         if partition is None and self._count > 1 and keys is not None:
             return self._append_keyed(values, keys, headers, timestamps)
@@ -164,20 +165,27 @@ class Topic:
         rows_of: dict[int, list[int]] = {}
         for row, (key, value) in enumerate(zip(keys, values, strict=True)):
             rows_of.setdefault(self._router.pick(key, value), []).append(row)
-        partitions = np.empty(len(values), np.int32)
-        offsets = np.empty(len(values), np.int64)
-        times = np.empty(len(values), np.int64)
-        for number, rows in rows_of.items():
-            many = timestamps is not None and not isinstance(timestamps, int)
-            appended = self._partition_of(number).append_many(
+        # All is encoded before anything is appended, so that a wrong argument leaves no traces.
+        chunks = {
+            number: self._partition_of(number).encode_chunks(
                 [values[row] for row in rows],
                 [keys[row] for row in rows],
                 None if headers is None else [headers[row] for row in rows],
-                [timestamps[row] for row in rows] if many else timestamps,  # type: ignore[index]
+                _pick_timestamps(timestamps, rows),
             )
-            partitions[rows], offsets[rows] = number, appended.offsets
-            times[rows] = appended.timestamps
-        return AppendedRecords(self.name, partitions, offsets, times)
+            for number, rows in rows_of.items()
+        }
+        parts: list[tuple[list[int], AppendedRecords]] = []
+        try:
+            for number, rows in rows_of.items():
+                appended = self._partition_of(number).append_chunks(chunks[number])
+                parts.append((rows, appended))
+        except NotAppendedError as error:
+            assert isinstance(error.appended, AppendedRecords)
+            parts.append((rows[: len(error.appended)], error.appended))
+            error.appended = _in_order(self.name, parts)
+            raise
+        return _in_order(self.name, parts)
 
     def read(
         self,
@@ -225,6 +233,28 @@ class Topic:
 
 
 _STICKY_BYTES: Final = 16384  # Kafka's batch.size
+
+
+def _pick_timestamps(
+    timestamps: Sequence[int] | int | None, rows: list[int]
+) -> Sequence[int] | int | None:
+    if timestamps is None or isinstance(timestamps, int):
+        return timestamps
+    return [timestamps[row] for row in rows]
+
+
+def _in_order(topic: str, parts: list[tuple[list[int], AppendedRecords]]) -> AppendedRecords:
+    """Return what several partitions took, in the order of the rows that were given."""
+    if not parts:
+        empty = np.empty(0, np.int64)
+        return AppendedRecords(topic, np.empty(0, np.int32), empty, empty)
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return AppendedRecords(
+        topic,
+        np.concatenate([appended.partitions for _, appended in parts])[order],
+        np.concatenate([appended.offsets for _, appended in parts])[order],
+        np.concatenate([appended.timestamps for _, appended in parts])[order],
+    )
 
 
 class TopicRegistry:

@@ -128,9 +128,14 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
         return NULL;
     }
     PyObject *expected = given[EXPECTED_OFFSET];
-    if (expected != NULL && expected != Py_None &&
-        plog_int64_from_object(expected, "expected_offset", &expected_offset) < 0) {
-        return NULL;
+    if (expected != NULL && expected != Py_None) {
+        if (plog_int64_from_object(expected, "expected_offset", &expected_offset) < 0) {
+            return NULL;
+        }
+        if (expected_offset < 0) {
+            return PyErr_Format(PyExc_ValueError, "expected_offset=%lld: expected at least 0",
+                                (long long)expected_offset);
+        }
     }
     if (record_from_arguments(self, given, &held) < 0) {
         return NULL;

@@ -10,7 +10,7 @@
 
 typedef struct {
     PyObject_HEAD PyObject *tail; /* strong: a Tail, or NULL while the files are closed */
-    PyObject *otherwise;          /* strong: called with the same arguments when the tail cannot */
+    PyObject *otherwise;          /* strong: gets the same arguments when the tail cannot append */
 } appender_object;
 
 /* Call with the arguments of a METH_FASTCALL call; the limited API has no vectorcall before 3.12. */

@@ -282,9 +282,8 @@ static PyObject *reader_wrap(PyObject *object, PyObject *const *args, Py_ssize_t
                                      .end = (size_t)numbers[WRAP_END],
                                      .next_offset = numbers[WRAP_NEXT_OFFSET]};
     return plog_records_new_checked(plog_state_of(object), given[WRAP_DATA], self->topic,
-                                    self->partition, self->decompress, &found,
-                                    numbers[WRAP_OFFSET], numbers[WRAP_LIMIT_OFFSET],
-                                    numbers[WRAP_END_POSITION]);
+                                    self->partition, self->decompress, &found, numbers[WRAP_OFFSET],
+                                    numbers[WRAP_LIMIT_OFFSET], numbers[WRAP_END_POSITION]);
 }
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywords)

@@ -404,7 +404,7 @@ def _metadata_findings(directory: Directory) -> Iterator[Finding]:
     path = f"{directory.path}/{layout.PARTITION_METADATA}"
     try:
         data = read_file(directory, layout.PARTITION_METADATA, max_bytes=_MAX_TEXT_BYTES)
-        if data:
+        if data is not None:
             layout.parse_partition_metadata(data, path=path)
     except CorruptionError as error:
         yield Finding(path=path, message=getattr(error, "reason", str(error)))

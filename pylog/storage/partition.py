@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,13 @@ from pylog.storage.segments import SegmentSet
 DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
 _MAX_ROUNDS: Final = 10_000
+
+
+class Chunks(NamedTuple):
+    """Encoded records: (whole batches, number of records, greatest timestamp) each."""
+
+    chunks: list[tuple[bytearray, int, int]]
+    timestamps: Sequence[int] | int
 
 
 class Partition:
@@ -124,9 +131,22 @@ class Partition:
         Raises what `append` raises; argument errors before anything is appended.
         About 50 ns a record, then a pwrite for each chunk of 64 KiB or more.
         """
+        return self.append_chunks(self.encode_chunks(values, keys, headers, timestamps))
+
+    def encode_chunks(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None,
+        headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None,
+        timestamps: Sequence[int] | int | None,
+    ) -> Chunks:
+        """Encode records into the chunks that are each placed whole; nothing is appended.
+
+        Raises what `append_many` raises for arguments.
+        """
         if timestamps is None:
             timestamps = self._environment.clock()
-        spans: list[range] = []
+        chunks = []
         start, count = 0, len(values)
         while start < count:
             data, end = encode(
@@ -134,17 +154,25 @@ class Partition:
                 self.config.max_message_bytes, start, self._chunk_bytes,
             )  # fmt: skip
             latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
-            try:
-                spans.append(range(*self._write(data, end - start, latest, -1)))
-            except NotAppendedError as error:
-                error.appended = tuple(self._appended(spans, timestamps))
-                raise
+            chunks.append((data, end - start, latest))
             start = end
+        return Chunks(chunks, timestamps)
+
+    def append_chunks(self, chunks: Chunks) -> AppendedRecords:
+        """Append what `encode_chunks` made; see `append_many`."""
+        spans: list[range] = []
+        for data, count, latest in chunks.chunks:
+            try:
+                spans.append(range(*self._write(data, count, latest, -1)))
+            except NotAppendedError as error:
+                error.appended = self._acknowledged(spans, chunks.timestamps)
+                raise
+        return self._acknowledged(spans, chunks.timestamps)
+
+    def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
+        """Return what was placed, once the topic's durability is reached."""
         if self._waits_for_sync and spans:
             self._wait_durable(spans[0].start, spans[-1].stop)
-        return self._appended(spans, timestamps)
-
-    def _appended(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         arrays = [np.arange(span.start, span.stop) for span in spans]
         offsets = np.concatenate(arrays) if arrays else np.empty(0, np.int64)
         partitions = np.full(len(offsets), self.number, np.int32)
@@ -159,6 +187,8 @@ class Partition:
         expected_offset: int | None = None,
     ) -> RecordMetadata:
         """Append when the C call found no room, another segment, or nothing attached."""
+        if expected_offset is not None and expected_offset < 0:
+            raise ValueError(f"expected_offset={expected_offset}: expected at least 0")
         if timestamp is None:
             timestamp = self._environment.clock()
         data, _ = encode(
@@ -204,7 +234,7 @@ class Partition:
         attachment = self._attached()
         if attachment is None:
             return 0
-        end_offset = attachment.page.marks().log_end_offset
+        end_offset = self.log_end_offset
         attachment.commit.wait(end_offset)
         return end_offset
 
@@ -224,7 +254,10 @@ class Partition:
         attachment = self._attachment or self._attached()
         if attachment is None:
             return self._nothing_at(offset, max_bytes, None)
-        marks = attachment.page.marks()
+        try:
+            marks = attachment.page.marks()
+        except ClosedError:
+            return self._again(attachment).read(offset, max_bytes)
         limit = marks.high_watermark
         if not marks.log_start_offset <= offset < limit or max_bytes < 1:
             return self._nothing_at(offset, max_bytes, marks)
@@ -259,6 +292,12 @@ class Partition:
                     return segment, records
         return None
 
+    def _again(self, attachment: Attachment) -> Partition:
+        """Return self if another thread suspended `attachment` meanwhile; raises ClosedError."""
+        if self._is_closed or attachment is self._attachment:
+            raise ClosedError(f"{self!r} is closed")
+        return self
+
     def _nothing_at(self, offset: int, max_bytes: int, marks: Marks | None) -> Records:
         start, end = (0, 0) if marks is None else (marks.log_start_offset, marks.log_end_offset)
         if not start <= offset <= end:
@@ -290,7 +329,9 @@ class Partition:
         """
         offset = self.log_start_offset if start is None else start
         if end is None and not follow:
-            end = max(self.high_watermark, offset)
+            end = self.high_watermark
+            if offset >= end:
+                self.read(offset)  # raises when the offset is out of range
         while end is None or offset < end:
             records = self.read(offset, max_bytes)
             for record in records:
@@ -316,7 +357,7 @@ class Partition:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             seen = events.value
-            if attachment.page.marks().high_watermark > offset:
+            if self.high_watermark > offset:
                 return True
             if self._is_closed:
                 raise ClosedError(f"{self!r} is closed")
@@ -329,8 +370,12 @@ class Partition:
 
     def marks(self) -> Marks | None:
         """Return all marks as of one moment, or None while the partition has no files."""
-        attachment = self._attached()
-        return None if attachment is None else attachment.page.marks()
+        attachment = self._attachment or self._attached()
+        try:
+            return None if attachment is None else attachment.page.marks()
+        except ClosedError:
+            assert attachment is not None
+            return self._again(attachment).marks()
 
     @property
     def log_start_offset(self) -> int:
@@ -377,14 +422,14 @@ class Partition:
         with self._lock:
             if self._is_closed:
                 raise ClosedError(f"{self!r} is closed")
-            if self._attachment is None and (create or self._directory.exists()):
-                self._attach()
+            if self._attachment is None:
+                self._environment.check_topic(self.topic, self._topic_id)
+                if create or self._directory.exists():
+                    self._attach()
             return self._attachment
 
     def _attach(self) -> Attachment:
-        if not self._directory.exists():
-            self._environment.check_topic(self.topic, self._topic_id)
-            self._directory.make()
+        self._directory.make()
         attachment = Attachment(
             self._directory,
             topic=self.topic,

@@ -142,9 +142,8 @@ class Presence:
 
     def leave(self) -> None:
         """Let go of the page; inside `gate` this also gives up the presence when it ends."""
-        if self.page is not None:
-            self.page.release()
-            self.page = None
+        # Not released: a reader in another thread may be about to copy its marks.
+        self.page = None
         if self._state_file is not None:
             self._state_file.close()
             self._state_file = None
