@@ -199,6 +199,7 @@ def test_detach_attach_and_release_while_others_append() -> None:
             if turn % 2:
                 memory.attach(window=bytearray(1 << 22))
             memory.configure(max_message_bytes=1 << 20)
+            memory.page.publish(position=0, index_entries=0)  # so that nothing fills
             memory.page.unlock()
             memory.attach()
             goal = sum(taken) + 1
