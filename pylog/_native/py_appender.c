@@ -13,7 +13,7 @@ typedef struct {
     PyObject *otherwise;          /* strong: gets the same arguments when the tail cannot append */
 } appender_object;
 
-PyObject *otherwise; /* strong: gets the arguments that the tail could not append */
+/* The limited API has no vectorcall before 3.12. */
 static PyObject *call_with(PyObject *callable, PyObject *const *args, Py_ssize_t count,
                            PyObject *keyword_names)
 {
