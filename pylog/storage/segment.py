@@ -199,7 +199,9 @@ class Segment:
                     file, position + end, next_offset, offset, status, view
                 )
                 entry_offset = -1
-        return None
+        if self.facts.is_compacted:
+            return None
+        raise self._damage(position, expected, view.end_offset, _native.END)
 
     def _start_of_scan(self, offset: int, view: SegmentView) -> tuple[int, int]:
         """Return (position, last offset of the batch there or -1) of the best index entry."""
@@ -207,7 +209,9 @@ class Segment:
             self._rebuild_index(view)
         index = self.index()
         count = index.capacity if self._is_rebuilt else view.index_entries
-        return index.lookup(offset, count)
+        position, entry_offset = index.lookup(offset, count)
+        # An entry that points past the end is wrong; the segment's start needs none.
+        return (position, entry_offset) if position < view.size else (0, -1)
 
     def _rebuild_index(self, view: SegmentView) -> None:
         """Replace this object's copy of an index that is missing or wrong; the file is left."""
@@ -241,9 +245,12 @@ class Segment:
         if intact is not None and intact.base_offset <= offset:
             return intact.position, intact.base_offset
         end_offset = view.end_offset if intact is None else intact.base_offset
-        raise CorruptRangeError(
-            first=expected,
-            last=max(expected, end_offset - 1),
+        raise self._damage(position, expected, end_offset, status)
+
+    def _damage(self, position: int, first: int, end_offset: int, status: int) -> CorruptRangeError:
+        return CorruptRangeError(
+            first=first,
+            last=max(first, end_offset - 1),
             path=self.path,
             position=position,
             reason=REASONS.get(status, f"status {status}"),
