@@ -23,11 +23,13 @@ from pylog import _native, codecs
 from pylog._native import BATCH_HEADER_BYTES, Record, Records, Scanner, batch_headers, crc32c
 from pylog.errors import CorruptionError, InvalidRecordError, MissingExtraError
 from pylog.storage import layout
+from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.files import Directory, File
 from pylog.storage.index import OFFSET_ENTRY, TIME_ENTRY, view_entries
 from pylog.storage.scan import REASONS, Damage, last_nonzero, walk_log
 
 _CHUNK_BYTES: Final = 1 << 20  # records are looked at in pieces of this size, as readers do
+_EPOCH: Final = slice(12, 16)  # of a batch: its leader epoch
 _ATTRIBUTES: Final = 22  # the low byte of a batch's attributes, where its codec stands
 _CODEC_BITS: Final = 7
 _CRC_FROM: Final = 21  # a batch's CRC covers the bytes from here to its end
@@ -288,12 +290,22 @@ def record_findings(file: File, batches: Batches) -> Iterator[Finding]:
         stop = min(stop, int(gaps[following])) if following < len(gaps) else stop
         data = file.pread(int(batches.ends[stop - 1]) - start, start)
         within = batches.positions[row:stop] - start
-        is_plain = not (np.frombuffer(data, np.uint8)[within + _ATTRIBUTES] & _CODEC_BITS).any()
+        octets = np.frombuffer(data, np.uint8)
+        for index in np.flatnonzero(_epochs_at(octets, within) < NO_EPOCH).tolist():
+            message = "the leader epoch, which no CRC covers, is negative"
+            yield Finding(path=file.path, message=message, position=start + int(within[index]))
+        is_plain = not (octets[within + _ATTRIBUTES] & _CODEC_BITS).any()
         if not (is_plain and _parses(data)):
             ends = (batches.ends[row:stop] - start).tolist()
             for first, end in zip(within.tolist(), ends, strict=True):
                 yield from _batch_findings(file, data[first:end], start + first, missing)
         row = stop
+
+
+def _epochs_at(octets: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    places = positions[:, np.newaxis] + np.arange(_EPOCH.start, _EPOCH.stop)
+    epochs: npt.NDArray[Any] = octets[places].view(">i4")
+    return epochs[:, 0]
 
 
 def _parses(data: bytes) -> bool:
