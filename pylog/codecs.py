@@ -51,6 +51,7 @@ def _too_large(codec: str) -> InvalidRecordError:
 
 
 def _gunzip(payload: memoryview) -> bytes:
+    """Decode all members of a gzip stream."""
     parts: list[bytes] = []
     room = MAX_DECOMPRESSED_BYTES
     rest = bytes(payload)
@@ -84,6 +85,7 @@ def _lz4(payload: memoryview) -> bytes:
 
 
 def _zstd(payload: memoryview) -> bytes:
+    """Decode all frames of a zstd stream."""
     zstd = _import_zstd()
     parts: list[bytes] = []
     room = MAX_DECOMPRESSED_BYTES
@@ -137,6 +139,7 @@ def _snappy(payload: memoryview) -> bytes:
 
 
 def _xerial_blocks(data: bytes) -> list[bytes]:
+    """Return the raw blocks; every length is checked against what remains."""
     blocks = []
     position = _XERIAL_HEADER_BYTES
     while position < len(data):

@@ -162,6 +162,7 @@ class Topic:
         headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None,
         timestamps: Sequence[int] | int | None,
     ) -> AppendedRecords:
+        """Append records to the partitions of their keys."""
         rows_of: dict[int, list[int]] = {}
         for row, (key, value) in enumerate(zip(keys, values, strict=True)):
             rows_of.setdefault(self._router.pick(key, value), []).append(row)

@@ -52,6 +52,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "inspect",
         "inspect_file",
         "attachment",
+        "handle",
         "partition",
         "__init__",
     ),

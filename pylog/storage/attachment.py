@@ -47,9 +47,14 @@ class Flushable(Protocol):
     """What the background needs of a partition."""
 
     @property
-    def config(self) -> TopicConfig: ...
-    def flush(self) -> int: ...
-    def flush_sealed(self) -> None: ...
+    def config(self) -> TopicConfig:
+        """The topic's settings."""
+
+    def flush(self) -> int:
+        """Make everything durable that was appended so far."""
+
+    def flush_sealed(self) -> None:
+        """Make everything durable below the active segment."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,7 @@ class Attachment:
         self._make_parts()
 
     def _open_alone(self) -> None:
+        """Recover, and make the page anew.  Without space for repairs reading still works."""
         opened = recovery.examine(
             self._directory,
             index_interval_bytes=self._config.index_interval_bytes,
@@ -148,6 +154,7 @@ class Attachment:
         self._presence.initialize(marks)
 
     def _make_parts(self) -> None:
+        """Make the writable end and the group commit, which need the page."""
         config, environment = self._config, self._environment
         settings = TailSettings(
             segment_bytes=config.segment_bytes,
@@ -193,6 +200,7 @@ class Attachment:
                 segment.forget_files()
 
     def _end(self, *, is_alone: bool, sync: bool) -> None:
+        """Sync if asked or alone; alone, promise a clean end as well."""
         with self._locked():
             marks = self.page.marks()
             if marks.state == _native.FAILED or marks.flags:

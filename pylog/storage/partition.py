@@ -1,18 +1,14 @@
-"""One partition on one disk: append, read, wait, flush; OPEN, FULL or FAILED.
+"""One partition on one disk: append, read, flush; OPEN, FULL or FAILED.
 
-Knows how its parts work together: page, segments, writable end, group commit, recovery.  Must not
-know topics' meaning, groups or clients.
+Knows how its parts work together: writable end, group commit, segments.  Must not know topics'
+meaning, groups or clients.
 
-Locks, in this order:
-    _lock       this process's slow paths: attach, detach, roll, growth (reentrant)
-    page lock   all processes: whoever holds it may change marks and files
-    _turn       of the group commit: never waited for while one of the above is held
-Reads take none: one copy of the marks, one immutable snapshot of the segments.
+Locks: those of handle.py, for appends that find no room.  Reads take none: one copy of the marks,
+one immutable snapshot of the segments.
 """
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -20,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pylog import _native
-from pylog._native import Appender, Marks, Reader, Record, RecordMetadata, Records, encode
+from pylog._native import Marks, Reader, Record, RecordMetadata, Records, encode
 from pylog.config import TopicConfig
 from pylog.errors import (
     ClosedError,
@@ -30,8 +26,9 @@ from pylog.errors import (
 )
 from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import policy
-from pylog.storage.attachment import Attachment, Environment
+from pylog.storage.attachment import Environment
 from pylog.storage.files import Directory
+from pylog.storage.handle import PartitionHandle
 from pylog.storage.segment import Segment, SegmentView
 from pylog.storage.segments import SegmentSet
 
@@ -47,11 +44,8 @@ class Chunks(NamedTuple):
     timestamps: Sequence[int] | int
 
 
-class Partition:
-    """An ordered, durable sequence of records.  Any number of threads and processes may share it.
-
-    Opens lazily: the constructor does no I/O, the first call that needs the files attaches.
-    """
+class Partition(PartitionHandle):
+    """An ordered, durable sequence of records, shared by any number of threads and processes."""
 
     def __init__(
         self,
@@ -63,31 +57,24 @@ class Partition:
         config: TopicConfig,
         environment: Environment,
     ) -> None:
-        self.topic = topic
-        self.number = number
-        self.config = config
-        self._directory = directory
-        self._topic_id = topic_id
-        self._environment = environment
-        self._lock = threading.RLock()
-        self._attachment: Attachment | None = None
-        self._is_closed = False
-        self._waits_for_sync = config.durability == "fsync"
+        super().__init__(
+            directory,
+            topic=topic,
+            number=number,
+            topic_id=topic_id,
+            config=config,
+            environment=environment,
+        )
         self._reader = Reader(topic, number, environment.decompress)
+        # Where the next sequential read goes on without a lookup: offset, segment, position.
         self._place: tuple[int, Segment, int] | None = None
-        self.appender = Appender(self._append_slowly)
         if not self._waits_for_sync:
             # Nothing is left to do after the C call, so it is the method itself: no Python frame.
             self.append = self.appender.append  # type: ignore[method-assign]
-        self._was_read = False
-        self._seen_end_offset = -1
         limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
         # What append_many places at once, all or nothing: it fits into one segment with its
         # indexes.
         self._chunk_bytes = max(min(config.segment_bytes, limit), config.max_message_bytes)
-
-    def __repr__(self) -> str:
-        return f"<Partition {self.topic}-{self.number}>"
 
     # ------------------------------------------------------------------ append
 
@@ -221,23 +208,6 @@ class Partition:
                 raise OffsetMismatchError(expected_offset, self.log_end_offset)
         raise AssertionError(f"{self!r}: no room after {_MAX_ROUNDS} rounds")
 
-    def _wait_durable(self, start: int, end_offset: int) -> None:
-        # Attaches again when another thread suspended the partition between append and sync.
-        attachment = self._attachment or self._attach_for_writing()
-        attachment.commit.wait(end_offset, start)
-
-    def flush(self) -> int:
-        """Make everything appended so far durable; return the offset up to which it is.
-
-        Raises DurabilityUnknownError, ClosedError.  Blocks for an fdatasync per unsynced segment.
-        """
-        attachment = self._attached()
-        if attachment is None:
-            return 0
-        end_offset = self.log_end_offset
-        attachment.commit.wait(end_offset)
-        return end_offset
-
     # ------------------------------------------------------------------ read
 
     def read(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Records:
@@ -273,7 +243,7 @@ class Partition:
             if found is None:
                 return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
             segment, records = found
-        # The next sequential read goes on here without a lookup; one assignment, whole or not.
+        # One assignment: another thread sees the old place or the new one.
         self._place = records.next_offset, segment, records.end_position
         return records
 
@@ -281,7 +251,7 @@ class Partition:
         self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int
     ) -> tuple[Segment, Records] | None:
         """Return the first records at or after `offset`, and the segment that holds them."""
-        self._was_read = True
+        self._was_used = True
         for position in range(segments.floor(offset), len(segments.segments)):
             segment = segments.segments[position]
             view = _view(segment, marks)
@@ -291,12 +261,6 @@ class Partition:
                 if records is not None:
                     return segment, records
         return None
-
-    def _again(self, attachment: Attachment) -> Partition:
-        """Return self if another thread suspended `attachment` meanwhile; raises ClosedError."""
-        if self._is_closed or attachment is self._attachment:
-            raise ClosedError(f"{self!r} is closed")
-        return self
 
     def _nothing_at(self, offset: int, max_bytes: int, marks: Marks | None) -> Records:
         start, end = (0, 0) if marks is None else (marks.log_start_offset, marks.log_end_offset)
@@ -343,189 +307,6 @@ class Partition:
                     return
                 self.wait(offset)
             offset = records.next_offset
-
-    def wait(self, offset: int, timeout: float | None = None) -> bool:
-        """Wait until the high watermark is above `offset`; return whether it is.
-
-        timeout: seconds, None for ever.  Raises ClosedError, OSError.  Holds no lock and no GIL;
-        signals are handled.
-        """
-        attachment = self._attached(create=True)
-        assert attachment is not None
-        events = attachment.page.events
-        monotonic = self._environment.monotonic
-        deadline = None if timeout is None else monotonic() + timeout
-        while True:
-            seen = events.value
-            if self.high_watermark > offset:
-                return True
-            if self._is_closed:
-                raise ClosedError(f"{self!r} is closed")
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                return False
-            events.wait(seen, left)
-
-    # ------------------------------------------------------------------ facts
-
-    def marks(self) -> Marks | None:
-        """Return all marks as of one moment, or None while the partition has no files."""
-        attachment = self._attachment or self._attached()
-        try:
-            return None if attachment is None else attachment.page.marks()
-        except ClosedError:
-            assert attachment is not None
-            return self._again(attachment).marks()
-
-    @property
-    def log_start_offset(self) -> int:
-        """The first offset that can be read."""
-        marks = self.marks()
-        return 0 if marks is None else marks.log_start_offset
-
-    @property
-    def high_watermark(self) -> int:
-        """Readers see the records below it."""
-        marks = self.marks()
-        return 0 if marks is None else marks.high_watermark
-
-    @property
-    def log_end_offset(self) -> int:
-        """The offset that the next record gets."""
-        marks = self.marks()
-        return 0 if marks is None else marks.log_end_offset
-
-    @property
-    def durable_offset(self) -> int:
-        """Every record below it is on disk."""
-        marks = self.marks()
-        return 0 if marks is None else marks.durable_offset
-
-    @property
-    def state(self) -> str:
-        """ "open", "full" (no space; appends are tried) or "failed" (read-only until reopened)."""
-        marks = self.marks()
-        return "open" if marks is None else _STATES[marks.state]
-
-    def check(self) -> None:
-        """Assert every invariant of the marks and segments; reads no data."""
-        attachment = self._attached()
-        if attachment is not None:
-            attachment.check()
-
-    # ------------------------------------------------------------------ open and close
-
-    def _attached(self, *, create: bool = False) -> Attachment | None:
-        attachment = self._attachment
-        if attachment is not None:
-            return attachment
-        with self._lock:
-            if self._is_closed:
-                raise ClosedError(f"{self!r} is closed")
-            if self._attachment is None:
-                self._environment.check_topic(self.topic, self._topic_id)
-                if create or self._directory.exists():
-                    self._attach()
-            return self._attachment
-
-    def _attach(self) -> Attachment:
-        self._directory.make()
-        attachment = Attachment(
-            self._directory,
-            topic=self.topic,
-            number=self.number,
-            topic_id=self._topic_id,
-            config=self.config,
-            environment=self._environment,
-            on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
-        )
-        attachment.open()
-        self._attachment = attachment
-        self.appender.use(attachment.tail.native)
-        self._environment.on_attach(self)
-        return attachment
-
-    def flush_sealed(self) -> None:
-        """Make the segments before the active one durable; see `flush` for what it raises."""
-        attachment = self._attachment
-        if attachment is not None:
-            attachment.sync_sealed()
-
-    def _attach_for_writing(self) -> Attachment:
-        attachment = self._attached(create=True)
-        assert attachment is not None
-        return attachment
-
-    def suspend(self) -> bool:
-        """Let go of files, maps and presence until the next use; return whether that was possible.
-
-        Not possible while a sync is in flight.  Raises what `close` raises.
-        """
-        with self._lock:
-            attachment = self._attachment
-            if attachment is None:
-                return True
-            if not attachment.commit.pause():
-                return False
-            self._forget()
-            attachment.close(sync=True)
-            return True
-
-    def close(self) -> None:
-        """End: sync, and if nobody else has the partition open, promise a clean end.
-
-        Raises DurabilityUnknownError when the last sync failed.  Idempotent.
-        """
-        with self._lock:
-            self._is_closed = True
-            attachment = self._attachment
-            self._forget()
-            if attachment is not None:
-                attachment.close(sync=self._waits_for_sync)
-
-    def delete(self) -> None:
-        """Close the partition in all processes and remove its files.
-
-        Appends through other handles raise UnknownTopicOrPartitionError; reads go on for as long as
-        they hold files.  Raises OSError; may be called again.
-        """
-        with self._lock:
-            attachment = None if self._is_closed else self._attached()
-            self._is_closed = True
-            self._forget()
-            if attachment is not None:
-                attachment.delete()
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether this process has the partition's files open."""
-        return self._attachment is not None
-
-    def take_used(self) -> bool:
-        """Return whether the partition was read or appended to since the last call."""
-        attachment = self._attachment
-        if attachment is None:
-            return False
-        end_offset = attachment.page.marks().log_end_offset
-        was_used = self._was_read or end_offset != self._seen_end_offset
-        self._was_read, self._seen_end_offset = False, end_offset
-        return was_used
-
-    def _forget(self) -> None:
-        self._attachment = None
-        self.appender.use(None)
-        self._place = None
-
-    def after_fork(self) -> None:
-        """In a forked child: drop what belongs to the parent; the next use attaches anew."""
-        self._lock = threading.RLock()
-        attachment = self._attachment
-        self._forget()
-        if attachment is not None:
-            attachment.abandon()
-
-
-_STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 
 def _view(segment: Segment, marks: Marks) -> SegmentView:

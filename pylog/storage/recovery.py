@@ -172,6 +172,7 @@ def _opened_unclean(
     same_boot: bool,
     damaged_manifest: bool,
 ) -> Opened:
+    """Scan the active segment and plan its repairs; writes nothing."""
     known = manifest.segments[-1]
     scanner = Scanner(
         base_offset=known.base_offset,
@@ -247,6 +248,7 @@ def _walk_active(
 def _report(
     directory: Directory, active: SegmentFacts, walk: Walk, *, is_short: bool, torn_end: int
 ) -> None:
+    """Log what the scan found, with offsets and positions."""
     path = f"{directory.path}/{layout.log_name(active.base_offset)}"
     for damage in walk.damages:
         logger.error(
@@ -268,6 +270,7 @@ def _report(
 def _repaired_manifest(
     manifest: Manifest, active: SegmentFacts, scanner: Scanner, *, is_short: bool
 ) -> Manifest:
+    """Return the manifest after the repairs: clean, with a new active segment if the end is bad."""
     segments = (*manifest.segments[:-1], active)
     facts = ActiveFacts(
         first_timestamp=scanner.first_timestamp,
@@ -317,6 +320,7 @@ def repair(directory: Directory, repairs: Repairs) -> None:
 
 
 def _repair_log(directory: Directory, repairs: Repairs) -> None:
+    """Save and cut the torn tail, and make durable what is kept."""
     size = repairs.active.size
     name = layout.log_name(repairs.active.base_offset)
     try:
@@ -469,6 +473,7 @@ def _manifest_from_files(directory: Directory, index_interval_bytes: int) -> Man
 def _facts_from_file(
     directory: Directory, base: int, end: int | None, index_interval_bytes: int
 ) -> SegmentFacts:
+    """Return what a segment\'s own files say; `end` is the base of the next one, if there is one."""
     maximum = base + _MAX_RELATIVE_OFFSET if end is None else end
     name = layout.log_name(base)
     file = directory.open(name)

@@ -71,10 +71,12 @@ class Segment:
 
     @property
     def log_name(self) -> str:
+        """The name of the `.log` file."""
         return layout.log_name(self.base_offset)
 
     @property
     def path(self) -> str:
+        """The path of the `.log` file, for messages."""
         return f"{self._directory.path}/{self.log_name}"
 
     # Files

@@ -1,0 +1,279 @@
+"""A partition as one process holds it: opened with its first use, and closed, suspended or forked.
+
+Knows when the files are opened and let go, and the marks.  Must not know how records are placed or
+read.
+
+Locks, in this order:
+    _lock       this process's slow paths: attach, detach, roll, growth (reentrant)
+    page lock   all processes: whoever holds it may change marks and files
+    _turn       of the group commit: never waited for while one of the above is held
+Reading marks takes none.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final, Self
+
+from pylog import _native
+from pylog._native import Appender, Marks, RecordMetadata
+from pylog.config import TopicConfig
+from pylog.errors import ClosedError, UnknownTopicOrPartitionError
+from pylog.storage.attachment import Attachment, Environment
+from pylog.storage.files import Directory
+from pylog.storage.lifecycle import IS_DELETED
+
+_STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
+
+
+class PartitionHandle(ABC):
+    """The life of a partition in this process.
+
+    Opens lazily: the constructor does no I/O, the first call that needs the files attaches.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        topic: str,
+        number: int,
+        topic_id: uuid.UUID,
+        config: TopicConfig,
+        environment: Environment,
+    ) -> None:
+        self.topic = topic
+        self.number = number
+        self.config = config
+        self.appender = Appender(self._append_slowly)
+        self._directory = directory
+        self._topic_id = topic_id
+        self._environment = environment
+        self._lock = threading.RLock()
+        self._attachment: Attachment | None = None
+        self._is_closed = False
+        self._waits_for_sync = config.durability == "fsync"
+        self._was_used = False
+        self._seen_end_offset = -1
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.topic}-{self.number}>"
+
+    @abstractmethod
+    def _append_slowly(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
+        timestamp: int | None = None,
+        expected_offset: int | None = None,
+    ) -> RecordMetadata:
+        """Append what the C call could not."""
+
+    # ------------------------------------------------------------------ facts
+
+    def marks(self) -> Marks | None:
+        """Return all marks as of one moment, or None while the partition has no files."""
+        attachment = self._attachment or self._attached()
+        try:
+            return None if attachment is None else attachment.page.marks()
+        except ClosedError:
+            assert attachment is not None
+            return self._again(attachment).marks()
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that can be read."""
+        marks = self.marks()
+        return 0 if marks is None else marks.log_start_offset
+
+    @property
+    def high_watermark(self) -> int:
+        """Readers see the records below it."""
+        marks = self.marks()
+        return 0 if marks is None else marks.high_watermark
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset that the next record gets."""
+        marks = self.marks()
+        return 0 if marks is None else marks.log_end_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """Every record below it is on disk."""
+        marks = self.marks()
+        return 0 if marks is None else marks.durable_offset
+
+    @property
+    def state(self) -> str:
+        """ "open", "full" (no space; appends are tried) or "failed" (read-only until reopened)."""
+        marks = self.marks()
+        return "open" if marks is None else _STATES[marks.state]
+
+    def check(self) -> None:
+        """Assert every invariant of the marks and segments; reads no data."""
+        attachment = self._attached()
+        if attachment is not None:
+            attachment.check()
+
+    def _again(self, attachment: Attachment) -> Self:
+        """Return self if another thread suspended `attachment` meanwhile; raises ClosedError."""
+        if self._is_closed or attachment is self._attachment:
+            raise ClosedError(f"{self!r} is closed")
+        return self
+
+    def wait(self, offset: int, timeout: float | None = None) -> bool:
+        """Wait until the high watermark is above `offset`; return whether it is.
+
+        timeout: seconds, None for ever.  Raises ClosedError, UnknownTopicOrPartitionError, OSError.
+        Holds no lock and no GIL; signals are handled.  Source: futex(2) on the shared page.
+        """
+        attachment = self._attached(create=True)
+        assert attachment is not None
+        events = attachment.page.events
+        monotonic = self._environment.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            seen = events.value
+            marks = self.marks()
+            if marks is not None and marks.high_watermark > offset:
+                return True
+            if marks is not None and marks.flags & IS_DELETED:
+                raise UnknownTopicOrPartitionError(self.topic, self.number)
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            events.wait(seen, left)
+
+    # ------------------------------------------------------------------ open and close
+
+    def _attached(self, *, create: bool = False) -> Attachment | None:
+        attachment = self._attachment
+        if attachment is not None:
+            return attachment
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError(f"{self!r} is closed")
+            if self._attachment is None:
+                self._environment.check_topic(self.topic, self._topic_id)
+                if create or self._directory.exists():
+                    self._attach()
+            return self._attachment
+
+    def _attach(self) -> Attachment:
+        """Open the files, creating the directory if need be; the caller holds `_lock`."""
+        self._directory.make()
+        attachment = Attachment(
+            self._directory,
+            topic=self.topic,
+            number=self.number,
+            topic_id=self._topic_id,
+            config=self.config,
+            environment=self._environment,
+            on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
+        )
+        attachment.open()
+        self._attachment = attachment
+        self.appender.use(attachment.tail.native)
+        self._environment.on_attach(self)
+        return attachment
+
+    def _attach_for_writing(self) -> Attachment:
+        attachment = self._attached(create=True)
+        assert attachment is not None
+        return attachment
+
+    def flush(self) -> int:
+        """Make everything appended so far durable; return the offset up to which it is.
+
+        Raises DurabilityUnknownError, ClosedError.  Blocks for an fdatasync per unsynced segment.
+        """
+        attachment = self._attached()
+        if attachment is None:
+            return 0
+        end_offset = self.log_end_offset
+        attachment.commit.wait(end_offset)
+        return end_offset
+
+    def _wait_durable(self, start: int, end_offset: int) -> None:
+        # Attaches again when another thread suspended the partition between append and sync.
+        attachment = self._attachment or self._attach_for_writing()
+        attachment.commit.wait(end_offset, start)
+
+    def flush_sealed(self) -> None:
+        """Make the segments before the active one durable; see `flush` for what it raises."""
+        attachment = self._attachment
+        if attachment is not None:
+            attachment.sync_sealed()
+
+    def suspend(self) -> bool:
+        """Let go of files, maps and presence until the next use; return whether that was possible.
+
+        Not possible while a sync is in flight.  Raises what `close` raises.
+        """
+        with self._lock:
+            attachment = self._attachment
+            if attachment is None:
+                return True
+            if not attachment.commit.pause():
+                return False
+            self._forget()
+            attachment.close(sync=True)
+            return True
+
+    def close(self) -> None:
+        """End: sync, and if nobody else has the partition open, promise a clean end.
+
+        Raises DurabilityUnknownError when the last sync failed.  Idempotent.
+        """
+        with self._lock:
+            self._is_closed = True
+            attachment = self._attachment
+            self._forget()
+            if attachment is not None:
+                attachment.page.events.notify()
+                attachment.close(sync=self._waits_for_sync)
+
+    def delete(self) -> None:
+        """Close the partition in all processes and remove its files.
+
+        Appends through other handles raise UnknownTopicOrPartitionError; reads go on for as long as
+        they hold files.  Raises OSError; may be called again.
+        """
+        with self._lock:
+            attachment = None if self._is_closed else self._attached()
+            self._is_closed = True
+            self._forget()
+            if attachment is not None:
+                attachment.delete()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether this process has the partition's files open."""
+        return self._attachment is not None
+
+    def take_used(self) -> bool:
+        """Return whether the partition was read or appended to since the last call."""
+        attachment = self._attachment
+        if attachment is None:
+            return False
+        end_offset = attachment.page.marks().log_end_offset
+        was_used = self._was_used or end_offset != self._seen_end_offset
+        self._was_used, self._seen_end_offset = False, end_offset
+        return was_used
+
+    def _forget(self) -> None:
+        self._attachment = None
+        self.appender.use(None)
+
+    def after_fork(self) -> None:
+        """In a forked child: drop what belongs to the parent; the next use attaches anew."""
+        self._lock = threading.RLock()
+        attachment = self._attachment
+        self._forget()
+        if attachment is not None:
+            attachment.abandon()
