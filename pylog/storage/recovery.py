@@ -473,7 +473,7 @@ def _manifest_from_files(directory: Directory, index_interval_bytes: int) -> Man
 def _facts_from_file(
     directory: Directory, base: int, end: int | None, index_interval_bytes: int
 ) -> SegmentFacts:
-    """Return what a segment\'s own files say; `end` is the base of the next one, if there is one."""
+    """Return what a segment's own files say; `end` is the base of the next one, if any."""
     maximum = base + _MAX_RELATIVE_OFFSET if end is None else end
     name = layout.log_name(base)
     file = directory.open(name)
