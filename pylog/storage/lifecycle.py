@@ -104,8 +104,6 @@ def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.U
 
     Raises OSError; what was created by then is created again the next time.
     """
-    # Whoever made the directory may have died before its parent was synced.
-    directory.make()
     epoch = page.marks().leader_epoch
     metadata = layout.encode_partition_metadata(topic_id)
     replace_file(directory, layout.PARTITION_METADATA, metadata)
