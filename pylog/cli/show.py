@@ -32,9 +32,9 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values))
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 record", "2,000 records"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: "1 record", "2,000 records"; plural: if more than an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:

@@ -58,7 +58,8 @@ def _print_report(report: PartitionReport | LogReport) -> None:
         print(
             f"{show.printable(report.path)}: {state}:"
             f" offsets [{report.log_start_offset}, {report.log_end_offset}),"
-            f" {show.counted(report.records, 'record')} in {report.batches:,} batches,"
+            f" {show.counted(report.records, 'record')} in"
+            f" {show.counted(report.batches, 'batch', 'batches')},"
             f" {report.size:,} bytes, {show.counted(report.segments, 'segment')}"
         )
     for finding in report.findings:
