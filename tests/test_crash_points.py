@@ -1,0 +1,58 @@
+"""Crash points: cut the power or kill the process after every operation, open, and check.
+
+The everyday run visits 20,000 points with two processes; PYLOG_CRASH_POINTS=100000 is the run of a
+release, PYLOG_CRASH_SEED begins elsewhere.  A failure names seed, positions and damages; the same
+seed shows it again: `crash_checks.explore(seed, 1, 1)`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import time
+
+import pytest
+from crash_checks import explore
+from planted import CRASH_PLANTS, Plant
+
+PROCESSES = 2
+POINTS = int(os.environ.get("PYLOG_CRASH_POINTS", "20000"))
+FIRST_SEED = int(os.environ.get("PYLOG_CRASH_SEED", "0"))
+# Enough for each plant at any seed tried; most are found within a few hundred points.
+POINTS_TO_FIND_A_PLANT = 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_crash_point_keeps_every_promise() -> None:
+    start = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+        runs = [
+            pool.submit(explore, FIRST_SEED + number, PROCESSES, POINTS // PROCESSES)
+            for number in range(PROCESSES)
+        ]
+        results = [run.result() for run in runs]
+    points = sum(count for count, _ in results)
+    violations = [text for _, found in results for text in found]
+    rate = points / (time.perf_counter() - start)
+    print(f"seed {FIRST_SEED}: {points} points, {len(violations)} violations, {rate:.0f} points/s")
+
+    assert not violations, "\n".join(violations)
+    assert points >= POINTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", CRASH_PLANTS, ids=lambda plant: plant.__name__)
+def test_crash_points_find_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    points, violations = 0, []
+    for seed in range(FIRST_SEED, FIRST_SEED + 1000):
+        count, violations = explore(seed, 1, 1)
+        points += count
+        if violations or points >= POINTS_TO_FIND_A_PLANT:
+            break
+    print(f"{plant.__name__}: found at or before point {points}: {violations[:1]}")
+
+    assert violations, f"{plant.__name__} was not found within {points} points"
