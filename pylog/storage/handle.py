@@ -246,7 +246,10 @@ class PartitionHandle(ABC):
         they hold files.  Raises OSError; may be called again.
         """
         with self._lock:
-            attachment = None if self._is_closed else self._attached()
+            # Attached without asking whether the topic exists: it is hidden already.
+            if not self._is_closed and self._attachment is None and self._directory.exists():
+                self._attach()
+            attachment = self._attachment
             self._is_closed = True
             self._forget()
             if attachment is not None:

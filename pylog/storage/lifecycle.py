@@ -153,7 +153,8 @@ def roll_locked(
     """Seal the active segment and open the next one; returns the new manifest.
 
     sync: the old segment is made durable first, so that the durable offset stays contiguous.
-    Raises OSError with the old segment still active.  Blocks all appenders for a few syncs.
+    Raises OSError with the old segment still active.  Blocks all appenders for two syncs, three
+    with `sync`: replacing the manifest syncs the directory, and so the new files' entries.
     Source: Kafka LocalLog.roll; the manifest takes the place of its recovery checkpoint.
     """
     marks = page.marks()
@@ -184,7 +185,7 @@ def roll_locked(
         durable_offset=durable_offset,
         high_watermark=max(marks.high_watermark, durable_offset) if sync else marks.high_watermark,
     )
-    trim(directory, marks, time_entries, sync_indexes=False)
+    trim(directory, marks, time_entries, sync=False)
     return manifest
 
 
@@ -195,7 +196,7 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
     """
     marks = page.marks()
     time_entries = _seal_timeindex(directory, marks)
-    trim(directory, marks, time_entries, sync_indexes=True)
+    trim(directory, marks, time_entries, sync=True)
     manifest = dataclasses.replace(
         manifest,
         generation=manifest.generation + 1,
@@ -242,24 +243,23 @@ def _seal_timeindex(directory: Directory, marks: Marks) -> int:
     return marks.time_entries + 1
 
 
-def trim(directory: Directory, marks: Marks, time_entries: int, *, sync_indexes: bool) -> None:
+def trim(directory: Directory, marks: Marks, time_entries: int, *, sync: bool) -> None:
     """Cut the zeros after the end of a segment's files, so that Kafka's tools read them.
 
     Other processes may still map these files; nobody touches bytes past the published end of a
-    segment that is no longer active.  The log is synced because a resurrected tail of zeros would
-    cost the next open a scan; the indexes only when a clean end is promised, which covers them:
-    those of a sealed segment are checked by whoever reads them.
+    segment that is no longer active.  sync: as a clean end demands, which vouches for the sizes; a
+    roll need not wait, since zeros that come back after a power cut are cut by recovery.
     """
     sizes = (marks.position, marks.index_entries * 8, time_entries * _TIME_ENTRY.size)
     for name, size in zip(layout.segment_names(marks.base_offset), sizes, strict=True):
-        is_log = name == layout.log_name(marks.base_offset)
         # An index that somebody removed is made again: its size is part of a clean end.
-        file = directory.open(name, writable=True, create=not is_log)
+        file = directory.open(
+            name, writable=True, create=name != layout.log_name(marks.base_offset)
+        )
         try:
-            is_longer = file.size() > size
-            if is_longer:
+            if file.size() > size:
                 file.truncate(size)
-            if (is_longer and is_log) or (sync_indexes and not is_log):
+            if sync:
                 file.sync()
         finally:
             file.close()

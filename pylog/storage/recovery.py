@@ -326,6 +326,8 @@ def _repair_log(directory: Directory, repairs: Repairs) -> None:
     try:
         file = directory.open(name, writable=True)
     except FileNotFoundError:
+        if size == 0:
+            create_segment(directory, repairs.active.base_offset)
         return
     try:
         if repairs.torn_end > size:
@@ -415,8 +417,10 @@ def write_index(directory: Directory, name: str, data: bytes) -> None:
 
 
 def create_segment(directory: Directory, base_offset: int) -> None:
-    """Create the three files of an empty segment, durably.
+    """Create the three files of an empty segment.
 
+    Their entries are durable when the manifest that names them is: its replacement syncs the
+    directory.  Until then an empty segment may lose its files, and recovery makes them again.
     A file that is there already was left by a roll that was never committed and is emptied; if it
     holds anything but zeros it is not ours to empty, and is set aside.
     Raises OSError with no file of the old segment touched.
@@ -429,11 +433,11 @@ def create_segment(directory: Directory, base_offset: int) -> None:
                 file.close()
                 _set_aside(directory, name)
                 file = directory.open(name, writable=True, create=True)
-            file.truncate(0)
-            file.sync()
+            elif size > 0:
+                file.truncate(0)
+                file.sync()
         finally:
             file.close()
-    directory.sync()
 
 
 # ------------------------------------------------------------------ without a manifest
