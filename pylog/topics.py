@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import threading
 import uuid
@@ -34,6 +35,7 @@ from pylog.errors import (
 )
 from pylog.records import AppendedRecords
 from pylog.storage import layout
+from pylog.storage.handle import LOOK_AGAIN_SECONDS
 from pylog.storage.partition import Partition
 
 METADATA_TOPIC: Final = "__metadata"
@@ -213,9 +215,11 @@ class Topic:
     def _replay(self) -> Iterator[Record]:
         partitions = self.partitions
         ends = [partition.high_watermark for partition in partitions]
-        for partition, end in zip(partitions, ends, strict=True):
-            if end > partition.log_start_offset:
-                yield from partition.records(end=end)
+        return itertools.chain.from_iterable(
+            partition.records(end=end)
+            for partition, end in zip(partitions, ends, strict=True)
+            if end > partition.log_start_offset
+        )
 
     def _follow(self) -> Iterator[Record]:
         partitions = self.partitions
@@ -230,7 +234,7 @@ class Topic:
                 is_idle = is_idle and records.next_offset == offsets[number]
                 offsets[number] = records.next_offset
             if is_idle:
-                events.wait(seen)
+                events.wait(seen, LOOK_AGAIN_SECONDS)
 
 
 _STICKY_BYTES: Final = 16384  # Kafka's batch.size

@@ -155,7 +155,7 @@ class MemoryFile:
         if inode.seen is not None:
             inode.seen = inode.contents()
 
-    def fill_zeros(self, start: int, end: int) -> None:
+    def fill_zeros(self, start: int, end: int, *, step: int = 1 << 20) -> None:
         if start < end:
             self.pwrite(bytes(end - start), start)
 

@@ -58,16 +58,15 @@ static inline plog_status place(plog_record_cursor *cursor, int32_t offset_delta
     if (offset_delta <= cursor->last_delta || offset_delta > cursor->last_offset_delta) {
         return PLOG_BAD_RECORD;
     }
-    cursor->last_delta = offset_delta;
     /* No overflow: plog_batch_parse has checked the offset of the last record. */
     out->offset = cursor->base_offset + offset_delta;
     if (cursor->is_log_append_time) {
         out->timestamp = cursor->append_time;
-        return PLOG_OK;
+    } else if (__builtin_add_overflow(cursor->base_timestamp, timestamp_delta, &out->timestamp)) {
+        return PLOG_BAD_RECORD;
     }
-    bool overflows =
-        __builtin_add_overflow(cursor->base_timestamp, timestamp_delta, &out->timestamp);
-    return overflows ? PLOG_BAD_RECORD : PLOG_OK;
+    cursor->last_delta = offset_delta;
+    return PLOG_OK;
 }
 
 static inline plog_status next_record(plog_record_cursor *cursor, plog_record_view *out)
@@ -101,9 +100,72 @@ static inline plog_status next_record(plog_record_cursor *cursor, plog_record_vi
     return place(cursor, offset_delta, timestamp_delta, out);
 }
 
+/* Bytes that the numbers of a usual record may take up to its key: four of two bytes, and the
+ * attributes; a batch that has fewer left is read with a check for every byte. */
+enum { USUAL_PREFIX_BYTES = 9 };
+
+/* A varint of one or two bytes, which the caller knows to be there; false when it is longer. */
+static inline bool read_short_varint(const uint8_t **p, int32_t *out)
+{
+    const uint8_t *at = *p;
+    uint32_t zigzag = at[0];
+    *p = at + 1;
+    if (zigzag >= 0x80) {
+        if (at[1] >= 0x80) {
+            return false;
+        }
+        zigzag = (zigzag & 0x7f) | (uint32_t)at[1] << 7;
+        *p = at + 2;
+    }
+    *out = (int32_t)(zigzag >> 1) ^ -(int32_t)(zigzag & 1);
+    return true;
+}
+
+/* Read the usual record, short numbers and no headers, with one check of bounds for several bytes.
+ * False, with the cursor where it was, for any other: next_record decides what that is. */
+static inline bool next_usual_record(plog_record_cursor *cursor, plog_record_view *out)
+{
+    const uint8_t *p = cursor->p;
+    int32_t body_size, timestamp_delta, offset_delta;
+    if (cursor->remaining == 0 || cursor->limit - p < USUAL_PREFIX_BYTES ||
+        !read_short_varint(&p, &body_size) || body_size < USUAL_PREFIX_BYTES ||
+        body_size > cursor->limit - p) {
+        return false;
+    }
+    const uint8_t *end = p + body_size;
+    p++;
+    if (!read_short_varint(&p, &timestamp_delta) || !read_short_varint(&p, &offset_delta) ||
+        !read_short_varint(&p, &out->key.len) || out->key.len < -1 ||
+        out->key.len > end - p - 3 /* a length of two bytes and the count of headers */) {
+        return false;
+    }
+    out->key.data = p;
+    p += out->key.len > 0 ? out->key.len : 0;
+    if (!read_short_varint(&p, &out->value.len) || out->value.len < 0 ||
+        out->value.len != end - p - 1 || end[-1] != 0) {
+        return false;
+    }
+    out->value.data = p;
+    out->size = (int32_t)(end - cursor->p);
+    out->headers = end;
+    out->header_count = 0;
+    out->end = end;
+    if (place(cursor, offset_delta, timestamp_delta, out) != PLOG_OK) {
+        return false;
+    }
+    cursor->p = end;
+    cursor->remaining--;
+    return true;
+}
+
+static inline plog_status usual_or_next(plog_record_cursor *cursor, plog_record_view *out)
+{
+    return next_usual_record(cursor, out) ? PLOG_OK : next_record(cursor, out);
+}
+
 plog_status plog_record_next(plog_record_cursor *cursor, plog_record_view *out)
 {
-    return next_record(cursor, out);
+    return usual_or_next(cursor, out);
 }
 
 plog_status plog_columns_append(plog_columns *columns, plog_record_cursor *cursor,
@@ -111,7 +173,7 @@ plog_status plog_columns_append(plog_columns *columns, plog_record_cursor *curso
 {
     plog_record_view view;
     plog_status status;
-    while ((status = next_record(cursor, &view)) == PLOG_OK) {
+    while ((status = usual_or_next(cursor, &view)) == PLOG_OK) {
         if (view.offset < first_offset || view.offset >= end_offset) {
             continue;
         }

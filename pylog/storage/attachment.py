@@ -163,6 +163,7 @@ class Attachment:
             index_interval_bytes=config.index_interval_bytes,
             max_message_bytes=config.max_message_bytes,
             is_visible_on_append=not self._is_fsync,
+            zero_bytes=policy.PAGE if self._is_fsync else policy.MAX_GROWTH,
         )
         self.tail = WritableTail(
             self._directory,

@@ -26,6 +26,8 @@ from pylog.storage.attachment import Attachment, Environment
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
 
+# A writer that is killed between its marks and its event tells nobody; who waits looks by itself.
+LOOK_AGAIN_SECONDS: Final = 1.0
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 
@@ -144,10 +146,10 @@ class PartitionHandle(ABC):
                 return True
             if marks is not None and marks.flags & IS_DELETED:
                 raise UnknownTopicOrPartitionError(self.topic, self.number)
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
+            left = LOOK_AGAIN_SECONDS if deadline is None else deadline - monotonic()
+            if left <= 0:
                 return False
-            events.wait(seen, left)
+            events.wait(seen, min(left, LOOK_AGAIN_SECONDS))
 
     # ------------------------------------------------------------------ open and close
 

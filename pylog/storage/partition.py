@@ -9,6 +9,7 @@ one immutable snapshot of the segments.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -221,16 +222,22 @@ class Partition(PartitionHandle):
         at its `last` + 1), ClosedError, OSError.
         O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
         """
+        return self._read_below(offset, max_bytes, None)
+
+    def _read_below(self, offset: int, max_bytes: int, end: int | None) -> Records:
+        """Read as `read` does, below `end` if it is given."""
         attachment = self._attachment or self._attached()
         if attachment is None:
             return self._nothing_at(offset, max_bytes, None)
         try:
             marks = attachment.page.marks()
         except ClosedError:
-            return self._again(attachment).read(offset, max_bytes)
+            return self._again(attachment)._read_below(offset, max_bytes, end)
         limit = marks.high_watermark
         if not marks.log_start_offset <= offset < limit or max_bytes < 1:
             return self._nothing_at(offset, max_bytes, marks)
+        if end is not None and end < limit:
+            limit = end
         place = self._place
         if place is not None and place[0] == offset:
             _, segment, position = place
@@ -291,17 +298,20 @@ class Partition(PartitionHandle):
         step, or never with `follow`, which waits for records to be appended by anybody.
         Raises what `read` raises.  A wait holds no GIL and ends on Ctrl-C.
         """
+        # A chain asks for the next read only when one is used up; per record it costs no frame.
+        return itertools.chain.from_iterable(self._reads(start, end, max_bytes, follow=follow))
+
+    def _reads(
+        self, start: int | None, end: int | None, max_bytes: int, *, follow: bool
+    ) -> Iterator[Records]:
         offset = self.log_start_offset if start is None else start
         if end is None and not follow:
             end = self.high_watermark
             if offset >= end:
                 self.read(offset)  # raises when the offset is out of range
         while end is None or offset < end:
-            records = self.read(offset, max_bytes)
-            for record in records:
-                if end is not None and record.offset >= end:
-                    return
-                yield record
+            records = self._read_below(offset, max_bytes, end)
+            yield records
             if records.next_offset == offset:
                 if not follow:
                     return

@@ -17,10 +17,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from pylog import _native
 from pylog._native import Events, SharedPage
 from pylog.errors import DurabilityUnknownError
+
+_LOOK_AGAIN_SECONDS: Final = 1.0
 
 
 class GroupCommit:
@@ -66,7 +69,8 @@ class GroupCommit:
             if self._turn.acquire(blocking=False):
                 self._lead(start, end_offset)
             else:
-                events.wait(seen)
+                # Not for ever: a leader in another process may be killed before it tells.
+                events.wait(seen, _LOOK_AGAIN_SECONDS)
 
     def _unknown(
         self, reason: str | None, number: int | None, start: int | None, end: int

@@ -35,6 +35,7 @@ class TailSettings:
     index_interval_bytes: int
     max_message_bytes: int
     is_visible_on_append: bool
+    zero_bytes: int  # written at a time; see File.fill_zeros
 
 
 def full_error(error: OSError) -> PartitionFullError | None:
@@ -105,20 +106,22 @@ class WritableTail:
         self._window_end = start + size
 
     def make_room_locked(self, marks: Marks, size: int) -> None:
-        """Take space for a batch of `size` bytes, and for the index entries it may need.
+        """Take space for batches of `size` bytes, and for the index entries they may need.
 
+        What is large takes its space itself, by one pwrite that may fail before it counts.
         Raises PartitionFullError with nothing changed but more zeros after the end.
         """
         assert self._files is not None
         log, index, timeindex = self._files
         needed = marks.position + size
-        if needed > marks.allocated:
+        if needed > marks.allocated and size < policy.LARGE_WRITE:
             target = policy.grown_size(
                 allocated=marks.allocated,
                 needed=needed,
                 segment_bytes=self._settings.segment_bytes,
             )
-            self._page.publish(allocated=_grow(log, marks.allocated, target, needed))
+            allocated = _grow(log, marks.allocated, target, needed, step=self._settings.zero_bytes)
+            self._page.publish(allocated=allocated)
         self._grow_indexes_locked(marks, index, timeindex, size)
         if needed > self._window_end and size < policy.LARGE_WRITE:
             self._map_locked(marks, needed=needed)
@@ -176,10 +179,10 @@ class WritableTail:
             self._files = None
 
 
-def _grow(log: File, allocated: int, target: int, needed: int) -> int:
+def _grow(log: File, allocated: int, target: int, needed: int, *, step: int) -> int:
     """Write zeros over [allocated, target); with little space left, only as far as `needed`."""
     try:
-        log.fill_zeros(allocated, target)
+        log.fill_zeros(allocated, target, step=step)
         return target
     except OSError as error:
         if full_error(error) is None:
@@ -188,7 +191,7 @@ def _grow(log: File, allocated: int, target: int, needed: int) -> int:
     log.truncate(allocated)
     target = policy.rounded_up(needed)
     try:
-        log.fill_zeros(allocated, target)
+        log.fill_zeros(allocated, target, step=step)
     except OSError as error:
         log.truncate(allocated)
         raise full_error(error) or error from error
