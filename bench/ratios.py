@@ -111,7 +111,9 @@ def judge(lines: Lines, rows: Iterable[Row] = ROWS) -> list[Verdict | Row]:
 
 def table(verdicts: Iterable[Verdict | Row]) -> str:
     """Return the table as Markdown."""
-    cells = [("row", "pylog", "baseline", "figure", "best rounds", "target", "met")]
+    cells: list[tuple[str, ...]] = [
+        ("row", "pylog", "baseline", "figure", "best rounds", "target", "met")
+    ]
     cells.append(("---", "---:", "---:", "---:", "---:", "---:", "---"))
     cells += [_cells(verdict) for verdict in verdicts]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]

@@ -55,11 +55,16 @@ def batches(directory: Path, payload: Payload, size: Callable[..., int]) -> Race
     count = size(100_000, 10_000_000)
     batch = min(Payload.BATCH, count)
     values, keys = payload.values(count), payload.keys(0, count)
+    # Cut beforehand, for the bare loop has nothing to cut either.
+    pairs = [
+        (values[start : start + batch], keys[start : start + batch])
+        for start in range(0, count, batch)
+    ]
 
     def pylog() -> float:
         def append_all() -> None:
-            for start in range(0, count, batch):
-                append_many(values[start : start + batch], keys[start : start + batch])
+            for some_values, some_keys in pairs:
+                append_many(some_values, some_keys)
 
         with stores.fresh_partition(directory, "os") as partition:
             append_many = partition.append_many
@@ -97,9 +102,11 @@ def many_bytes(directory: Path, payload: Payload, size: Callable[..., int]) -> R
     block = bytes(values[0] * 1024)
 
     def pylog(batch: int) -> float:
+        pieces = [values[start : start + batch] for start in range(0, count, batch)]
+
         def append_all() -> None:
-            for start in range(0, count, batch):
-                append_many(values[start : start + batch])
+            for piece in pieces:
+                append_many(piece)
 
         with stores.fresh_partition(directory, "os") as partition:
             append_many = partition.append_many
