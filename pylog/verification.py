@@ -107,6 +107,7 @@ def _is_partition(names: list[str]) -> bool:
 def _verify_log(
     root: Directory, names: list[str], partitions: list[str], lock_file: File | None
 ) -> Iterator[PartitionReport | LogReport]:
+    """Examine each partition, then the topics against them; the last report is the log's."""
     findings: list[Finding] = []
     if layout.META_PROPERTIES in names:
         _parse(root, layout.META_PROPERTIES, layout.parse_meta_properties, findings)

@@ -222,20 +222,15 @@ class MemoryFile:
     def lock(self, byte: int, *, exclusive: bool, blocking: bool) -> bool:
         """Lock a byte for this open file; one that would block for ever is a failed assertion."""
         self._files.enter("lock", self.path)
-        holders = self._inode.locks.setdefault(byte, {})
-        others = [is_exclusive for file, is_exclusive in holders.items() if file is not self]
-        if any(others) or (exclusive and others):
+        if not self.is_lockable(byte, exclusive=exclusive):
             assert not blocking, f"{self.path}: waits for ever for byte {byte}"
             return False
-        holders[self] = exclusive
+        self._inode.locks.setdefault(byte, {})[self] = exclusive
         return True
 
     def is_lockable(self, byte: int, *, exclusive: bool) -> bool:
-        holders = self._inode.locks.get(byte, {})
-        return not any(
-            holder is not self and (exclusive or is_exclusive)
-            for holder, is_exclusive in holders.items()
-        )
+        holders = self._inode.locks.get(byte, {}).items()
+        return not any(file is not self and (exclusive or other) for file, other in holders)
 
     def unlock(self, byte: int) -> None:
         self._files.enter("unlock", self.path)

@@ -33,6 +33,7 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Print each report as it is made, or all of them as JSON; return the exit code."""
     reports = []
     for report in verify(options.directory):
         reports.append(report)

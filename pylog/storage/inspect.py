@@ -101,6 +101,7 @@ def inspect_partition(directory: Directory, lock_file: File | None) -> Partition
 
 
 def _look(directory: Directory, lock_file: File | None) -> tuple[PartitionReport, Moment]:
+    """Examine once; return the report and the moment that it is about."""
     moment, findings = take_moment(directory, lock_file)
     extents = extents_of(moment)
     reports = [inspect_segment(directory, extent) for extent in extents]

@@ -93,6 +93,7 @@ def _extent(directory: Directory, base_offset: int, lock_file: File | None) -> E
 def _log(
     directory: Directory, base_offset: int, lock_file: File | None, *, with_records: bool
 ) -> Iterator[Fact | Finding]:
+    """Yield the batches of a `.log`, each with its records, and findings where they belong."""
     extent = _extent(directory, base_offset, lock_file)
     file = directory.open(layout.log_name(base_offset))
     try:
@@ -125,6 +126,7 @@ def _damage(file: File, finding: Finding) -> Iterator[Fact | Finding]:
 
 
 def _batch_fact(data: bytes, position: int, *, is_intact: bool) -> Fact:
+    """Return every header field of the batch in `data`, and what its attributes mean."""
     header = batch_headers(data)[0]
     attributes = header["attributes"]
     values: dict[str, Any] = {
@@ -202,6 +204,7 @@ def _hex(character: str) -> str:
 def _index(
     directory: Directory, name: str, base_offset: int, lock_file: File | None
 ) -> Iterator[Fact | Finding]:
+    """Yield the entries of an index, each followed by what is wrong with it."""
     extent = _extent(directory, base_offset, lock_file)
     path = f"{directory.path}/{name}"
     entries, rest_bytes = load_entries(directory, name, extent)
