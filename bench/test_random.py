@@ -96,27 +96,55 @@ def test_random_read(show: Callable[..., None], random_reads: Race, name: str) -
     show(random_reads, name)
 
 
-@pytest.fixture(scope="module")
-def growth(log: pylog.Log, payload: Payload, size: Callable[..., int]) -> Race:
-    many = size(1_000_000, 10_000_000)
-    partitions = {
-        "pylog-few": filled_partition(log, "few", payload, FEW),
-        "pylog-many": filled_partition(log, "many", payload, many),
-    }
+def pread_files(places: list[tuple[int, int]]) -> None:
+    read = os.pread
+    for descriptor, position in places:
+        read(descriptor, PAGE, position)
 
-    def contestant(partition: Partition) -> Contestant:
+
+@pytest.fixture(scope="module")
+def growth(log: pylog.Log, payload: Payload, size: Callable[..., int]) -> Iterator[Race]:
+    """The bare reads show what is due to memory: caches hold the few records and not the many."""
+    many = size(1_000_000, 10_000_000)
+
+    def reads(partition: Partition) -> Contestant:
         count = partition.log_end_offset
 
         def run() -> float:
             return timed(read_each, partition, payload.rows(count, READS))
 
-        size_of_reads = READS * (Payload.KEY_BYTES + Payload.VALUE_BYTES)
-        return Contestant(run, KERNEL, READS, size_of_reads)
+        record_bytes = Payload.KEY_BYTES + Payload.VALUE_BYTES
+        return Contestant(run, KERNEL, READS, READS * record_bytes)
 
-    contestants = {name: contestant(partition) for name, partition in partitions.items()}
-    return Race("random growth", contestants, rounds=ROUNDS)
+    def bare(topic: str, stack: ExitStack) -> Contestant:
+        descriptors = []
+        for path in sorted((Path(log.path) / f"{topic}-0").glob("*.log")):
+            descriptors.append(os.open(path, os.O_RDONLY))
+            stack.callback(os.close, descriptors[-1])
+        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
+
+        def run() -> float:
+            files = payload.rows(len(descriptors), READS)
+            # The last one may be shorter, so that a few positions are beyond its end.
+            positions = payload.rows(sizes[0] - PAGE, READS)
+            places = [(descriptors[f], p) for f, p in zip(files, positions, strict=True)]
+            return timed(pread_files, places)
+
+        return Contestant(run, KERNEL, READS, READS * PAGE)
+
+    with ExitStack() as stack:
+        yield Race(
+            "random growth",
+            {
+                "pylog-few": reads(filled_partition(log, "few", payload, FEW)),
+                "pylog-many": reads(filled_partition(log, "many", payload, many)),
+                "os.pread-few": bare("few", stack),
+                "os.pread-many": bare("many", stack),
+            },
+            rounds=ROUNDS,
+        )
 
 
-@pytest.mark.parametrize("name", ["pylog-few", "pylog-many"])
+@pytest.mark.parametrize("name", ["pylog-few", "pylog-many", "os.pread-few", "os.pread-many"])
 def test_random_read_grows(show: Callable[..., None], growth: Race, name: str) -> None:
     show(growth, name)
