@@ -187,7 +187,7 @@ def cuts_without_saving_the_bytes(patch: Patch) -> None:
 def retries_a_failed_sync(patch: Patch) -> None:
     original = GroupCommit._lead
 
-    def lead(self: Any) -> None:
+    def lead(self: Any, *args: Any) -> None:
         sync = self._sync
 
         def twice() -> int:
@@ -198,7 +198,7 @@ def retries_a_failed_sync(patch: Patch) -> None:
 
         self._sync = twice
         try:
-            original(self)
+            original(self, *args)
         finally:
             self._sync = sync
 
