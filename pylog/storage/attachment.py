@@ -144,7 +144,7 @@ class Attachment:
             try:
                 recovery.repair(self._directory, opened.repairs)
             except OSError as error:
-                if full_error(error) is None:
+                if full_error(error, self._directory.path) is None:
                     raise
                 is_repaired = False
                 logger.warning("%s: no space for repairs; reading goes on", self._directory.path)
@@ -355,7 +355,7 @@ class Attachment:
 
     def _refusal_locked(self, error: OSError) -> NotAppendedError:
         """Return what a caller is told when making room failed; publishes the state it leads to."""
-        full = full_error(error)
+        full = full_error(error, self._directory.path)
         if full is not None:
             self.page.publish(state=_native.FULL)
             return full

@@ -38,11 +38,15 @@ class TailSettings:
     zero_bytes: int  # written at a time; see File.fill_zeros
 
 
-def full_error(error: OSError) -> PartitionFullError | None:
-    """Return the error that asks a caller to free space, None when `error` is another."""
+def full_error(error: OSError, path: str) -> PartitionFullError | None:
+    """Return the error that asks a caller to free space, None when `error` is another.
+
+    path: of what was written, since a failed write names no file.
+    """
     if error.errno not in _NO_SPACE:
         return None
-    return PartitionFullError(f"{error.filename}: {error.strerror}", error_number=error.errno or 0)
+    message = f"{error.filename or path}: {error.strerror}"
+    return PartitionFullError(message, error_number=error.errno or 0)
 
 
 class WritableTail:
@@ -165,7 +169,7 @@ class WritableTail:
         except OSError as error:
             _undo_write(log, position, marks.allocated)
             self._page.set_intent(0, 0)
-            raise full_error(error) or error from error
+            raise full_error(error, log.path) or error from error
         self.native.publish(data)
         return first, self._page.marks().log_end_offset
 
@@ -185,7 +189,7 @@ def _grow(log: File, allocated: int, target: int, needed: int, *, step: int) -> 
         log.fill_zeros(allocated, target, step=step)
         return target
     except OSError as error:
-        if full_error(error) is None:
+        if full_error(error, log.path) is None:
             raise
     # The files that were half grown hold zeros only: cut them back and ask for less.
     log.truncate(allocated)
@@ -194,7 +198,7 @@ def _grow(log: File, allocated: int, target: int, needed: int, *, step: int) -> 
         log.fill_zeros(allocated, target, step=step)
     except OSError as error:
         log.truncate(allocated)
-        raise full_error(error) or error from error
+        raise full_error(error, log.path) or error from error
     return target
 
 
@@ -202,7 +206,7 @@ def _grow_entries(file: File, allocated: int, entries: int, entry_bytes: int) ->
     try:
         file.fill_zeros(allocated * entry_bytes, entries * entry_bytes)
     except OSError as error:
-        raise full_error(error) or error from error
+        raise full_error(error, file.path) or error from error
 
 
 def _undo_write(log: File, position: int, allocated: int) -> None:
