@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
+from crash_checks import Process, quiet
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_files import MemoryFiles
 
+from pylog.config import TopicConfig
+from pylog.errors import PartitionFullError
+from pylog.storage import layout
 from pylog.storage.epochs import NO_EPOCH, LeaderEpochs
 
 # Answers of Kafka's LeaderEpochFileCache, run on these entries.
@@ -147,3 +154,20 @@ def test_merging_any_batches_keeps_the_invariants(
 def test_check_notices_entries_that_do_not_rise(wrong: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(AssertionError):
         LeaderEpochs(wrong).check()
+
+
+def test_epoch_of_a_partition_that_died_before_its_first_record_is_not_forgotten() -> None:
+    # A full disk stopped the making of a partition half way; the next open dropped the entry, and
+    # every record after it carried an epoch that the checkpoint did not know.
+    files, config = MemoryFiles(is_recording=True), TopicConfig()
+    files.fail("rename", nth=2, code=errno.ENOSPC)
+    with pytest.raises(PartitionFullError):
+        Process(files).partition(config).append(b"its manifest is refused")
+    files = MemoryFiles(files.disk_after(), boot=2)
+    with quiet():
+        partition = Process(files).partition(config)
+        partition.append(b"first")
+        partition.close()
+
+    checkpoint = files.contents()["topic-0/leader-epoch-checkpoint"]
+    assert layout.parse_leader_epochs(checkpoint, path="") == ((0, 0),)

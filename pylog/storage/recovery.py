@@ -193,6 +193,10 @@ def _opened_unclean(
     )
     _report(directory, active, walk, is_short=is_short, torn_end=torn_end)
     found_epochs = epochs.merged(scanner.epochs, active.end_offset)
+    if found_epochs.latest_epoch < 0:
+        # What is appended next carries epoch 0, and only this entry will say where that began: the
+        # one that a new partition is made with goes if it is killed before its first record.
+        found_epochs = found_epochs.assign(0, active.end_offset)
     repaired = _repaired_manifest(manifest, active, scanner, is_short=is_short)
     repairs = Repairs(
         manifest=repaired,
