@@ -20,7 +20,7 @@ from pylog.storage.descriptors import Descriptors, Holder
 from pylog.storage.files import Directory, File, Memory
 from pylog.storage.index import OffsetIndex, TimeIndex
 from pylog.storage.manifest import SegmentFacts
-from pylog.storage.scan import REASONS, next_intact, walk_log
+from pylog.storage.scan import REASONS, walk_log
 
 logger = logging.getLogger("pylog")
 
@@ -90,7 +90,11 @@ class Segment:
         return file
 
     def _open_log(self) -> File:
-        return self._directory.open(self.log_name, writable=True)
+        try:
+            return self._directory.open(self.log_name, writable=True)
+        except FileNotFoundError as error:
+            end_offset = self.facts.end_offset
+            raise self._damage(0, self.base_offset, end_offset, "the file is missing") from error
 
     def index(self) -> OffsetIndex:
         """Return the mapped offset index; an empty one when its file is missing."""
@@ -174,7 +178,11 @@ class Segment:
         position, entry_offset = self._start_of_scan(offset, view)
         expected = self.base_offset if entry_offset < 0 else -1
         file, size = self.file(), max(max_bytes, _CAREFUL_BYTES)
-        while position < view.size:
+        is_walked = False
+        while position < view.size or not (is_walked or self.facts.is_compacted):
+            if position >= view.size:
+                position, expected = self._pass_damage(file, offset, view)
+                is_walked = True
             asked = min(size, view.size - position)
             data = file.pread(asked, position)
             status, first, end, next_offset, needed = check_batches(
@@ -196,14 +204,14 @@ class Segment:
                 # The entry is wrong, or the batch that it points at: a scan from the start tells.
                 self._rebuild_index(view)
                 position, expected, entry_offset = 0, self.base_offset, -1
+            elif is_walked:
+                break  # the disk gave other bytes than a moment ago
             else:
-                position, expected = self._pass_damage(
-                    file, position + end, next_offset, offset, status, view
-                )
-                entry_offset = -1
+                position, expected = self._pass_damage(file, offset, view)
+                entry_offset, is_walked = -1, True
         if self.facts.is_compacted:
             return None
-        raise self._damage(position, expected, view.end_offset, _native.END)
+        raise self._damage(position, expected, view.end_offset, REASONS[_native.END])
 
     def _start_of_scan(self, offset: int, view: SegmentView) -> tuple[int, int]:
         """Return (position, last offset of the batch there or -1) of the best index entry."""
@@ -229,31 +237,36 @@ class Segment:
         self._index = OffsetIndex(scanner.index, base_offset=self.base_offset)
         self._is_rebuilt = True
 
-    def _pass_damage(
-        self, file: File, position: int, expected: int, offset: int, status: int, view: SegmentView
-    ) -> tuple[int, int]:
-        """Return (position, base offset) of the next intact batch at or before `offset`.
+    def _pass_damage(self, file: File, offset: int, view: SegmentView) -> tuple[int, int]:
+        """Return (position, base offset) of a batch from which all is intact up to `offset`.
 
+        Walks the segment from its start with every CRC checked: a batch that was skipped unchecked
+        may have lied about its length.
         Raises CorruptRangeError when `offset` lies in the damaged range itself.
         """
-        expected = self.base_offset if expected < 0 else expected
-        intact = next_intact(
-            file,
-            start=position + 1,
-            end=view.size,
-            minimum_offset=expected,
-            maximum_offset=min(view.end_offset, self.base_offset + _MAX_RELATIVE_OFFSET),
+        position, expected = 0, self.base_offset
+        scanner = Scanner(
+            base_offset=expected, next_offset=expected, strict=not self.facts.is_compacted
         )
-        if intact is not None and intact.base_offset <= offset:
-            return intact.position, intact.base_offset
-        end_offset = view.end_offset if intact is None else intact.base_offset
-        raise self._damage(position, expected, end_offset, status)
+        maximum_offset = min(view.end_offset, expected + _MAX_RELATIVE_OFFSET)
+        walk = walk_log(file, scanner, end=view.size, maximum_offset=maximum_offset)
+        for damage in walk.damages:
+            if damage.end_offset > offset:
+                break
+            position, expected = damage.end, damage.end_offset
+        else:
+            if offset < walk.next_offset:
+                return position, expected
+            raise self._damage(walk.position, walk.next_offset, view.end_offset, walk.reason)
+        if offset < damage.first_offset:
+            return position, expected
+        raise self._damage(damage.start, damage.first_offset, damage.end_offset, damage.reason)
 
-    def _damage(self, position: int, first: int, end_offset: int, status: int) -> CorruptRangeError:
+    def _damage(self, position: int, first: int, end_offset: int, reason: str) -> CorruptRangeError:
         return CorruptRangeError(
             first=first,
             last=max(first, end_offset - 1),
             path=self.path,
             position=position,
-            reason=REASONS.get(status, f"status {status}"),
+            reason=reason,
         )
