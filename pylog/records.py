@@ -23,31 +23,49 @@ Int32s = npt.NDArray[np.int32]
 class AppendedRecords(Sequence[RecordMetadata]):
     """Where the records of one `append_many` went, in the order they were given.
 
-    partitions, offsets: numpy arrays, one row a record; the metadata objects are made on access.
+    The metadata objects, and the arrays with one row a record, are made when they are asked for.
     """
 
-    __slots__ = ("_timestamps", "offsets", "partitions", "topic")
+    __slots__ = ("_offsets", "_partitions", "_timestamps", "topic")
 
     def __init__(
         self,
         topic: str,
-        partitions: Int32s,
-        offsets: Int64s,
-        timestamps: Sequence[int] | Int64s | int,
+        partitions: Int32s | int,
+        offsets: Int64s | Sequence[range],
+        timestamps: Int64s | Sequence[int] | int,
     ) -> None:
-        assert len(partitions) == len(offsets)
+        """Take arrays, or what stands for them: one partition, spans of offsets, timestamps."""
         self.topic = topic
-        self.partitions = partitions
-        self.offsets = offsets
+        self._partitions = partitions
+        self._offsets = offsets
         self._timestamps = timestamps
+
+    @property
+    def partitions(self) -> Int32s:
+        """The records' partitions."""
+        if isinstance(self._partitions, int):
+            self._partitions = np.full(len(self), self._partitions, np.int32)
+        return self._partitions
+
+    @property
+    def offsets(self) -> Int64s:
+        """The records' offsets."""
+        if not isinstance(self._offsets, np.ndarray):
+            arrays = [np.arange(span.start, span.stop, dtype=np.int64) for span in self._offsets]
+            self._offsets = np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+        return self._offsets
 
     @property
     def timestamps(self) -> Int64s:
         """The records' timestamps, milliseconds since the epoch."""
         given = self._timestamps
         if isinstance(given, int):
-            return np.full(len(self), given, np.int64)
-        return np.asarray(given[: len(self)], np.int64)
+            given = np.full(len(self), given, np.int64)
+        elif not isinstance(given, np.ndarray):
+            given = np.asarray(given[: len(self)], np.int64)
+        self._timestamps = given
+        return given
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -57,13 +75,11 @@ class AppendedRecords(Sequence[RecordMetadata]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[RecordMetadata]: ...
     def __getitem__(self, index: int | slice) -> RecordMetadata | Sequence[RecordMetadata]:
+        partitions, offsets = self.partitions[index], self.offsets[index]
+        timestamps = self.timestamps[index]
         if isinstance(index, slice):
-            return AppendedRecords(
-                self.topic, self.partitions[index], self.offsets[index], self.timestamps[index]
-            )
-        offset, partition = int(self.offsets[index]), int(self.partitions[index])
-        timestamp = int(self.timestamps[index])
-        return RecordMetadata(self.topic, partition, offset, timestamp)
+            return AppendedRecords(self.topic, partitions, offsets, timestamps)
+        return RecordMetadata(self.topic, int(partitions), int(offsets), int(timestamps))
 
     def __repr__(self) -> str:
         return f"<AppendedRecords {self.topic}: {len(self)} records>"

@@ -331,27 +331,36 @@ class Attachment:
 
         Raises NotAppendedError and its kinds: certainly nothing was appended.
         """
-        with self._locked():
-            marks = self.page.marks()
-            if marks.flags & lifecycle.IS_DELETED:
-                raise UnknownTopicOrPartitionError(self._topic, self._number)
-            if marks.state == _native.FAILED:
-                raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
-            try:
-                self._make_room_locked(marks, len(data), count, timestamp)
-                if marks.state == _native.FULL:
-                    self.page.publish(state=_native.OPEN)
-                if not is_large:
-                    return _native.NO_ROOM
-                result = self.tail.write_locked(data, expected_offset)
-            except PartitionFullError:
-                self.page.publish(state=_native.FULL)
-                raise
-            except OSError as error:
-                raise self._refusal_locked(error) from error
+        self.page.lock()
+        try:
+            result = self._write_locked(data, count, timestamp, expected_offset, is_large=is_large)
+        finally:
+            self.page.unlock()
         if self._environment.log_events is not None and not self._is_fsync:
             self._environment.log_events.notify()
         return result
+
+    def _write_locked(
+        self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
+    ) -> tuple[int, int] | int:
+        """Write as `write` does; an error leaves the state that says what it means."""
+        marks = self.page.marks()
+        if marks.flags & lifecycle.IS_DELETED:
+            raise UnknownTopicOrPartitionError(self._topic, self._number)
+        if marks.state == _native.FAILED:
+            raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
+        try:
+            self._make_room_locked(marks, len(data), count, timestamp)
+            if marks.state == _native.FULL:
+                self.page.publish(state=_native.OPEN)
+            if not is_large:
+                return _native.NO_ROOM
+            return self.tail.write_locked(data, expected_offset)
+        except PartitionFullError:
+            self.page.publish(state=_native.FULL)
+            raise
+        except OSError as error:
+            raise self._refusal_locked(error) from error
 
     def _refusal_locked(self, error: OSError) -> NotAppendedError:
         """Return what a caller is told when making room failed; publishes the state it leads to."""

@@ -14,8 +14,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from pylog import _native
 from pylog._native import Marks, Reader, Record, RecordMetadata, Records, encode
 from pylog.config import TopicConfig
@@ -161,10 +159,7 @@ class Partition(PartitionHandle):
         """Return what was placed, once the topic's durability is reached."""
         if self._waits_for_sync and spans:
             self._wait_durable(spans[0].start, spans[-1].stop)
-        arrays = [np.arange(span.start, span.stop) for span in spans]
-        offsets = np.concatenate(arrays) if arrays else np.empty(0, np.int64)
-        partitions = np.full(len(offsets), self.number, np.int32)
-        return AppendedRecords(self.topic, partitions, offsets, timestamps)
+        return AppendedRecords(self.topic, self.number, spans, timestamps)
 
     def _append_slowly(
         self,
