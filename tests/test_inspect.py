@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import dataclasses
 import os
 import random
 import shutil
@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,16 @@ from pylog import _native
 from pylog._native import make_batch
 from pylog.storage import layout
 from pylog.storage.files import OsFiles
-from pylog.storage.inspect import PartitionReport, inspect_partition, records_of
-from pylog.storage.inspect_segment import Finding
+from pylog.storage.inspect import (
+    Moment,
+    PartitionReport,
+    extents_of,
+    inspect_partition,
+    records_of,
+    take_moment,
+)
+from pylog.storage.inspect_segment import Finding, Rest
+from pylog.storage.shared_page import gate_byte, peek
 from pylog.verification import verify
 
 NOW = 1_700_000_000_000
@@ -162,6 +171,66 @@ def test_no_damage_is_seen_while_another_process_writes_and_rolls(tmp_path: Path
         finally:
             writer.kill()
     assert not is_damaged(tmp_path)  # what a killed writer leaves is no damage either
+
+
+def test_segment_that_a_roll_made_since_the_marks_were_copied_is_not_judged(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        topic = log.create_topic("orders", **SMALL)
+        topic.append(b"first")
+        root = OsFiles().root(str(tmp_path), create=False)
+        directory, lock_file = root.directory("orders-0"), root.open("pylog.lock")
+        before, _ = take_moment(directory, lock_file)
+        topic.append_many([bytes(100)] * 30)
+        after, _ = take_moment(directory, lock_file)
+        lock_file.close()
+    assert before.marks is not None and before.marks.base_offset == 0
+    extents = extents_of(dataclasses.replace(after, marks=before.marks))
+    assert len(extents) > 1
+    assert (extents[0].size, extents[0].end_offset) == (before.marks.position, 1)
+    assert all(extent.rest is Rest.OTHERS for extent in extents)
+    assert extents[-1].size == 0
+
+
+def test_what_a_torn_look_shows_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = small_log(tmp_path)
+    looks = 0
+
+    def take_torn_moment(*arguments: Any) -> tuple[Moment, list[Finding]]:
+        nonlocal looks
+        looks += 1
+        moment, findings = take_moment(*arguments)
+        assert moment.manifest is not None
+        if looks == 1:  # a manifest that was replaced while the segments were read
+            segments = moment.manifest.segments[:1]
+            facts = dataclasses.replace(segments[0], size=segments[0].size + 100)
+            manifest = dataclasses.replace(moment.manifest, segments=(facts,))
+            moment = dataclasses.replace(moment, manifest=manifest)
+        return moment, findings
+
+    monkeypatch.setattr("pylog.storage.inspect.take_moment", take_torn_moment)
+    assert damages_of(partition) == []
+    assert looks == 3
+
+
+def test_page_says_nothing_while_somebody_opens_the_partition_alone(tmp_path: Path) -> None:
+    partition = small_log(tmp_path)
+    root = OsFiles().root(str(tmp_path), create=False)
+    directory = root.directory(partition.name)
+    opener, looker = root.open("pylog.lock", writable=True), root.open("pylog.lock")
+    state = directory.open("state")
+    presence = gate_byte(state) + 1
+    assert peek(directory, looker) == (False, None)
+    assert opener.lock(presence, exclusive=True, blocking=False)
+    assert peek(directory, looker) == (True, None)
+    report = inspect_partition(directory, looker)
+    assert report.is_in_use and not report.is_damaged
+    assert opener.lock(presence, exclusive=False, blocking=False)
+    in_use, marks = peek(directory, looker)
+    assert in_use and marks is not None and marks.log_end_offset == 14
+    for file in (opener, looker, state):
+        file.close()
 
 
 # ------------------------------------------------------------------ what is damaged
@@ -393,59 +462,6 @@ def test_state_of_a_failed_partition_is_told(tmp_path: Path) -> None:
         assert any("is FAILED" in note for note in notes_of(tmp_path / "orders-0"))
         page.release()
         page_file.close()
-
-
-# ------------------------------------------------------------------ what Kafka wrote
-
-
-def kafka_partition(path: Path, *batches: bytes) -> Path:
-    """Make a directory such as Kafka leaves: one segment, no manifest."""
-    path.mkdir()
-    (path / layout.log_name(0)).write_bytes(b"".join(batches))
-    (path / layout.LEADER_EPOCH_CHECKPOINT).write_bytes(layout.encode_leader_epochs([(0, 0)]))
-    return path
-
-
-def records(count: int) -> list[tuple[int, int, None, bytes]]:
-    return [(number, number, None, b"value") for number in range(count)]
-
-
-def test_partition_without_a_manifest_is_examined_by_its_files(tmp_path: Path) -> None:
-    batch = make_batch(records(3), leader_epoch=0, base_timestamp=NOW)
-    later = make_batch(records(2), base_offset=8, leader_epoch=0, base_timestamp=NOW)
-    report = report_of(kafka_partition(tmp_path / "orders-0", batch, later))
-    assert not report.is_damaged  # a gap between offsets is what compaction leaves
-    assert (report.records, report.log_end_offset) == (5, 10)
-
-
-def test_records_are_parsed_behind_a_good_crc(tmp_path: Path) -> None:
-    good = make_batch(records(2), leader_epoch=0)
-    bad = make_batch([], payload=b"\xff" * 30, count=3, base_offset=2, leader_epoch=0)
-    report = report_of(kafka_partition(tmp_path / "orders-0", good, bad))
-    (damage,) = [finding for finding in report.findings if finding.is_damage]
-    assert (damage.position, damage.first, damage.end) == (len(good), 2, 5)
-
-
-def payload_of(count: int) -> bytes:
-    return make_batch(records(count))[_native.BATCH_HEADER_BYTES :]
-
-
-@pytest.mark.parametrize(
-    ("attributes", "payload", "reason"),
-    [
-        (1, gzip.compress(payload_of(3)), ""),
-        (1, gzip.compress(payload_of(3))[:-9], "gzip payload does not decode"),
-        (1, gzip.compress(payload_of(2)), "a record"),
-        (3, b"\xff" * 20, "lz4 payload does not decode"),
-        (7, b"\xff" * 20, "unknown compression codec 7"),
-    ],
-)
-def test_compressed_batches_are_looked_into(
-    tmp_path: Path, attributes: int, payload: bytes, reason: str
-) -> None:
-    batch = make_batch([], payload=payload, count=3, attributes=attributes, leader_epoch=0)
-    damages = damages_of(kafka_partition(tmp_path / "orders-0", batch))
-    assert (reason in damages[0]) if reason else damages == []
 
 
 def test_verify_refuses_a_directory_that_is_no_log(tmp_path: Path) -> None:
