@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import IS_EXHAUSTIVE
 from crash_checks import (
+    FAILURES,
     Process,
     ViolationError,
     check_nothing_deleted,
@@ -49,6 +50,7 @@ CODES = (
 )
 FSYNC = TopicConfig(segment_bytes=2048, segment_index_bytes=96, index_interval_bytes=512)
 LARGE = TopicConfig(segment_bytes=1 << 20, segment_index_bytes=4096)
+Failed = pytest.fail.Exception  # what `pytest.raises` raises when nothing was raised
 READ_CALLS = set(
     "open pread size names exists map identity drop_cache lock unlock make directory_sync".split()
 )
@@ -181,7 +183,7 @@ def explore_faults(codes: tuple[int, ...], *, step: int, first: int) -> tuple[in
                     is_reached = run_with_fault(
                         nth, code, is_lasting=is_lasting, short_bytes=nth * 37 % 200
                     )
-                except Exception as error:  # noqa: BLE001  (whatever goes wrong is what we look for)
+                except FAILURES as error:
                     how = "for ever" if is_lasting else "once"
                     violations.append(
                         f"call {nth} {errno.errorcode[code]} {how}: {type(error).__name__}: {error}"
@@ -400,7 +402,7 @@ def find_any_violation() -> list[str]:
     for check in checks:
         try:
             check()
-        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001
+        except (*FAILURES, Failed) as error:
             return [f"{type(error).__name__}: {error}"]
     return explore_faults((errno.EIO,), step=7, first=0)[1]
 
