@@ -45,6 +45,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "segments",
         "tail",
         "sync",
+        "adoption",
         "recovery",
         "compaction",
         "lifecycle",

@@ -23,6 +23,7 @@ from typing import Final
 from pylog._native import Scanner
 from pylog.errors import CorruptFileError
 from pylog.storage import layout
+from pylog.storage.adoption import manifest_from_files
 from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import Directory, File, read_file, replace_file
 from pylog.storage.manifest import (
@@ -40,7 +41,6 @@ logger = logging.getLogger("pylog")
 
 _MAX_RELATIVE_OFFSET: Final = 2**31
 _COPY_BYTES: Final = 1 << 20
-_MAX_INDEX_BYTES: Final = 64 << 20  # more than a segment of 2 GiB fills at the usual interval
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool)
     """
     manifest, is_damaged = _try_manifest(directory)
     if manifest is None:
-        manifest = _manifest_from_files(directory, index_interval_bytes)
+        manifest = manifest_from_files(directory, index_interval_bytes)
         if manifest is None:
             return Opened(None, 0, 0, -1, 0)
     epochs = _load_epochs(directory)
@@ -442,77 +442,3 @@ def create_segment(directory: Directory, base_offset: int) -> None:
                 file.sync()
         finally:
             file.close()
-
-
-# ------------------------------------------------------------------ without a manifest
-
-
-def _manifest_from_files(directory: Directory, index_interval_bytes: int) -> Manifest | None:
-    """Derive the manifest of a directory that has none from its `.log` files; None without any.
-
-    This is how a partition that Kafka wrote is opened, and one whose manifest is damaged.
-    O(bytes of all segments).
-    """
-    bases = sorted(
-        base
-        for name in (directory.names() if directory.exists() else [])
-        if (base := layout.parse_log_name(name)) is not None
-    )
-    if not bases:
-        return None
-    ends = [*bases[1:], None]
-    segments = [
-        _facts_from_file(directory, base, end, index_interval_bytes)
-        for base, end in zip(bases, ends, strict=True)
-    ]
-    # The active segment is scanned as after a crash: nothing of it is known to be durable.
-    active = segments.pop()
-    segments.append(dataclasses.replace(active, end_offset=active.base_offset, size=0))
-    return Manifest(
-        generation=0,
-        is_clean=False,
-        log_start_offset=bases[0],
-        durable_offset=bases[0],
-        active=ActiveFacts(),
-        segments=tuple(segments),
-    )
-
-
-def _facts_from_file(
-    directory: Directory, base: int, end: int | None, index_interval_bytes: int
-) -> SegmentFacts:
-    """Return what a segment's own files say; `end` is the base of the next one, if any."""
-    maximum = base + _MAX_RELATIVE_OFFSET if end is None else end
-    name = layout.log_name(base)
-    file = directory.open(name)
-    try:
-        results = []
-        for strict in (True, False):
-            scanner = Scanner(
-                base_offset=base,
-                next_offset=base,
-                index_interval_bytes=index_interval_bytes,
-                strict=strict,
-            )
-            walk = walk_log(file, scanner, end=file.size(), maximum_offset=maximum)
-            results.append((walk, scanner))
-            if not walk.damages:
-                break
-        # Gaps between intact batches are compaction's work, not damage.
-        is_compacted = len(results) == 2 and len(results[1][0].damages) < len(results[0][0].damages)
-        walk, scanner = results[1] if is_compacted else results[0]
-        size = last_nonzero(file, start=walk.position, end=file.size())
-    finally:
-        file.close()
-    index = read_file(directory, layout.index_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
-    timeindex = read_file(directory, layout.timeindex_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
-    return SegmentFacts(
-        base_offset=base,
-        end_offset=walk.next_offset if end is None else end,
-        size=max(size, walk.position),
-        max_timestamp=scanner.max_timestamp,
-        # Kafka leaves the zeros of the active segment's indexes when it is killed.
-        index_entries=-(-len(index.rstrip(b"\0")) // 8),
-        time_entries=-(-len(timeindex.rstrip(b"\0")) // 12),
-        is_compacted=is_compacted,
-    )
