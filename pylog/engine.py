@@ -45,6 +45,7 @@ logger = logging.getLogger("pylog")
 
 LOCK_NAME: Final = "pylog.lock"
 _MAX_PROPERTIES_BYTES: Final = 1 << 16
+_LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
 _PRESENCE_BYTE: Final = 0  # of pylog.lock; held shared while the log is open
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -205,16 +206,23 @@ class Engine:
             self._background.schedule("suspend", 0.0, self._suspend_idle)
 
     def _suspend_idle(self) -> None:
-        """Suspend the partitions that were attached longest ago and not used since."""
+        """Suspend the partitions that were attached longest ago, first those not used since."""
         excess = len(self._attached) - self._max_open_partitions
-        for partition in list(self._attached):
+        attached = list(self._attached)
+        # Two rounds at most: the first takes the second chance from everyone.
+        for partition in attached + attached:
             if excess <= 0:
                 return
-            if partition.take_used():
-                self._attached[partition] = self._attached.pop(partition, 1)
-            elif partition.suspend():
-                self._attached.pop(partition, None)
+            if self._attached.pop(partition, None) is None:
+                continue
+            # Out of the table while it is looked at: it may be attached again at once, by others.
+            if partition.take_used() or not partition.suspend():
+                self._attached[partition] = 1
+            else:
                 excess -= 1
+        # Some could not be suspended, because a sync of theirs was in flight.
+        if excess > 0:
+            self._background.schedule("suspend", _LOOK_AGAIN_SECONDS, self._suspend_idle)
 
     # ------------------------------------------------------------------ background
 

@@ -165,6 +165,9 @@ class Topic:
         timestamps: Sequence[int] | int | None,
     ) -> AppendedRecords:
         """Append records to the partitions of their keys."""
+        for name, given in (("keys", keys), ("headers", headers), ("timestamps", timestamps)):
+            if given is not None and not isinstance(given, int) and len(given) != len(values):
+                raise ValueError(f"{name} has {len(given)} elements, values has {len(values)}")
         rows_of: dict[int, list[int]] = {}
         for row, (key, value) in enumerate(zip(keys, values, strict=True)):
             rows_of.setdefault(self._router.pick(key, value), []).append(row)

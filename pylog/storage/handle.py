@@ -163,7 +163,7 @@ class PartitionHandle(ABC):
             if self._attachment is None:
                 self._environment.check_topic(self.topic, self._topic_id)
                 if create or self._directory.exists():
-                    self._attach()
+                    self._check_topic_again(self._attach())
             return self._attachment
 
     def _attach(self) -> Attachment:
@@ -184,6 +184,18 @@ class PartitionHandle(ABC):
         self.appender.use(attachment.tail.native)
         self._environment.on_attach(self)
         return attachment
+
+    def _check_topic_again(self, attachment: Attachment) -> None:
+        """Let go again if the topic was deleted while its files were opened, or made anew.
+
+        Whoever deletes it from now on meets this process at the page.
+        """
+        try:
+            self._environment.check_topic(self.topic, self._topic_id)
+        except BaseException:
+            self._forget()
+            attachment.close(sync=False)
+            raise
 
     def _attach_for_writing(self) -> Attachment:
         attachment = self._attached(create=True)
