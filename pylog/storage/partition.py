@@ -10,6 +10,7 @@ one immutable snapshot of the segments.
 from __future__ import annotations
 
 import itertools
+import operator
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -170,10 +171,13 @@ class Partition(PartitionHandle):
         expected_offset: int | None = None,
     ) -> RecordMetadata:
         """Append when the C call found no room, another segment, or nothing attached."""
-        if expected_offset is not None and expected_offset < 0:
-            raise ValueError(f"expected_offset={expected_offset}: expected at least 0")
+        if expected_offset is not None:
+            expected_offset = _whole("expected_offset", expected_offset)
+            if expected_offset < 0:
+                raise ValueError(f"expected_offset={expected_offset}: expected at least 0")
         if timestamp is None:
             timestamp = self._environment.clock()
+        timestamp = _whole("timestamp", timestamp)
         data, _ = encode(
             (value,), (key,), (headers,), timestamp, self.config.max_message_bytes
         )  # fmt: skip
@@ -299,6 +303,7 @@ class Partition(PartitionHandle):
     def _reads(
         self, start: int | None, end: int | None, max_bytes: int, *, follow: bool
     ) -> Iterator[Records]:
+        """Yield what is read, one read after the other; see `records`."""
         offset = self.log_start_offset if start is None else start
         if end is None and not follow:
             end = self.high_watermark
@@ -312,6 +317,14 @@ class Partition(PartitionHandle):
                     return
                 self.wait(offset)
             offset = records.next_offset
+
+
+def _whole(name: str, value: SupportsIndex) -> int:
+    """Return an argument as an int, with the same error as the C call gives."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
 
 
 def _view(segment: Segment, marks: Marks) -> SegmentView:

@@ -67,7 +67,8 @@ class GroupCommit:
             if marks.state == _native.FAILED:
                 raise self._unknown("an earlier sync failed", errno.EIO, start, end_offset)
             if self._turn.acquire(blocking=False):
-                self._lead(start, end_offset)
+                if self._lead(start, end_offset) >= end_offset:
+                    return
             else:
                 # Not for ever: a leader in another process may be killed before it tells.
                 events.wait(seen, _LOOK_AGAIN_SECONDS)
@@ -78,7 +79,8 @@ class GroupCommit:
         message = f"{self._path}: {reason}"
         return DurabilityUnknownError(message, number or errno.EIO, start, end)
 
-    def _lead(self, start: int | None, end_offset: int) -> None:
+    def _lead(self, start: int | None, end_offset: int) -> int:
+        """Sync for all that was appended; return the durable offset after it."""
         try:
             durable_offset = self._sync()
         except OSError as error:
@@ -91,18 +93,19 @@ class GroupCommit:
             self._events.notify()
             raise
         self._turn.release()
-        self._publish(durable_offset)
+        return self._publish(durable_offset)
 
-    def _publish(self, durable_offset: int) -> None:
+    def _publish(self, durable_offset: int) -> int:
         self._page.lock()
         try:
-            advance_durable_locked(
+            durable_offset = advance_durable_locked(
                 self._page, durable_offset, moves_high_watermark=self._moves_high_watermark
             )
         finally:
             self._page.unlock()
         if self._moves_high_watermark and self._log_events is not None:
             self._log_events.notify()
+        return durable_offset
 
     def pause(self) -> bool:
         """Keep anybody from leading again through this object, for good; False if one leads now.
@@ -122,13 +125,18 @@ class GroupCommit:
 
 def advance_durable_locked(
     page: SharedPage, durable_offset: int, *, moves_high_watermark: bool
-) -> None:
-    """Publish a durable offset, unless the partition failed or is further already."""
+) -> int:
+    """Publish a durable offset; return the one that holds now.
+
+    That is another when somebody was further already, and when the partition failed meanwhile: then
+    this sync proves nothing, because an error may have been reported to another descriptor only.
+    """
     marks = page.marks()
     if marks.state == _native.FAILED or marks.durable_offset >= durable_offset:
-        return
+        return marks.durable_offset
     if moves_high_watermark:
         high_watermark = max(marks.high_watermark, durable_offset)
         page.publish(durable_offset=durable_offset, high_watermark=high_watermark)
     else:
         page.publish(durable_offset=durable_offset)
+    return durable_offset
