@@ -13,7 +13,7 @@ import itertools
 import operator
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, SupportsIndex
 
 from pylog import _native
 from pylog._native import Marks, Reader, Record, RecordMetadata, Records, encode

@@ -65,9 +65,14 @@ def index_entries_needed(size: int, index_interval_bytes: int) -> int:
     return size // max(index_interval_bytes, MIN_BATCH) + 2
 
 
-def grown_entries(allocated: int, needed: int) -> int:
-    """Return how many entries an index file with `allocated` grows to so that `needed` fit."""
-    return allocated if needed <= allocated else max(allocated + INDEX_GROWTH, needed)
+def grown_entries(*, allocated: int, needed: int, maximum: int) -> int:
+    """Return how many entries an index file with `allocated` grows to so that `needed` fit.
+
+    It stops at `maximum`, where the segment is rolled, as far as `needed` lets it.
+    """
+    if needed <= allocated:
+        return allocated
+    return max(min(allocated + INDEX_GROWTH, maximum), needed)
 
 
 def rounded_up(size: int) -> int:

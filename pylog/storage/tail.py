@@ -132,11 +132,16 @@ class WritableTail:
 
     def _grow_indexes_locked(self, marks: Marks, index: File, timeindex: File, size: int) -> None:
         spare = policy.index_entries_needed(size, self._settings.index_interval_bytes)
-        entries = policy.grown_entries(marks.index_allocated, marks.index_entries + spare)
+        maximum = policy.max_index_entries(self._settings.segment_index_bytes)
+        entries = policy.grown_entries(
+            allocated=marks.index_allocated, needed=marks.index_entries + spare, maximum=maximum
+        )
         if entries > marks.index_allocated:
             _grow_entries(index, marks.index_allocated, entries, _INDEX_ENTRY)
             self._page.publish(index_allocated=entries)
-        entries = policy.grown_entries(marks.time_allocated, marks.time_entries + spare)
+        entries = policy.grown_entries(
+            allocated=marks.time_allocated, needed=marks.time_entries + spare, maximum=maximum
+        )
         if entries > marks.time_allocated:
             _grow_entries(timeindex, marks.time_allocated, entries, _TIME_ENTRY)
             self._page.publish(time_allocated=entries)
