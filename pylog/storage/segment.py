@@ -20,12 +20,12 @@ from pylog.storage.descriptors import Descriptors, Holder
 from pylog.storage.files import Directory, File, Memory
 from pylog.storage.index import OffsetIndex, TimeIndex
 from pylog.storage.manifest import SegmentFacts
+from pylog.storage.policy import OFFSETS_PER_SEGMENT
 from pylog.storage.scan import REASONS, walk_log
 
 logger = logging.getLogger("pylog")
 
 _CAREFUL_BYTES: Final = 64 << 10  # read at a time where the quick way gave up (guessed)
-_MAX_RELATIVE_OFFSET: Final = 2**31
 
 
 class SegmentView(NamedTuple):
@@ -62,6 +62,7 @@ class Segment:
         self._timeindex: TimeIndex | None = None
         self._sealed_view = _view_of(facts)
         self._is_rebuilt = False  # whether `_index` is not the file's
+        self._stands_in = False  # whether that is because the file had no entries
 
     def learn(self, facts: SegmentFacts) -> None:
         """Take newer facts of the same files; readers see the old or the new ones, whole."""
@@ -202,6 +203,8 @@ class Segment:
                 size = max(needed, size)
             elif entry_offset >= 0 and end == 0:
                 # The entry is wrong, or the batch that it points at: a scan from the start tells.
+                if not self._is_rebuilt:
+                    logger.warning("%s: its index is wrong; using a rebuilt one", self.path)
                 self._rebuild_index(view)
                 position, expected, entry_offset = 0, self.base_offset, -1
             elif is_walked:
@@ -215,8 +218,13 @@ class Segment:
 
     def _start_of_scan(self, offset: int, view: SegmentView) -> tuple[int, int]:
         """Return (position, last offset of the batch there or -1) of the best index entry."""
+        if self._stands_in and view.index_entries > 0:
+            # The segment is active and has grown: its file says more than what stood in for it.
+            self._index, self._is_rebuilt, self._stands_in = None, False, False
         if view.index_entries == 0 and view.size > _CAREFUL_BYTES and not self._is_rebuilt:
+            # Lost, or one large batch: the first needs no entry.
             self._rebuild_index(view)
+            self._stands_in = True
         index = self.index()
         count = index.capacity if self._is_rebuilt else view.index_entries
         position, entry_offset = index.lookup(offset, count)
@@ -225,14 +233,12 @@ class Segment:
 
     def _rebuild_index(self, view: SegmentView) -> None:
         """Replace this object's copy of an index that is missing or wrong; the file is left."""
-        if not self._is_rebuilt:
-            logger.warning("%s: its index does not match the log; using a rebuilt one", self.path)
         scanner = Scanner(
             base_offset=self.base_offset,
             next_offset=self.base_offset,
             strict=not self.facts.is_compacted,
         )
-        maximum_offset = self.base_offset + _MAX_RELATIVE_OFFSET
+        maximum_offset = self.base_offset + OFFSETS_PER_SEGMENT
         walk_log(self.file(), scanner, end=view.size, maximum_offset=maximum_offset)
         self._index = OffsetIndex(scanner.index, base_offset=self.base_offset)
         self._is_rebuilt = True
@@ -248,7 +254,7 @@ class Segment:
         scanner = Scanner(
             base_offset=expected, next_offset=expected, strict=not self.facts.is_compacted
         )
-        maximum_offset = min(view.end_offset, expected + _MAX_RELATIVE_OFFSET)
+        maximum_offset = min(view.end_offset, expected + OFFSETS_PER_SEGMENT)
         walk = walk_log(file, scanner, end=view.size, maximum_offset=maximum_offset)
         for damage in walk.damages:
             if damage.end_offset > offset:
