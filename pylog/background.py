@@ -47,13 +47,6 @@ class Background:
                 self._thread.start()
             self._condition.notify()
 
-    def cancel(self, name: Hashable) -> None:
-        """Forget the waiting task of this name, if any; a running one is not waited for."""
-        with self._condition:
-            due = self._due.pop(name, None)
-            if due is not None:
-                del self._timetable[due]
-
     def close(self) -> None:
         """Forget all waiting tasks and wait for the running one."""
         with self._condition:

@@ -35,8 +35,8 @@ from pylog.errors import (
 )
 from pylog.records import AppendedRecords
 from pylog.storage import layout
-from pylog.storage.handle import LOOK_AGAIN_SECONDS
 from pylog.storage.partition import Partition
+from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
 METADATA_TOPIC: Final = "__metadata"
 MAX_PARTITIONS: Final = 1_000_000  # a bound for typing errors, not for the format (guessed)

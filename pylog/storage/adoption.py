@@ -13,17 +13,16 @@ from pylog._native import Scanner
 from pylog.storage import layout
 from pylog.storage.files import Directory, read_file
 from pylog.storage.manifest import ActiveFacts, Manifest, SegmentFacts
+from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
 from pylog.storage.scan import last_nonzero, walk_log
 
-_MAX_RELATIVE_OFFSET: Final = 2**31
 _MAX_INDEX_BYTES: Final = 64 << 20  # more than a segment of 2 GiB fills at the usual interval
 
 
 def manifest_from_files(directory: Directory, index_interval_bytes: int) -> Manifest | None:
     """Derive the manifest of a directory that has none from its `.log` files; None without any.
 
-    This is how a partition that Kafka wrote is opened, and one whose manifest is damaged.
-    O(bytes of all segments).
+    Raises OSError.  O(bytes of all segments).
     """
     bases = sorted(
         base
@@ -54,7 +53,7 @@ def _facts_from_file(
     directory: Directory, base: int, end: int | None, index_interval_bytes: int
 ) -> SegmentFacts:
     """Return what a segment's own files say; `end` is the base of the next one, if any."""
-    maximum = base + _MAX_RELATIVE_OFFSET if end is None else end
+    maximum = base + OFFSETS_PER_SEGMENT if end is None else end
     name = layout.log_name(base)
     file = directory.open(name)
     try:
@@ -84,7 +83,7 @@ def _facts_from_file(
         size=max(size, walk.position),
         max_timestamp=scanner.max_timestamp,
         # Kafka leaves the zeros of the active segment's indexes when it is killed.
-        index_entries=-(-len(index.rstrip(b"\0")) // 8),
-        time_entries=-(-len(timeindex.rstrip(b"\0")) // 12),
+        index_entries=-(-len(index.rstrip(b"\0")) // INDEX_ENTRY_BYTES),
+        time_entries=-(-len(timeindex.rstrip(b"\0")) // TIME_ENTRY_BYTES),
         is_compacted=is_compacted,
     )

@@ -25,9 +25,8 @@ from pylog.errors import ClosedError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment, Environment
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
+from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
-# A writer that is killed between its marks and its event tells nobody; who waits looks by itself.
-LOOK_AGAIN_SECONDS: Final = 1.0
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 

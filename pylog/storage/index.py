@@ -19,10 +19,12 @@ import numpy.typing as npt
 
 from pylog._native import lookup_offset, lookup_timestamp
 from pylog.storage.files import Memory
+from pylog.storage.policy import INDEX_ENTRY_BYTES, TIME_ENTRY_BYTES
 
 OFFSET_ENTRY: Final = np.dtype([("offset", ">i4"), ("position", ">i4")])
 TIME_ENTRY: Final = np.dtype([("timestamp", ">i8"), ("offset", ">i4")])
-assert OFFSET_ENTRY.itemsize == 8 and TIME_ENTRY.itemsize == 12
+assert OFFSET_ENTRY.itemsize == INDEX_ENTRY_BYTES
+assert TIME_ENTRY.itemsize == TIME_ENTRY_BYTES
 
 
 class OffsetIndex:

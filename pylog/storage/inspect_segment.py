@@ -26,6 +26,7 @@ from pylog.storage import layout
 from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.files import Directory, File
 from pylog.storage.index import OFFSET_ENTRY, TIME_ENTRY, view_entries
+from pylog.storage.policy import OFFSETS_PER_SEGMENT
 from pylog.storage.scan import REASONS, Damage, last_nonzero, walk_log
 
 _CHUNK_BYTES: Final = 1 << 20  # records are looked at in pieces of this size, as readers do
@@ -34,7 +35,6 @@ _ATTRIBUTES: Final = 22  # the low byte of a batch's attributes, where its codec
 _CODEC_BITS: Final = 7
 _CRC_FROM: Final = 21  # a batch's CRC covers the bytes from here to its end
 _MAX_TIMESTAMP: Final = slice(35, 43)
-_MAX_RELATIVE_OFFSET: Final = 2**31
 _EVERY_BATCH: Final = -1  # an index interval below which no batch lies
 _SHOWN_ENTRIES: Final = 3  # of one index; the rest is counted
 
@@ -193,7 +193,7 @@ def scan(file: File, scanner: Scanner, extent: Extent) -> tuple[Batches, list[Fi
     """Walk the batches that count; returns them and what stands between and after them."""
     size = file.size()
     end = size if extent.rest is Rest.BATCHES else min(extent.size, size)
-    open_end = extent.base_offset + _MAX_RELATIVE_OFFSET
+    open_end = extent.base_offset + OFFSETS_PER_SEGMENT
     maximum = (
         open_end if extent.rest is Rest.BATCHES else max(extent.end_offset, scanner.next_offset)
     )

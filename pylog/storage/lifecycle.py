@@ -26,6 +26,7 @@ from pylog.storage.manifest import (
     SegmentFacts,
     encode_manifest,
 )
+from pylog.storage.policy import INDEX_ENTRY_BYTES, TIME_ENTRY_BYTES
 from pylog.storage.recovery import Opened
 from pylog.storage.segment import Segment
 
@@ -40,6 +41,7 @@ IS_NEW: Final = 4  # there is no manifest and no segment yet
 IS_DELETED: Final = 8  # the topic is gone; nothing can be done
 
 _TIME_ENTRY: Final = struct.Struct(">qi")
+assert _TIME_ENTRY.size == TIME_ENTRY_BYTES
 _EMPTY_SEGMENT: Final = {
     "position": 0,
     "allocated": 0,
@@ -237,7 +239,7 @@ def _seal_timeindex(directory: Directory, marks: Marks) -> int:
     name = layout.timeindex_name(marks.base_offset)
     file = directory.open(name, writable=True, create=True)
     try:
-        file.pwrite(entry, marks.time_entries * _TIME_ENTRY.size)
+        file.pwrite(entry, marks.time_entries * TIME_ENTRY_BYTES)
     finally:
         file.close()
     return marks.time_entries + 1
@@ -250,7 +252,11 @@ def trim(directory: Directory, marks: Marks, time_entries: int, *, sync: bool) -
     segment that is no longer active.  sync: as a clean end demands, which vouches for the sizes; a
     roll need not wait, since zeros that come back after a power cut are cut by recovery.
     """
-    sizes = (marks.position, marks.index_entries * 8, time_entries * _TIME_ENTRY.size)
+    sizes = (
+        marks.position,
+        marks.index_entries * INDEX_ENTRY_BYTES,
+        time_entries * TIME_ENTRY_BYTES,
+    )
     for name, size in zip(layout.segment_names(marks.base_offset), sizes, strict=True):
         # An index that somebody removed is made again: its size is part of a clean end.
         file = directory.open(

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from pylog._native import BATCH_HEADER_BYTES
+
 PAGE: Final = 4096  # what files are grown by, so that a mapped page is never half past their end
 MIN_GROWTH: Final = 64 << 10  # the design's first window
 MAX_GROWTH: Final = 1 << 20  # and its largest: a fresh 1 MiB write still runs at 4-8 GB/s
 INDEX_GROWTH: Final = 512  # entries; covers 2 MiB of log at the default interval (guessed)
 WINDOW_BYTES: Final = 64 << 20  # address space mapped at a time; a default segment fits whole
-MIN_BATCH: Final = 61  # bytes of a batch header; no batch is smaller
-MAX_RELATIVE_OFFSET: Final = 2**31 - 1
+INDEX_ENTRY_BYTES: Final = 8  # drawn in index.py
+TIME_ENTRY_BYTES: Final = 12
+OFFSETS_PER_SEGMENT: Final = 2**31  # [base, base + this): relative offsets are Kafka's int32
 LARGE_WRITE: Final = 64 << 10  # from here one pwrite beats page faults of the map (measured: bench)
+# A process that is killed between a change and its event tells nobody: who waits looks by itself.
+LOOK_AGAIN_SECONDS: Final = 1.0  # what such a death may cost (guessed)
 
 
 def should_roll(
@@ -41,13 +46,15 @@ def should_roll(
         position + size > segment_bytes
         or (first_timestamp >= 0 and timestamp - first_timestamp > segment_ms)
         or index_entries >= max_index_entries
-        or relative_offset > MAX_RELATIVE_OFFSET
+        or relative_offset >= OFFSETS_PER_SEGMENT
     )
 
 
 def max_index_entries(segment_index_bytes: int) -> int:
     """Return how many entries both indexes may hold; the time index is full one entry early."""
-    return min(segment_index_bytes // 8, segment_index_bytes // 12 - 1)
+    return min(
+        segment_index_bytes // INDEX_ENTRY_BYTES, segment_index_bytes // TIME_ENTRY_BYTES - 1
+    )
 
 
 def grown_size(*, allocated: int, needed: int, segment_bytes: int) -> int:
@@ -62,7 +69,7 @@ def grown_size(*, allocated: int, needed: int, segment_bytes: int) -> int:
 
 def index_entries_needed(size: int, index_interval_bytes: int) -> int:
     """Return how many entries `size` bytes of batches may add to an index, and one for the seal."""
-    return size // max(index_interval_bytes, MIN_BATCH) + 2
+    return size // max(index_interval_bytes, BATCH_HEADER_BYTES) + 2
 
 
 def grown_entries(*, allocated: int, needed: int, maximum: int) -> int:

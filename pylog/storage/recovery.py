@@ -35,11 +35,11 @@ from pylog.storage.manifest import (
     encode_manifest,
     parse_manifest,
 )
+from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
 from pylog.storage.scan import Walk, last_nonzero, walk_log
 
 logger = logging.getLogger("pylog")
 
-_MAX_RELATIVE_OFFSET: Final = 2**31
 _COPY_BYTES: Final = 1 << 20
 
 
@@ -142,7 +142,8 @@ def _size_of(directory: Directory, name: str) -> int | None:
 
 def _sizes_agree(directory: Directory, active: SegmentFacts) -> bool:
     """Return whether the active segment's three files are as long as a clean end left them."""
-    sizes = (active.size, active.index_entries * 8, active.time_entries * 12)
+    indexes = (active.index_entries * INDEX_ENTRY_BYTES, active.time_entries * TIME_ENTRY_BYTES)
+    sizes = (active.size, *indexes)
     names = layout.segment_names(active.base_offset)
     return all(_size_of(directory, name) == size for name, size in zip(names, sizes, strict=True))
 
@@ -154,7 +155,7 @@ def _opened_clean(directory: Directory, manifest: Manifest, epochs: LeaderEpochs
     if active.time_entries:
         file = directory.open(layout.timeindex_name(active.base_offset))
         try:
-            entry = file.pread(8, (active.time_entries - 1) * 12)
+            entry = file.pread(8, (active.time_entries - 1) * TIME_ENTRY_BYTES)
         finally:
             file.close()
         last_time_entry = int.from_bytes(entry, "big", signed=True)
@@ -188,8 +189,8 @@ def _opened_unclean(
         size=max(walk.position, known.size),
         end_offset=max(walk.next_offset, known.end_offset),
         max_timestamp=max(scanner.max_timestamp, known.max_timestamp),
-        index_entries=len(scanner.index) // 8,
-        time_entries=len(scanner.timeindex) // 12,
+        index_entries=len(scanner.index) // INDEX_ENTRY_BYTES,
+        time_entries=len(scanner.timeindex) // TIME_ENTRY_BYTES,
     )
     _report(directory, active, walk, is_short=is_short, torn_end=torn_end)
     found_epochs = epochs.merged(scanner.epochs, active.end_offset)
@@ -241,7 +242,7 @@ def _walk_active(
             file.drop_cache(known.size)
         size = file.size()
         walk = walk_log(
-            file, scanner, end=size, maximum_offset=known.base_offset + _MAX_RELATIVE_OFFSET
+            file, scanner, end=size, maximum_offset=known.base_offset + OFFSETS_PER_SEGMENT
         )
         start = max(walk.position, known.size)
         return walk, last_nonzero(file, start=start, end=max(size, start))

@@ -17,13 +17,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
-from typing import Final
 
 from pylog import _native
 from pylog._native import Events, SharedPage
 from pylog.errors import DurabilityUnknownError
-
-_LOOK_AGAIN_SECONDS: Final = 1.0
+from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
 
 class GroupCommit:
@@ -71,7 +69,7 @@ class GroupCommit:
                     return
             else:
                 # Not for ever: a leader in another process may be killed before it tells.
-                events.wait(seen, _LOOK_AGAIN_SECONDS)
+                events.wait(seen, LOOK_AGAIN_SECONDS)
 
     def _unknown(
         self, reason: str | None, number: int | None, start: int | None, end: int

@@ -21,8 +21,6 @@ from pylog.storage import layout, policy
 from pylog.storage.files import Directory, File
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_INDEX_ENTRY: Final = 8
-_TIME_ENTRY: Final = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +135,13 @@ class WritableTail:
             allocated=marks.index_allocated, needed=marks.index_entries + spare, maximum=maximum
         )
         if entries > marks.index_allocated:
-            _grow_entries(index, marks.index_allocated, entries, _INDEX_ENTRY)
+            _grow_entries(index, marks.index_allocated, entries, policy.INDEX_ENTRY_BYTES)
             self._page.publish(index_allocated=entries)
         entries = policy.grown_entries(
             allocated=marks.time_allocated, needed=marks.time_entries + spare, maximum=maximum
         )
         if entries > marks.time_allocated:
-            _grow_entries(timeindex, marks.time_allocated, entries, _TIME_ENTRY)
+            _grow_entries(timeindex, marks.time_allocated, entries, policy.TIME_ENTRY_BYTES)
             self._page.publish(time_allocated=entries)
 
     def clean_intent_locked(self) -> None:
