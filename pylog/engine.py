@@ -304,5 +304,7 @@ def _open_lock_file(root: Directory) -> File:
     size = file.size()
     if size < PAGE_BYTES:
         file.fill_zeros(size, PAGE_BYTES)
+        # After a power cut it has its size, so that opening needs no space (RELIABILITY B6).
+        file.sync()
     file.lock(_PRESENCE_BYTE, exclusive=False, blocking=True)
     return file

@@ -78,11 +78,24 @@ class Presence:
     def open(self) -> None:
         """Open and map the state file, creating it if need be.  Raises OSError."""
         file = self._directory.open(STATE_NAME, writable=True, create=True)
-        if file.size() < PAGE_BYTES:
-            file.fill_zeros(file.size(), PAGE_BYTES)
         self._state_file = file
         self._gate = gate_byte(file)
+        if file.size() < PAGE_BYTES:
+            self._make_page(file)
         self.page = SharedPage(file.map(PAGE_BYTES, writable=True), lock_fd=file.fileno())
+
+    def _make_page(self, file: File) -> None:
+        """Give a new state file its size, durably: after a power cut opening needs no space (B6).
+
+        Inside the gate, or these zeros could fall on a page that a faster process made meanwhile.
+        """
+        self._lock_file.lock(self._gate, exclusive=True, blocking=True)
+        try:
+            if file.size() < PAGE_BYTES:
+                file.fill_zeros(file.size(), PAGE_BYTES)
+                file.sync()
+        finally:
+            self._lock_file.unlock(self._gate)
 
     @contextlib.contextmanager
     def gate(self) -> Iterator[bool]:
