@@ -36,7 +36,7 @@ from pylog.storage.descriptors import Descriptors
 from pylog.storage.partition import Partition
 
 MAX_LEVELS = 3
-MAX_POINTS_OF_A_SEED = 3000
+MAX_POINTS_OF_A_SEED = 6000
 MAX_VIOLATIONS = 10
 TOPIC_ID = uuid.UUID(int=7)
 # What a bug may raise: noted with its seed, and the run goes on.  Anything else ends it.
@@ -296,7 +296,7 @@ class Explorer:
         for position in range(len(trace) + 1):
             # The first open of a partition does the most, and is a small part of a life.
             is_young = level == 1 and position < 40
-            for number in range(8 if is_young else 3 if level == 1 else 2):
+            for number in range(8 if is_young else 3 if level == 1 else rng.randint(0, 2)):
                 if self.points >= self.budget:
                     return
                 name = f"{where}{position}/{number} "

@@ -152,7 +152,7 @@ def recovers_the_active_segment_only(patch: Patch) -> None:
 
 @_in(CRASH_PLANTS)
 def takes_space_by_truncating_upwards(patch: Patch) -> None:
-    def grow(log: Any, allocated: int, target: int, needed: int) -> int:
+    def grow(log: Any, allocated: int, target: int, *_: Any, **__: Any) -> int:
         log.truncate(target)
         return target
 
@@ -190,11 +190,11 @@ def retries_a_failed_sync(patch: Patch) -> None:
     def lead(self: Any, *args: Any) -> None:
         sync = self._sync
 
-        def twice() -> int:
+        def twice() -> Any:
             try:
-                return int(sync())
+                return sync()
             except OSError:
-                return int(sync())
+                return sync()
 
         self._sync = twice
         try:

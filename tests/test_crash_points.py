@@ -56,3 +56,6 @@ def test_crash_points_find_a_planted_bug(plant: Plant, monkeypatch: pytest.Monke
     print(f"{plant.__name__}: found at or before point {points}: {violations[:1]}")
 
     assert violations, f"{plant.__name__} was not found within {points} points"
+    # A plant that no longer fits the code would be "found" by its own error.
+    assert "TypeError" not in violations[0]
+    assert "AttributeError" not in violations[0]

@@ -403,3 +403,4 @@ def test_damage_finds_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatc
     print(f"{plant.__name__}: {found[:1]}")
 
     assert found
+    assert "ViolationError" in found[0], "the plant is out of date"

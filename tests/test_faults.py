@@ -418,3 +418,4 @@ def test_faults_find_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch
     print(f"{plant.__name__}: {found[:1]}")
 
     assert found
+    assert not found[0].startswith(("TypeError", "AttributeError")), "the plant is out of date"
