@@ -187,7 +187,7 @@ def cuts_without_saving_the_bytes(patch: Patch) -> None:
 def retries_a_failed_sync(patch: Patch) -> None:
     original = GroupCommit._lead
 
-    def lead(self: Any, *args: Any) -> None:
+    def lead(self: Any, *args: Any) -> Any:
         sync = self._sync
 
         def twice() -> Any:
@@ -198,7 +198,7 @@ def retries_a_failed_sync(patch: Patch) -> None:
 
         self._sync = twice
         try:
-            original(self, *args)
+            return original(self, *args)
         finally:
             self._sync = sync
 
