@@ -209,7 +209,7 @@ PROFILES: Sequence[Profile] = (
 
 
 class Life:
-    """One level: a partition over recording files, the random steps it is put through."""
+    """One level: a partition over recording files, and the steps that processes put it through."""
 
     def __init__(
         self, disk: Disk, boot: int, history: History, profile: Profile, rng: random.Random
@@ -220,33 +220,36 @@ class Life:
         self.profile = profile
         self._rng = rng
         self.files = MemoryFiles(disk, boot=boot, is_recording=True, map_bytes=profile.map_bytes)
-        self._process = Process(self.files)
+        # Often two processes take turns; a kill then kills both.
+        self._processes = [Process(self.files) for _ in range(rng.choice((1, 2)))]
 
     def run(self, steps: int) -> None:
         """Open, then do `steps` random things."""
         history, rng = self.history, self._rng
-        partition = self._process.partition(self.profile.config)
-        found = read_all(partition)
+        partitions = [process.partition(self.profile.config) for process in self._processes]
+        found = read_all(partitions[0])
         history.note_opened(self.files.note(), found)
         for _ in range(steps):
-            self._process.now += rng.choice((0, 1, 1000))
+            index = rng.randrange(len(partitions))
+            process = self._processes[index]
+            process.now += rng.choice((0, 1, 1000))
             kind = rng.choices(("append", "many", "flush", "reopen"), (12, 4, 1, 1))[0]
             if kind == "append":
                 value = self._value(rng.randint(*self.profile.value_bytes))
                 history.values.append(value)
-                partition.append(value, key=rng.choice((None, b"key")))
+                partitions[index].append(value, key=rng.choice((None, b"key")))
             elif kind == "many":
-                self._append_many(partition)
+                self._append_many(partitions[index])
             elif kind == "flush":
-                partition.flush()
+                partitions[index].flush()
             else:
-                partition.close()
-                self._process.unsynced.clear()
-                partition = self._process.partition(self.profile.config)
-                partition.check()
-            if self._process.unsynced and rng.random() < 0.2:
-                self._process.unsynced.pop(0).flush_sealed()
-            history.note(self.files.note(), partition)
+                partitions[index].close()
+                process.unsynced.clear()
+                partitions[index] = process.partition(self.profile.config)
+                partitions[index].check()
+            if process.unsynced and rng.random() < 0.2:
+                process.unsynced.pop(0).flush_sealed()
+            history.note(self.files.note(), partitions[index])
 
     def _append_many(self, partition: Partition) -> None:
         rng = self._rng
