@@ -1,5 +1,9 @@
-"""Partitioned commit logs in a directory, in Kafka's format, as a library."""
+"""Partitioned commit logs in a directory, in Kafka's format, as a library.
 
+Begin with `open`.  What can go wrong is in `errors`, one tree under `PylogError`.
+"""
+
+from pylog import errors
 from pylog.config import TopicConfig
 from pylog.errors import PylogError
 from pylog.log import Log, open
@@ -18,5 +22,6 @@ __all__ = [
     "Records",
     "Topic",
     "TopicConfig",
+    "errors",
     "open",
 ]
