@@ -179,6 +179,12 @@ def encode(
 ) -> tuple[bytearray, int]: ...
 
 @final
+class Descriptor:
+    """Owner of an open file descriptor: closes it when nobody refers to it."""
+
+    def __new__(cls, fd: int) -> Descriptor: ...
+
+@final
 class Mapping:
     """Memory-mapped bytes of an open file; supports the buffer protocol."""
 

@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_close_is_idempotent(tmp_path: Path) -> None:
     log.close()
     with log:
         assert "closed" in repr(log)
+
+
+def test_a_log_that_is_let_go_is_closed(tmp_path: Path) -> None:
+    log = pylog.open(tmp_path)
+    log.create_topic("t", durability="os").append(b"x")
+    gone = weakref.ref(log)
+    del log
+    gc.collect()
+
+    assert gone() is None
+    assert "is_clean 1" in (tmp_path / "t-0" / "manifest").read_text()
 
 
 def test_what_a_log_handed_out_keeps_it_open(tmp_path: Path) -> None:

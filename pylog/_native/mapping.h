@@ -13,4 +13,7 @@
 plog_status plog_map(int fd, size_t len, int64_t position, bool writable, void **memory);
 void plog_unmap(void *memory, size_t len);
 
+/* Close a file; it is gone whatever close() answers. */
+void plog_close(int fd);
+
 #endif

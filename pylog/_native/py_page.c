@@ -425,9 +425,9 @@ static int add_page_constants(PyObject *module)
 
 int plog_add_page_types(PyObject *module)
 {
-    int (*const parts[])(PyObject *) = {plog_add_mapping_type, plog_add_events_type,
-                                        plog_add_marks_type, add_shared_page_type,
-                                        add_page_constants};
+    int (*const parts[])(PyObject *) = {plog_add_mapping_type, plog_add_descriptor_type,
+                                        plog_add_events_type,  plog_add_marks_type,
+                                        add_shared_page_type,  add_page_constants};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (parts[i](module) < 0) {
             return -1;

@@ -41,6 +41,7 @@ int plog_marks_apply(plog_marks *marks, PyObject *const *values, PyObject *names
 /* ---- parts of plog_add_page_types */
 int plog_add_marks_type(PyObject *module);
 int plog_add_mapping_type(PyObject *module);
+int plog_add_descriptor_type(PyObject *module);
 int plog_add_events_type(PyObject *module);
 
 #endif

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeAlias
 
-from pylog._native import Mapping
+from pylog._native import Descriptor, Mapping
 
 # What a file is mapped as.  The files in memory of the tests lend a view of their own bytes.
 Memory: TypeAlias = Mapping | memoryview
@@ -156,10 +156,12 @@ def _lock_kind(answer: bytes) -> int:
 class OsFile:
     """A file of the operating system."""
 
-    __slots__ = ("__weakref__", "_fd", "path", "pread")
+    __slots__ = ("__weakref__", "_descriptor", "_fd", "path", "pread")
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
+        # Readers hold the file while they read; the last one to let go closes it.
+        self._descriptor: Descriptor | None = Descriptor(fd)
         self.path = path
         # A partial of the C function: the read path is too hot for one more Python frame.
         self.pread: Callable[[int, int], bytes] = functools.partial(os.pread, fd)
@@ -253,25 +255,20 @@ class OsFile:
         return self._fd
 
     def close(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def __del__(self) -> None:
-        # Readers hold the file while they read; the last one to let go closes it.
-        self.close()
+        self._fd, self._descriptor = -1, None
 
 
 class OsDirectory:
     """A directory of the operating system, found through its parents without following links."""
 
-    __slots__ = ("_name", "_parent", "_root_fd", "path")
+    __slots__ = ("_name", "_parent", "_root", "_root_fd", "path")
 
     def __init__(self, path: str, *, parent: OsDirectory | None, name: str, root_fd: int) -> None:
         self.path = path
         self._parent = parent
         self._name = name
         self._root_fd = root_fd
+        self._root = Descriptor(root_fd) if parent is None else None
 
     @contextlib.contextmanager
     def _descriptor(self) -> Iterator[int]:
@@ -344,12 +341,7 @@ class OsDirectory:
             os.fsync(fd)
 
     def close(self) -> None:
-        if self._root_fd >= 0:
-            fd, self._root_fd = self._root_fd, -1
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
+        self._root_fd, self._root = -1, None
 
 
 @contextlib.contextmanager
