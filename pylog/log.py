@@ -80,7 +80,12 @@ class Log:
         end: int | None = None,
         follow: bool = False,
     ) -> Iterator[Record]:
-        """Iterate over a topic's records; see Topic.read."""
+        """Iterate over the records of one partition of a topic, or of all of them.
+
+        start, end: offsets, [start, end), only with a partition; by default all there is, up to the
+        high watermark of the moment it begins.  follow: go on for ever, waiting for appends.
+        Raises what `topic` and `Topic.read` raise.
+        """
         return self.topic(topic).read(partition, start, end, follow=follow)
 
     def close(self) -> None:

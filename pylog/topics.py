@@ -82,7 +82,11 @@ def parse_topic(name: str, value: bytes) -> TopicFacts:
 
 
 class Topic:
-    """A named set of partitions.  Cheap to make: partitions come into being when they are used."""
+    """A named set of partitions.  Cheap to make: partitions come into being when they are used.
+
+    name: as given to `create_topic`.  config: its settings, a TopicConfig, fixed at creation.
+    Every method may be called by many threads at once.
+    """
 
     def __init__(
         self, facts: TopicFacts, partition_of: Callable[[int], Partition], *, events: Events
@@ -106,11 +110,16 @@ class Topic:
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
-        """All partitions, by number."""
+        """All partitions, by number.  Raises ClosedError."""
         return tuple(self._partition_of(number) for number in range(self._count))
 
     def partition(self, number: int) -> Partition:
-        """Return one partition.  Raises UnknownTopicOrPartitionError."""
+        """Return one partition; no I/O.
+
+        number: in [0, len(self)).  Raises UnknownTopicOrPartitionError, ClosedError, TypeError.
+        """
+        if not isinstance(number, int):
+            raise TypeError(f"partition must be an int, not {type(number).__name__}")
         if not 0 <= number < self._count:
             raise UnknownTopicOrPartitionError(self.name, number)
         return self._partition_of(number)
@@ -149,8 +158,10 @@ class Topic:
         """Append records, one batch per partition and one sync per partition at the end.
 
         Records of one partition keep their order.  The result has one row per value, in the order
-        given.  Arguments, errors and cost as `Partition.append_many`; with several partitions the
+        given.  partition: by default each key's; records without keys all go to one partition.
+        Other arguments, errors and cost as `Partition.append_many`; with several partitions the
         `appended` of a NotAppendedError need not be a prefix of what was given.
+        Raises UnknownTopicOrPartitionError too.
         """
         if partition is None and self._count > 1 and keys is not None:
             return self._append_keyed(values, keys, headers, timestamps)
@@ -205,7 +216,8 @@ class Topic:
 
         Without `follow` it ends at the high watermarks of the moment it begins.  Following all
         partitions of a topic delivers records as they come.  start, end: only with `partition`, or
-        where the topic has one.  Arguments and errors otherwise as `Partition.records`.
+        where the topic has one, else ValueError.  Arguments and errors otherwise as
+        `Partition.records`, whose errors come with the iteration.
         """
         if partition is None and self._count == 1:
             partition = 0

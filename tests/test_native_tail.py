@@ -153,6 +153,12 @@ def test_wrong_arguments_append_nothing(
     assert memory.tail.append(b"", expected_offset=0).offset == 0
 
 
+@pytest.mark.parametrize("name", ["timestamp", "expected_offset"])
+def test_an_integer_too_large_for_the_format_is_named(memory: TailMemory, name: str) -> None:
+    with pytest.raises(OverflowError, match=f"^{name} does not fit into 64 bits$"):
+        memory.tail.append(b"", **{name: 2**63})
+
+
 def test_any_bytes_like_value_is_taken_and_given_back(memory: TailMemory) -> None:
     value, key = bytearray(b"value"), bytearray(b"key")
     memory.tail.append(value, memoryview(key))

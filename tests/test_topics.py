@@ -177,6 +177,15 @@ def test_an_unknown_partition_is_a_lookup_error(log: Log, number: int) -> None:
         with pytest.raises(UnknownTopicOrPartitionError) as caught:
             call()
         assert (caught.value.topic, caught.value.partition) == ("t", number)
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_a_partition_that_is_no_number_is_named(log: Log, durability: str) -> None:
+    topic: Any = log.create_topic("t", durability=durability)
+    with pytest.raises(TypeError, match="partition must be an int, not str"):
+        topic.append(b"x", partition="0")
+    with pytest.raises(TypeError, match="partition must be an int, not str"):
+        topic.partition("0")
     assert values(topic) == []
 
 

@@ -133,6 +133,8 @@ int plog_int64_from_object(PyObject *object, const char *what, int64_t *out)
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
             PyErr_Clear();
             plog_raise_type(object, what, "an int");
+        } else if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_Format(PyExc_OverflowError, "%s does not fit into 64 bits", what);
         }
         return -1;
     }

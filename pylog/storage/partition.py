@@ -45,7 +45,14 @@ class Chunks(NamedTuple):
 
 
 class Partition(PartitionHandle):
-    """An ordered, durable sequence of records, shared by any number of threads and processes."""
+    """An ordered, durable sequence of records, shared by any number of threads and processes.
+
+    topic: the topic's name.  number: which of its partitions.  config: the topic's settings.
+    Any call may be the one that opens the files; what that can raise is said once, here:
+    UnknownTopicOrPartitionError when the topic was deleted, CorruptFileError when the directory is
+    another topic's, IncompatibleFormatError for a later format or another build's living page,
+    OSError.
+    """
 
     def __init__(
         self,
@@ -90,11 +97,12 @@ class Partition(PartitionHandle):
 
         value, key: bytes-like, None for null (a null value is a tombstone).  headers: (name, value)
         pairs.  timestamp: milliseconds since the epoch, by default now.  expected_offset: append
-        only if the record gets just this offset, decided atomically.
-        Raises TypeError, InvalidRecordError, RecordTooLargeError (nothing was appended);
-        OffsetMismatchError, PartitionFullError, PartitionFailedError, NotAppendedError (certainly
-        not appended); DurabilityUnknownError (may or may not be there); ClosedError; OSError from
-        the first call that opens the files.
+        only if the record gets just this offset, decided atomically: what was read before still
+        holds then.
+        Raises TypeError, OverflowError, ValueError for an expected_offset below 0,
+        InvalidRecordError, RecordTooLargeError (nothing was appended); OffsetMismatchError,
+        PartitionFullError, PartitionFailedError, NotAppendedError (certainly not appended);
+        DurabilityUnknownError (may or may not be there); ClosedError; and what opening raises.
         One C call and no system call in the usual case; with durability "fsync" it then blocks for
         a sync that all waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
         """
@@ -115,7 +123,8 @@ class Partition(PartitionHandle):
         Returns a sequence of RecordMetadata, made when asked for; empty for no values.
         All or nothing up to `segment_bytes` of batches; beyond that in chunks of this size, and
         the `appended` of a NotAppendedError holds the records of the chunks before the failure.
-        Raises what `append` raises; argument errors before anything is appended.
+        Raises what `append` raises, and ValueError for lengths that differ; argument errors come
+        before anything is appended.
         About 50 ns a record, then a pwrite for each chunk of 64 KiB or more.
         """
         return self.append_chunks(self.encode_chunks(values, keys, headers, timestamps))
@@ -218,7 +227,9 @@ class Partition(PartitionHandle):
         The result is iterated for `Record`s; its `next_offset` is where to go on.  It holds on to
         the bytes that were read, and so does each of its records.
         Raises OffsetOutOfRangeError, CorruptRangeError when `offset` lies in damaged bytes (go on
-        at its `last` + 1), ClosedError, OSError.
+        at its `last` + 1), TypeError, ValueError for max_bytes below 1, ClosedError, OSError, and
+        what opening raises.  Iterating raises CorruptRangeError for a record that does not parse,
+        InvalidRecordError and MissingExtraError for a batch that cannot be decompressed.
         O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
         """
         return self._read_below(offset, max_bytes, None)
