@@ -23,6 +23,13 @@ import pylog
 
 TOPIC = "history"
 BATCH = 1000  # events for one append_many: one batch, one sync
+# Paths end with NUL, so they may hold anything; ids are whole; and no setting of a user changes what
+# is shown: renames, submodules that are hidden, the root, the way merges are compared.
+GIT_LOG = """
+    -c log.showRoot=true -c log.showSignature=false -c log.diffMerges=separate
+    log --first-parent -m --root --reverse --raw -z --format=%H
+    --no-renames --no-abbrev --no-relative --ignore-submodules=none
+""".split()
 READER_SECONDS = 60.0  # what the reader may need to end after the last event (guessed)
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -51,20 +58,8 @@ def git(repository: str, *arguments: str) -> bytes:
 
 def commits_of(repository: str, head: str) -> Iterator[list[Event]]:
     """Yield the events of each commit of the first-parent line, oldest first, while git runs."""
-    # Paths end with NUL, so they may hold anything; ids are whole; and no user setting changes what
-    # is shown: renames, submodules that are hidden, the root, the way merges are compared.
-    command = ["git", "-C", repository, "-c", "log.showRoot=true", "-c", "log.showSignature=false"]
-    command += [
-        "-c",
-        "log.diffMerges=separate",
-        "log",
-        "--first-parent",
-        "-m",
-        "--root",
-        "--reverse",
-    ]
-    command += ["--raw", "--no-renames", "--no-abbrev", "--no-relative", "--ignore-submodules=none"]
-    with subprocess.Popen([*command, "-z", "--format=%H", head], stdout=subprocess.PIPE) as process:
+    command = ["git", "-C", repository, *GIT_LOG, head]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         words = split(iter(lambda: process.stdout.read1(1 << 16), b""))
         events: list[Event] = []
@@ -159,7 +154,6 @@ def replay(directory: str) -> tuple[Tree, int]:
 def run(repository: str, directory: str, durability: str) -> int:
     """Write while another process reads, replay, compare; return the exit code."""
     head = git(repository, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
-    total = int(git(repository, "rev-list", "--count", "--first-parent", head))
     if git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true":
         print("shallow clone: its oldest commit counts as the one that made all files before it")
     with pylog.open(directory) as log:
@@ -168,14 +162,8 @@ def run(repository: str, directory: str, durability: str) -> int:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
             try:
                 assert reader.stdout is not None
-                reader.stdout.readline()
-                began = time.perf_counter()
-                count, seconds = write(topic, progress(commits_of(repository, head), total))
-                print(
-                    f"wrote   {count:,} events of {total:,} commits: {rate(count, seconds)},",
-                    end="",
-                )
-                print(f" durability {durability}; {time.perf_counter() - began:.2f} s with git")
+                reader.stdout.readline()  # it is ready
+                count = write_history(repository, head, topic)
                 seen = reader.communicate(timeout=READER_SECONDS)[0].strip()
                 print(f"reader  {seen or 'DIED'}")
             finally:
@@ -185,6 +173,18 @@ def run(repository: str, directory: str, durability: str) -> int:
     print(f"replay  {read:,} events: {rate(read, time.perf_counter() - began)}")
     is_whole = read == count and seen.startswith(f"{count:,} ")
     return compare(tree, tree_of(repository, head), is_whole=is_whole)
+
+
+def write_history(repository: str, head: str, topic: pylog.Topic) -> int:
+    """Write the whole history and say how fast that was; return the number of events."""
+    total = int(git(repository, "rev-list", "--count", "--first-parent", head))
+    began = time.perf_counter()
+    count, seconds = write(topic, progress(commits_of(repository, head), total))
+    print(
+        f"wrote   {count:,} events of {total:,} commits: {rate(count, seconds)},"
+        f" durability {topic.config.durability}; {time.perf_counter() - began:.2f} s with git"
+    )
+    return count
 
 
 def compare(tree: Tree, expected: Tree, *, is_whole: bool) -> int:
@@ -205,24 +205,13 @@ def rate(count: int, seconds: float) -> str:
 
 
 def progress(commits: Iterator[list[Event]], total: int) -> Iterator[list[Event]]:
-    """Pass commits on, drawing a bar on a terminal; rich draws it if it is installed."""
-    if not sys.stderr.isatty():
-        return commits
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        return plain_progress(commits, total)
-    return iter(track(commits, "commits", total=total, console=Console(stderr=True)))
-
-
-def plain_progress(commits: Iterator[list[Event]], total: int) -> Iterator[list[Event]]:
+    """Pass commits on, drawing a bar of 50 characters on a terminal."""
     for number, events in enumerate(commits, 1):
-        if number * 50 // total != (number - 1) * 50 // total:
-            bar = "#" * (number * 50 // total)
-            print(f"\r[{bar:<50}] {number:,} commits", end="", file=sys.stderr, flush=True)
+        done = number * 50 // total
+        if sys.stderr.isatty() and done != (number - 1) * 50 // total:
+            end = "\n" if number == total else ""
+            print(f"\r[{'#' * done:<50}] {number:,} commits", end=end, file=sys.stderr, flush=True)
         yield events
-    print(file=sys.stderr)
 
 
 def main() -> int:

@@ -174,12 +174,15 @@ def test_difference_is_named_and_fails(
     assert git_history.compare(tree, tree, is_whole=False) == 1
 
 
-def test_progress_without_rich_is_a_plain_bar(
+def test_progress_is_a_bar_on_a_terminal_and_nothing_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE.parent))
     import git_history
 
-    assert list(git_history.plain_progress(iter([[], []]), 2)) == [[], []]
+    assert list(git_history.progress(iter([[], []]), 2)) == [[], []]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert list(git_history.progress(iter([[], []]), 2)) == [[], []]
     bar = "[" + "#" * 50 + "] 2 commits"
     assert capsys.readouterr().err.rstrip("\n").endswith(bar)
