@@ -23,8 +23,8 @@ import pylog
 
 TOPIC = "history"
 BATCH = 1000  # events for one append_many: one batch, one sync
-# Paths end with NUL, so they may hold anything; ids are whole; and no setting of a user changes what
-# is shown: renames, submodules that are hidden, the root, the way merges are compared.
+# Paths end with NUL, so they may hold anything; ids are whole; and no setting of a user changes
+# what is shown: renames, submodules that are hidden, the root, the way merges are compared.
 GIT_LOG = """
     -c log.showRoot=true -c log.showSignature=false -c log.diffMerges=separate
     log --first-parent -m --root --reverse --raw -z --format=%H
