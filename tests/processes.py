@@ -39,9 +39,9 @@ class Child:
                 os._exit(status)
 
     def is_asleep(self) -> bool:
-        """Whether it waits in the kernel."""
-        status = Path(f"/proc/{self.pid}/stat").read_text()
-        return status.rpartition(")")[2].split()[0] == "S"
+        """Whether it waits in the kernel; a system that does not tell says yes."""
+        status = Path(f"/proc/{self.pid}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "S"
 
     def kill(self) -> None:
         """SIGKILL, if it was not joined or killed before."""

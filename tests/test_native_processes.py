@@ -6,18 +6,16 @@ children share no Python object.  A child ends by os._exit or SIGKILL, never by 
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import random
 import signal
 import struct
 import time
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import Child, Numbers, children
 from tail_memory import (
     IS_PORTABLE,
     NOW,
@@ -35,69 +33,6 @@ MARK_NAMES = [name for name in dir(_native.Marks) if not name.startswith("_")]
 # A dead holder, or a sleeper, is noticed within this.  The goal is 0.1 s (RELIABILITY, T14), and 6
 # to 17 ms were measured; the rest is for a busy machine.  A wake-up that is lost costs more.
 LONGEST_STALL_SECONDS = 0.4
-
-
-class Child:
-    """A forked process that runs a function; its exit status says whether that raised."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self.pid = os.fork()
-        if self.pid == 0:
-            status = 1
-            try:
-                signal.alarm(50)  # nobody is left behind
-                function()
-                status = 0
-            finally:
-                if status:
-                    traceback.print_exc()
-                os._exit(status)
-
-    def is_asleep(self) -> bool:
-        """Whether it waits in the kernel; a system that does not tell says yes."""
-        status = Path(f"/proc/{self.pid}/stat")
-        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "S"
-
-    def kill(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self.pid = 0
-
-    def join(self) -> None:
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        assert status == 0
-
-
-@contextlib.contextmanager
-def children() -> Iterator[Callable[[Callable[[], object]], Child]]:
-    """Fork children that cannot outlive the test."""
-    born: list[Child] = []
-
-    def start(function: Callable[[], object]) -> Child:
-        born.append(Child(function))
-        return born[-1]
-
-    try:
-        yield start
-    finally:
-        for child in born:
-            child.kill()
-
-
-class Slots:
-    """Numbers in memory that the processes of one test share: one writer per slot."""
-
-    def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, 8 * count)
-        self._numbers = memoryview(self._memory).cast("q")
-
-    def __getitem__(self, slot: int) -> int:
-        return self._numbers[slot]
-
-    def __setitem__(self, slot: int, number: int) -> None:
-        self._numbers[slot] = number
 
 
 @pytest.fixture
@@ -140,7 +75,7 @@ class Checker:
 
 def test_processes_append_dense_offsets(tmp_path: Path, log: TailMemory) -> None:
     workers, each = 4, 5_000
-    slots = Slots(workers)
+    slots = Numbers(workers)
 
     def work(number: int) -> None:
         mine = map_files(tmp_path, window_bytes=WINDOW_BYTES).attach()
@@ -213,7 +148,7 @@ def write_by_hand(mine: TailMemory, data: bytearray, *, pauses: int) -> None:
     mine.page.unlock()
 
 
-def append_until_killed(tmp_path: Path, acknowledged: Slots, waits: Slots, slot: int) -> None:
+def append_until_killed(tmp_path: Path, acknowledged: Numbers, waits: Numbers, slot: int) -> None:
     """Append "<life> <turn>" for ever, each way; tell which turn was acknowledged, and how long
     the longest took.  Every 50th is written by hand inside the lock."""
     mine = map_files(tmp_path, window_bytes=WINDOW_BYTES).attach()
@@ -260,7 +195,7 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
     print("seed", seed)
     chance = random.Random(seed)
     workers = 3
-    acknowledged, waits = Slots(workers), Slots(workers)
+    acknowledged, waits = Numbers(workers), Numbers(workers)
     last_turn: dict[int, int] = {}
     interrupted = kills = lives = 0
     longest_wait = 0.0
@@ -312,7 +247,7 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
 
 
 def test_a_killed_holder_of_the_lock_is_noticed_at_once(tmp_path: Path, log: TailMemory) -> None:
-    slots = Slots(1)
+    slots = Numbers(1)
 
     def die_inside() -> None:
         mine = map_files(tmp_path, window_bytes=WINDOW_BYTES).attach()
@@ -349,7 +284,7 @@ def test_a_killed_holder_of_the_lock_is_noticed_at_once(tmp_path: Path, log: Tai
 def test_who_already_waits_gets_the_lock_of_a_holder_that_is_killed(
     tmp_path: Path, log: TailMemory, how: str
 ) -> None:
-    slots = Slots(2)
+    slots = Numbers(2)
 
     def hold() -> None:
         mine = map_files(tmp_path, window_bytes=WINDOW_BYTES)
@@ -437,7 +372,7 @@ def test_an_append_wakes_a_waiter_in_another_process(
 
 
 def test_killed_sleepers_disturb_nobody(tmp_path: Path, log: TailMemory) -> None:
-    slots = Slots(4)
+    slots = Numbers(4)
 
     def sleep(slot: int) -> None:
         events = map_files(tmp_path, window_bytes=WINDOW_BYTES).page.events
