@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka_clients import KafkaPythonBatch, KafkaPythonBuilder
+from processes import children
 from reference import Header, Record, batches, encode_batch, index_segment
 
 import pylog
@@ -148,8 +150,47 @@ def test_a_large_first_batch_leaves_the_index_in_use(
     for offset in (2_000, 1_000, 2_500):
         partition._place = None
         assert next(iter(partition.read(offset, 1))).offset == offset
-    assert segment.index().capacity > 0 and not segment._is_rebuilt
+    assert segment._index is not None and segment._index.capacity > 0 and not segment._is_rebuilt
     assert caplog.records == []
+
+
+def test_an_index_that_was_empty_when_it_was_mapped_is_used_when_it_is_not(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        log.create_topic("t", durability="os").append(b"x")
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        assert len(list(partition.read(0))) == 1
+        for _ in range(2_000):
+            partition.append(bytes(100))
+        for offset in (1_500, 500):
+            assert next(iter(partition.read(offset, 1))).offset == offset
+        attachment = partition._attachment
+        assert attachment is not None
+        (segment,) = attachment._segments.segments
+        assert segment._index is not None and segment._index.capacity > 0
+
+
+def test_a_sealed_index_that_was_cut_kills_nobody(tmp_path: Path) -> None:
+    """It was mapped as large as it may be, and a look past the end of the file was a SIGBUS."""
+    with pylog.open(tmp_path) as log:
+        topic = log.create_topic(
+            "t", durability="os", segment_bytes=1 << 20, index_interval_bytes=0
+        )
+        for start in range(0, 16_000, 4):
+            topic.append_many([b"%d" % n + bytes(60) for n in range(start, start + 4)])
+    indexes = sorted((tmp_path / "t-0").glob("*.index"))
+    assert len(indexes) > 1 and indexes[0].stat().st_size > 3 * 4096
+
+    def read() -> None:
+        for size in (8_000, 4_096, 104, 7, 0):
+            os.truncate(indexes[0], size)
+            with pylog.open(tmp_path) as log:
+                partition = log.topic("t").partition(0)
+                for offset in (9_000, 11_000, 5):
+                    assert next(iter(partition.read(offset, 1))).value == b"%d" % offset + bytes(60)
+
+    with children() as start_child:
+        start_child(read).join()
 
 
 # ---------------------------------------------------------------- on disk

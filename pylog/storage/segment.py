@@ -97,29 +97,33 @@ class Segment:
             end_offset = self.facts.end_offset
             raise self._damage(0, self.base_offset, end_offset, "the file is missing") from error
 
-    def index(self) -> OffsetIndex:
+    def index(self, view: SegmentView) -> OffsetIndex:
         """Return the mapped offset index; an empty one when its file is missing."""
         if self._index is None:
-            memory = self._map(layout.index_name(self.base_offset))
+            memory = self._map(layout.index_name(self.base_offset), view)
             self._index = OffsetIndex(memory, base_offset=self.base_offset)
         return self._index
 
-    def timeindex(self) -> TimeIndex:
+    def timeindex(self, view: SegmentView) -> TimeIndex:
         """Return the mapped time index; an empty one when its file is missing."""
         if self._timeindex is None:
-            memory = self._map(layout.timeindex_name(self.base_offset))
+            memory = self._map(layout.timeindex_name(self.base_offset), view)
             self._timeindex = TimeIndex(memory, base_offset=self.base_offset)
         return self._timeindex
 
-    def _map(self, name: str) -> Memory | bytes:
+    def _map(self, name: str, view: SegmentView) -> Memory | bytes:
+        """Map an index file: what is there of a sealed one, room to grow for the active one."""
         try:
             file = self._directory.open(name)
         except FileNotFoundError:
             return b""
         try:
-            # The active segment's index grows: its map is larger than the file, and nobody looks
-            # at entries that were not published.
-            return file.map(self._index_bytes, writable=False) if file.size() else b""
+            size = file.size()
+            # A sealed file may have been cut: touching a map past its end would kill the process.
+            # Nobody looks at entries of the active one that were not published.
+            is_sealed = view is self._sealed_view
+            map_bytes = min(size, self._index_bytes) if is_sealed else self._index_bytes
+            return file.map(map_bytes, writable=False) if size else b""
         finally:
             file.close()
 
@@ -143,7 +147,7 @@ class Segment:
         Raises CorruptRangeError when `offset` lies in damaged bytes, OSError.
         One lookup and one pread in the usual case; checks the CRC of what it returns.
         """
-        index = self._index or self.index()
+        index = self._index or self.index(view)
         is_strict = not self.facts.is_compacted
         file = self.holder.file or self.file()
         self.holder.was_used = True
@@ -225,7 +229,11 @@ class Segment:
             # Lost, or one large batch: the first needs no entry.
             self._rebuild_index(view)
             self._stands_in = True
-        index = self.index()
+        mapped = None if self._is_rebuilt else self._index
+        if mapped is not None and mapped.capacity == 0 < view.index_entries:
+            # Its file was empty when it was mapped; not any more.
+            self._index = None
+        index = self.index(view)
         count = index.capacity if self._is_rebuilt else view.index_entries
         position, entry_offset = index.lookup(offset, count)
         # An entry that points past the end is wrong; the segment's start needs none.
