@@ -51,21 +51,27 @@ def _too_large(codec: str) -> InvalidRecordError:
 
 
 def _gunzip(payload: memoryview) -> bytes:
-    """Decode all members of a gzip stream."""
+    return _all_frames("gzip", payload, lambda: zlib.decompressobj(_GZIP_WINDOW), zlib.error)
+
+
+def _all_frames(
+    codec: str, payload: memoryview, new_decoder: Callable[[], Any], failure: type[Exception]
+) -> bytes:
+    """Decode all frames of a stream, which gzip calls members; each takes a decoder of its own."""
     parts: list[bytes] = []
     room = MAX_DECOMPRESSED_BYTES
     rest = bytes(payload)
     while rest:
-        decoder = zlib.decompressobj(_GZIP_WINDOW)
+        decoder = new_decoder()
         try:
             parts.append(decoder.decompress(rest, room + 1))
-        except zlib.error as error:
-            raise _refused("gzip", error) from None
+        except failure as error:
+            raise _refused(codec, error) from None
         room -= len(parts[-1])
         if room < 0:
-            raise _too_large("gzip")
+            raise _too_large(codec)
         if not decoder.eof:
-            raise _refused("gzip", "the stream is cut")
+            raise _refused(codec, "the last frame is cut")
         rest = decoder.unused_data
     return b"".join(parts)
 
@@ -85,24 +91,8 @@ def _lz4(payload: memoryview) -> bytes:
 
 
 def _zstd(payload: memoryview) -> bytes:
-    """Decode all frames of a zstd stream."""
     zstd = _import_zstd()
-    parts: list[bytes] = []
-    room = MAX_DECOMPRESSED_BYTES
-    rest = bytes(payload)
-    while rest:
-        decoder = zstd.ZstdDecompressor()
-        try:
-            parts.append(decoder.decompress(rest, room + 1))
-        except zstd.ZstdError as error:
-            raise _refused("zstd", error) from None
-        room -= len(parts[-1])
-        if room < 0:
-            raise _too_large("zstd")
-        if not decoder.eof:
-            raise _refused("zstd", "the frame is cut")
-        rest = decoder.unused_data
-    return b"".join(parts)
+    return _all_frames("zstd", payload, zstd.ZstdDecompressor, zstd.ZstdError)
 
 
 def _import_zstd() -> Any:
@@ -141,10 +131,12 @@ def _snappy(payload: memoryview) -> bytes:
 def _xerial_blocks(data: bytes) -> list[bytes]:
     """Return the raw blocks; every length is checked against what remains."""
     blocks = []
-    position = _XERIAL_HEADER_BYTES
+    position = 0
     while position < len(data):
         if data.startswith(_XERIAL_MAGIC, position):
             position += _XERIAL_HEADER_BYTES
+            if position > len(data):
+                raise _refused("snappy", "the header is cut")
             continue
         if position + 4 > len(data):
             raise _refused("snappy", "a block length is cut")
