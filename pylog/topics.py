@@ -70,10 +70,14 @@ class TopicFacts:
 def parse_topic(name: str, value: bytes) -> TopicFacts:
     """Return what a record of `__metadata` says.  Raises CorruptionError."""
     try:
+        # The name becomes a path: one with slashes would lead out of the log.
+        layout.check_topic_name(name)
         fields = json.loads(value)
         if fields["version"] != _VALUE_VERSION:
             raise ValueError(f"version {fields['version']!r}")
         partitions = int(fields["partitions"])
+        if not 1 <= partitions <= MAX_PARTITIONS:
+            raise ValueError(f"{partitions} partitions")
         config = TopicConfig.from_kafka(fields["config"])
         is_deleting = fields["is_deleting"] is True
         return TopicFacts(name, uuid.UUID(hex=fields["id"]), partitions, config, is_deleting)
@@ -408,6 +412,9 @@ class TopicRegistry:
         try:
             self.metadata.append(value, name.encode(), expected_offset=expected)
         except OffsetMismatchError:
+            # What came in between is seen when it is durable.  Its writer may have been killed
+            # before its sync: whoever notices syncs for it, or would try again for ever.
+            self.metadata.flush()
             return False
         return True
 
