@@ -56,8 +56,8 @@ class Without:
 
 
 def _replace_file_without(patch: Patch, *names: str) -> None:
-    def replace(directory: Any, name: str, data: bytes) -> None:
-        replace_file(Without(directory, *names), name, data)
+    def replace(directory: Any, name: str, data: bytes, **options: bool) -> None:
+        replace_file(Without(directory, *names), name, data, **options)
 
     for module in (lifecycle, recovery):
         patch.setattr(module, "replace_file", replace)

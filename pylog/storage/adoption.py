@@ -43,7 +43,8 @@ def manifest_from_files(directory: Directory, index_interval_bytes: int) -> Mani
         generation=0,
         is_clean=False,
         log_start_offset=bases[0],
-        durable_offset=bases[0],
+        # Sealed segments are taken as they are, as Kafka takes them.
+        durable_offset=bases[-1],
         active=ActiveFacts(),
         segments=tuple(segments),
     )

@@ -404,6 +404,10 @@ class Attachment:
 
     def _begin_locked(self, marks: Marks) -> None:
         directory, page = self._directory, self.page
+        if marks.flags & lifecycle.IS_ROLLING:
+            rolled = lifecycle.finish_roll_locked(directory, page, is_durable=self._is_fsync)
+            self._segments = self._segments_of(rolled)
+            return
         if marks.flags & lifecycle.NEEDS_REPAIR:
             interval = self._config.index_interval_bytes
             manifest = lifecycle.repair_locked(directory, page, index_interval_bytes=interval)

@@ -109,8 +109,12 @@ class FileSystem(Protocol):
     def file_system_type(self, path: str) -> str: ...
 
 
-def replace_file(directory: Directory, name: str, data: bytes) -> None:
+def replace_file(
+    directory: Directory, name: str, data: bytes, *, sync_directory: bool = True
+) -> None:
     """Replace the contents of `name` atomically and durably; a crash leaves the old or the new.
+
+    sync_directory: false when a later sync of the directory makes the new name durable.
 
     Raises OSError, with the old contents in place.  Four synced steps: write a temporary file,
     fsync it, rename, fsync the directory (RELIABILITY A8: a rename may outrun its contents).
@@ -124,7 +128,8 @@ def replace_file(directory: Directory, name: str, data: bytes) -> None:
     finally:
         file.close()
     directory.rename(temporary, name)
-    directory.sync()
+    if sync_directory:
+        directory.sync()
 
 
 def read_file(directory: Directory, name: str, *, max_bytes: int) -> bytes | None:

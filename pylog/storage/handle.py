@@ -167,8 +167,8 @@ class PartitionHandle(ABC):
 
     def _attach(self) -> Attachment:
         """Open the files, creating the directory if need be; the caller holds `_lock`."""
-        # Also when it is there: whoever made it may have died before its parent was synced.
-        self._directory.make()
+        if not self._directory.exists():
+            self._directory.make()
         attachment = Attachment(
             self._directory,
             topic=self.topic,

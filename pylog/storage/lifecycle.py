@@ -39,6 +39,7 @@ NEEDS_REPAIR: Final = 1  # recovery could not write its repairs: no space
 IS_CLEAN: Final = 2  # the manifest promises an exact end and must be replaced first
 IS_NEW: Final = 4  # there is no manifest and no segment yet
 IS_DELETED: Final = 8  # the topic is gone; nothing can be done
+IS_ROLLING: Final = 16  # a roll may have been committed; the manifest on disk tells
 
 _TIME_ENTRY: Final = struct.Struct(">qi")
 assert _TIME_ENTRY.size == TIME_ENTRY_BYTES
@@ -106,11 +107,13 @@ def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.U
 
     Raises OSError; what was created by then is created again the next time.
     """
-    epoch = page.marks().leader_epoch
+    # Also when it is there: whoever made it may have died before its parent was synced.
+    directory.make()
+    # Replacing the manifest syncs the entries of all these files at once.
     metadata = layout.encode_partition_metadata(topic_id)
-    replace_file(directory, layout.PARTITION_METADATA, metadata)
-    epochs = layout.encode_leader_epochs(((epoch, 0),))
-    replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, epochs)
+    replace_file(directory, layout.PARTITION_METADATA, metadata, sync_directory=False)
+    epochs = layout.encode_leader_epochs(((page.marks().leader_epoch, 0),))
+    replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, epochs, sync_directory=False)
     recovery.create_segment(directory, 0)
     manifest = Manifest(
         generation=1,
@@ -127,6 +130,8 @@ def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.U
 
 def begin_again_locked(directory: Directory, page: SharedPage, manifest: Manifest) -> Manifest:
     """Withdraw the promise of a clean end, before the first write after it (RELIABILITY B9)."""
+    # Whoever made the directory may have died before its parent was synced.
+    directory.make()
     manifest = dataclasses.replace(manifest, generation=manifest.generation + 1, is_clean=False)
     write_manifest(directory, manifest)
     page.publish(flags=0, generation=manifest.generation)
@@ -178,16 +183,46 @@ def roll_locked(
             SegmentFacts(base_offset=base, end_offset=base, size=0, max_timestamp=-1),
         ),
     )
+    # From here on no map is appended through, since its serial is another: if this process dies
+    # after the commit, a record that went to the old segment would be lost at the next recovery.
+    page.publish(segment_serial=marks.segment_serial + 1, flags=IS_ROLLING)
     write_manifest(directory, manifest)
+    _publish_roll_locked(page, manifest, is_durable=sync)
+    trim(directory, marks, time_entries, sync=False)
+    return manifest
+
+
+def _publish_roll_locked(page: SharedPage, manifest: Manifest, *, is_durable: bool) -> None:
+    """Make the segment that the manifest names last the active one; it is empty."""
+    marks = page.marks()
+    offsets = {}
+    if is_durable:
+        durable_offset = max(marks.durable_offset, manifest.durable_offset)
+        high_watermark = max(marks.high_watermark, durable_offset)
+        offsets = {"durable_offset": durable_offset, "high_watermark": high_watermark}
     page.publish(
         **_EMPTY_SEGMENT,
-        base_offset=base,
+        **offsets,
+        base_offset=manifest.segments[-1].base_offset,
         generation=manifest.generation,
         segment_serial=marks.segment_serial + 1,
-        durable_offset=durable_offset,
-        high_watermark=max(marks.high_watermark, durable_offset) if sync else marks.high_watermark,
+        flags=0,
     )
-    trim(directory, marks, time_entries, sync=False)
+
+
+def finish_roll_locked(directory: Directory, page: SharedPage, *, is_durable: bool) -> Manifest:
+    """Finish or forget the roll of a process that died in it; returns the manifest on disk.
+
+    is_durable: the topic syncs before it rolls.  Raises OSError with the question still open.
+    """
+    manifest = recovery.load_manifest(directory)
+    assert manifest is not None, "a roll begins with a manifest"
+    # The entry that was found may be one that a power cut would still take back.
+    directory.sync()
+    if manifest.generation > page.marks().generation:
+        _publish_roll_locked(page, manifest, is_durable=is_durable)
+    else:
+        page.publish(flags=0)
     return manifest
 
 
