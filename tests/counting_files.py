@@ -13,7 +13,7 @@ class CountingFiles:
     def __init__(self, files: FileSystem) -> None:
         self._files = files
         self.data_syncs = 0
-        self.made = 0
+        self.made: set[str] = set()
 
     def root(self, path: str, *, create: bool) -> CountingDirectory:
         return CountingDirectory(self, self._files.root(path, create=create))
@@ -31,7 +31,7 @@ class CountingDirectory:
         return CountingDirectory(self._files, self._directory.directory(name))
 
     def make(self) -> None:
-        self._files.made += 1
+        self._files.made.add(self._directory.path)
         self._directory.make()
 
     def open(self, name: str, **how: bool) -> CountingFile:
