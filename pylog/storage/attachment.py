@@ -204,11 +204,12 @@ class Attachment:
         """Sync if asked or alone; alone, promise a clean end as well."""
         with self._locked():
             marks = self.page.marks()
-            if marks.state == _native.FAILED or marks.flags:
+            # Other flags say that nothing was written since; after an unfinished roll much may be.
+            if marks.state == _native.FAILED or marks.flags & ~lifecycle.IS_ROLLING:
                 return
             if marks.durable_offset < marks.log_end_offset and (is_alone or sync):
                 self._sync_locked()
-            if not is_alone:
+            if not is_alone or marks.flags:
                 return
             manifest = self.segments(marks).manifest
             assert manifest is not None
