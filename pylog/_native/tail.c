@@ -1,7 +1,7 @@
 /* The tail: staging batches against a copy of the marks, and the three ways to make them count. */
 #include "tail.h"
 
-enum { INDEX_ENTRY_BYTES = 8, TIME_ENTRY_BYTES = 12 };
+#include "sparse_index.h"
 
 /* Whether entry number `entry` of an index lies in its memory and in its file.  The marks come from
  * shared memory and may say anything. */
@@ -11,35 +11,53 @@ static bool has_entry(plog_memory index, int64_t entry, int64_t allocated, size_
 }
 
 /* Unsigned, for marks that are nonsense must not be undefined behaviour. */
-static uint32_t relative_offset(const plog_marks *marks, int64_t offset)
+static int32_t relative_offset(const plog_marks *marks, int64_t offset)
 {
-    return (uint32_t)((uint64_t)offset - (uint64_t)marks->base_offset);
+    return (int32_t)(uint32_t)((uint64_t)offset - (uint64_t)marks->base_offset);
+}
+
+static plog_index_progress progress_of(const plog_marks *marks)
+{
+    return (plog_index_progress){.bytes_since_entry = marks->bytes_since_index_entry,
+                                 .max_timestamp = marks->max_timestamp,
+                                 .max_timestamp_offset = marks->max_timestamp_offset,
+                                 .last_time_entry = marks->last_time_entry};
+}
+
+static void keep_progress(plog_marks *marks, const plog_index_progress *progress)
+{
+    marks->bytes_since_index_entry = progress->bytes_since_entry;
+    marks->max_timestamp = progress->max_timestamp;
+    marks->max_timestamp_offset = progress->max_timestamp_offset;
+    marks->last_time_entry = progress->last_time_entry;
 }
 
 /* Add the index entries of a batch that ends at `last` and begins at marks->position.
  * NO_ROOM leaves at most entries that were never published, which do not exist. */
-static plog_status add_entries(const plog_tail *tail, plog_marks *marks, int64_t last)
+static plog_status add_entries(const plog_tail *tail, plog_marks *marks,
+                               plog_index_progress *progress, int64_t last)
 {
     if (marks->position > INT32_MAX ||
-        !has_entry(tail->index, marks->index_entries, marks->index_allocated, INDEX_ENTRY_BYTES)) {
+        !has_entry(tail->index, marks->index_entries, marks->index_allocated,
+                   PLOG_OFFSET_ENTRY_BYTES)) {
         return PLOG_NO_ROOM;
     }
-    uint8_t *entry = tail->index.data + marks->index_entries * INDEX_ENTRY_BYTES;
-    plog_store_u32(entry, relative_offset(marks, last));
-    plog_store_i32(entry + 4, (int32_t)marks->position);
+    plog_offset_entry_write(tail->index.data + marks->index_entries * PLOG_OFFSET_ENTRY_BYTES,
+                            relative_offset(marks, last), (int32_t)marks->position);
     marks->index_entries++;
-    marks->bytes_since_index_entry = 0;
-    if (marks->max_timestamp <= marks->last_time_entry) {
+    progress->bytes_since_entry = 0;
+    if (!plog_time_index_is_due(progress)) {
         return PLOG_OK;
     }
-    if (!has_entry(tail->timeindex, marks->time_entries, marks->time_allocated, TIME_ENTRY_BYTES)) {
+    if (!has_entry(tail->timeindex, marks->time_entries, marks->time_allocated,
+                   PLOG_TIME_ENTRY_BYTES)) {
         return PLOG_NO_ROOM;
     }
-    entry = tail->timeindex.data + marks->time_entries * TIME_ENTRY_BYTES;
-    plog_store_i64(entry, marks->max_timestamp);
-    plog_store_u32(entry + 8, relative_offset(marks, marks->max_timestamp_offset));
+    plog_time_entry_write(tail->timeindex.data + marks->time_entries * PLOG_TIME_ENTRY_BYTES,
+                          progress->max_timestamp,
+                          relative_offset(marks, progress->max_timestamp_offset));
     marks->time_entries++;
-    marks->last_time_entry = marks->max_timestamp;
+    progress->last_time_entry = progress->max_timestamp;
     return PLOG_OK;
 }
 
@@ -52,8 +70,8 @@ static bool last_offset_fits(const plog_marks *marks, int32_t last_offset_delta,
            relative >= 0 && relative <= INT32_MAX;
 }
 
-/* Move `marks` past one batch, which takes the next offset.  Kafka's rule for indexes, per batch:
- * the entry is due before the batch's own bytes are counted, when its timestamp is counted. */
+/* Move `marks` past one batch, which takes the next offset.  The rules for index entries are those
+ * of sparse_index.h, so that an index which recovery rebuilds equals this one. */
 static plog_status stage_batch(const plog_tail *tail, plog_marks *marks,
                                const plog_batch_header *header)
 {
@@ -64,23 +82,22 @@ static plog_status stage_batch(const plog_tail *tail, plog_marks *marks,
     if (marks->position == 0) {
         marks->first_timestamp = header->max_timestamp;
     }
-    if (header->max_timestamp > marks->max_timestamp) {
-        marks->max_timestamp = header->max_timestamp;
-        marks->max_timestamp_offset = last;
-    }
-    if (marks->bytes_since_index_entry > tail->rules.index_interval_bytes) {
-        plog_status status = add_entries(tail, marks, last);
+    plog_index_progress progress = progress_of(marks);
+    plog_index_see_batch(&progress, header->max_timestamp, last);
+    if (plog_index_is_due(&progress, tail->rules.index_interval_bytes)) {
+        plog_status status = add_entries(tail, marks, &progress, last);
         if (status != PLOG_OK) {
             return status;
         }
     }
     const int64_t size = (int64_t)header->size;
+    if (__builtin_add_overflow(marks->position, size, &marks->position) ||
+        __builtin_add_overflow(progress.bytes_since_entry, size, &progress.bytes_since_entry)) {
+        return PLOG_NO_ROOM;
+    }
     marks->log_end_offset = last + 1;
-    return __builtin_add_overflow(marks->position, size, &marks->position) ||
-                   __builtin_add_overflow(marks->bytes_since_index_entry, size,
-                                          &marks->bytes_since_index_entry)
-               ? PLOG_NO_ROOM
-               : PLOG_OK;
+    keep_progress(marks, &progress);
+    return PLOG_OK;
 }
 
 /* Whether a segment that is not empty may not take what was staged: too large, or too old. */
