@@ -30,6 +30,7 @@ from pylog.errors import (
     InvalidTopicError,
     NotAppendedError,
     OffsetMismatchError,
+    PartitionFullError,
     TopicExistsError,
     UnknownTopicOrPartitionError,
 )
@@ -386,21 +387,33 @@ class TopicRegistry:
 
         Two records: the first hides the topic, the second forgets it when its files are gone, so a
         crash in between is noticed and finished by whoever creates the name again.
+        On a full disk, where not even a record fits, the files go first: the call that frees space
+        must not need any.  A crash then leaves a topic without records, to be deleted again.
         """
+        has_space = True
         while True:
             with self._lock:
                 facts, expected = self._refresh_locked().get(name), self._offset
             if facts is None or facts.is_deleting:
                 raise UnknownTopicOrPartitionError(name)
-            facts = dataclasses.replace(facts, is_deleting=True)
-            if self._commit(name, facts.encode(), expected):
-                break
-        self._finish_deletion(facts)
+            hidden = dataclasses.replace(facts, is_deleting=True)
+            try:
+                if self._commit(name, hidden.encode(), expected):
+                    break
+            except PartitionFullError:
+                if not has_space:
+                    raise
+                has_space = False
+                self._delete_partitions(facts)
+        self._finish_deletion(hidden)
 
-    def _finish_deletion(self, facts: TopicFacts) -> None:
+    def _delete_partitions(self, facts: TopicFacts) -> None:
         for number in range(facts.partitions):
             partition = self._partition(facts, number)
             self._engine.delete_partition(partition, topic_id=facts.topic_id)
+
+    def _finish_deletion(self, facts: TopicFacts) -> None:
+        self._delete_partitions(facts)
         while True:
             with self._lock:
                 current, expected = self._refresh_locked().get(facts.name), self._offset

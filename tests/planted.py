@@ -284,7 +284,7 @@ def deletes_a_manifest_it_cannot_parse(patch: Patch) -> None:
         if name in directory.names():
             directory.unlink(name)
 
-    patch.setattr(recovery, "_set_aside", unlink)
+    patch.setattr(recovery, "set_aside", unlink)
 
 
 class _CredulousScanner:

@@ -46,6 +46,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "tail",
         "sync",
         "adoption",
+        "segment_files",
         "recovery",
         "compaction",
         "lifecycle",

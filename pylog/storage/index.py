@@ -89,3 +89,25 @@ def view_entries(memory: Memory | bytes, entry: np.dtype[Any]) -> npt.NDArray[An
     """Return whole entries of `memory` as a numpy view; trailing bytes are left out."""
     # A memoryview, because numpy's types do not know of other buffers.
     return np.frombuffer(memoryview(memory), dtype=entry, count=len(memory) // entry.itemsize)
+
+
+def entries_agree(index: bytes, timeindex: bytes, *, size: int, offsets: int) -> bool:
+    """Return whether the entries of a sealed segment can be what was written.
+
+    size: of its log in bytes; offsets: how many it spans.  Entries ascend and stay inside; zeros,
+    as a power cut leaves them, do not.  O(entries); the batches themselves are not looked at.
+    """
+    places = np.frombuffer(index, OFFSET_ENTRY)
+    times = np.frombuffer(timeindex, TIME_ENTRY)
+    return (
+        _ascends(places["offset"], 0, offsets)
+        and _ascends(places["position"], 1, size)
+        and _ascends(times["offset"], 0, offsets)
+        and bool(np.all(np.diff(times["timestamp"]) > 0))
+    )
+
+
+def _ascends(values: npt.NDArray[Any], first: int, end: int) -> bool:
+    if not len(values):
+        return True
+    return bool(values[0] >= first and values[-1] < end and np.all(np.diff(values) > 0))

@@ -8,6 +8,7 @@ Locks: every function that ends in `_locked` is called with the page lock held.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import struct
@@ -16,7 +17,7 @@ from typing import Final
 
 from pylog import _native
 from pylog._native import Marks, SharedPage
-from pylog.errors import CorruptFileError
+from pylog.errors import CorruptFileError, PartitionFailedError
 from pylog.storage import layout, recovery
 from pylog.storage.files import Directory, read_file, replace_file
 from pylog.storage.manifest import (
@@ -29,6 +30,7 @@ from pylog.storage.manifest import (
 from pylog.storage.policy import INDEX_ENTRY_BYTES, TIME_ENTRY_BYTES
 from pylog.storage.recovery import Opened
 from pylog.storage.segment import Segment
+from pylog.storage.segment_files import create_segment, remove_empty_segment
 
 logger = logging.getLogger("pylog")
 
@@ -114,7 +116,7 @@ def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.U
     replace_file(directory, layout.PARTITION_METADATA, metadata, sync_directory=False)
     epochs = layout.encode_leader_epochs(((page.marks().leader_epoch, 0),))
     replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, epochs, sync_directory=False)
-    recovery.create_segment(directory, 0)
+    create_segment(directory, 0)
     manifest = Manifest(
         generation=1,
         is_clean=False,
@@ -166,11 +168,16 @@ def roll_locked(
     """
     marks = page.marks()
     base = marks.log_end_offset
-    recovery.create_segment(directory, base)
-    if sync:
-        active.file().sync_data()
+    try:
+        create_segment(directory, base)
+        if sync:
+            _sync_locked(page, active)
+        time_entries = _seal_timeindex(directory, marks)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove_empty_segment(directory, base)
+        raise
     durable_offset = base if sync else marks.durable_offset
-    time_entries = _seal_timeindex(directory, marks)
     manifest = dataclasses.replace(
         manifest,
         generation=manifest.generation + 1,
@@ -190,6 +197,16 @@ def roll_locked(
     _publish_roll_locked(page, manifest, is_durable=sync)
     trim(directory, marks, time_entries, sync=False)
     return manifest
+
+
+def _sync_locked(page: SharedPage, active: Segment) -> None:
+    file = active.file()
+    try:
+        file.sync_data()
+    except OSError as error:
+        # Whatever its errno, a sync that failed is never tried again (RELIABILITY A1).
+        page.publish(state=_native.FAILED)
+        raise PartitionFailedError(f"{active.path}: {error.strerror}") from error
 
 
 def _publish_roll_locked(page: SharedPage, manifest: Manifest, *, is_durable: bool) -> None:
@@ -222,6 +239,7 @@ def finish_roll_locked(directory: Directory, page: SharedPage, *, is_durable: bo
     if manifest.generation > page.marks().generation:
         _publish_roll_locked(page, manifest, is_durable=is_durable)
     else:
+        remove_empty_segment(directory, page.marks().log_end_offset)
         page.publish(flags=0)
     return manifest
 
@@ -232,6 +250,9 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
     The caller is alone and has synced the log's data.  Raises OSError with no promise made.
     """
     marks = page.marks()
+    # A thread that waits for the page lock with this segment's maps must not store through them:
+    # what they reach beyond is cut off now, and no longer anybody's promise.
+    page.publish(segment_serial=marks.segment_serial + 1)
     time_entries = _seal_timeindex(directory, marks)
     trim(directory, marks, time_entries, sync=True)
     manifest = dataclasses.replace(

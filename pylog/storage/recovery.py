@@ -26,6 +26,7 @@ from pylog.storage import layout
 from pylog.storage.adoption import manifest_from_files
 from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import Directory, File, read_file, replace_file
+from pylog.storage.index import entries_agree
 from pylog.storage.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -37,6 +38,7 @@ from pylog.storage.manifest import (
 )
 from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
 from pylog.storage.scan import Walk, last_nonzero, walk_log
+from pylog.storage.segment_files import create_segment, cut_zeros, set_aside, write_index
 
 logger = logging.getLogger("pylog")
 
@@ -72,6 +74,7 @@ class Repairs:
     timeindex: bytes
     epochs: LeaderEpochs
     epochs_changed: bool
+    index_interval_bytes: int
 
 
 def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool) -> Opened:
@@ -210,6 +213,7 @@ def _opened_unclean(
         timeindex=scanner.timeindex,
         epochs=found_epochs,
         epochs_changed=found_epochs != epochs,
+        index_interval_bytes=index_interval_bytes,
     )
     is_new = is_short  # a damaged end is sealed as it is; appends go to a new, empty segment
     return Opened(
@@ -306,7 +310,7 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     Raises OSError; whatever was done by then is done again the next time, to the same end.
     """
     if repairs.damaged_manifest:
-        _set_aside(directory, MANIFEST_NAME)
+        set_aside(directory, MANIFEST_NAME)
     for facts in repairs.unsynced:
         _sync_again(directory, facts)
     _repair_log(directory, repairs)
@@ -316,12 +320,69 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     if repairs.epochs_changed:
         data = layout.encode_leader_epochs(repairs.epochs.entries)
         replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, data)
-    for sealed in repairs.manifest.segments[-2:-1]:
-        # A crash between the commit of a roll and its trimming leaves the zeros of the map.
-        cut_zeros(directory, layout.log_name(sealed.base_offset), sealed.size)
+    manifest = _mend_sealed_segments(directory, repairs)
     if repairs.manifest.segments[-1] is not repairs.active:
         create_segment(directory, repairs.manifest.segments[-1].base_offset)
-    replace_file(directory, MANIFEST_NAME, encode_manifest(repairs.manifest))
+    replace_file(directory, MANIFEST_NAME, encode_manifest(manifest))
+
+
+def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
+    """Mend what rolls left unsynced; return the manifest with the index counts that are true now.
+
+    A roll waits neither for the indexes nor for the trimming of what it seals.  From the newest
+    segment back, until one is as it should be: its elders were on disk before it.
+    """
+    segments = list(repairs.manifest.segments)
+    known = segments.index(repairs.active)
+    for place in range(known - 1, -1, -1):
+        facts = segments[place]
+        was_cut = cut_zeros(directory, layout.log_name(facts.base_offset), facts.size)
+        if _indexes_agree(directory, facts) and not was_cut:
+            break
+        segments[place] = _rebuild_indexes(directory, facts, repairs.index_interval_bytes)
+    return dataclasses.replace(repairs.manifest, segments=tuple(segments))
+
+
+def _indexes_agree(directory: Directory, facts: SegmentFacts) -> bool:
+    sizes = (facts.index_entries * INDEX_ENTRY_BYTES, facts.time_entries * TIME_ENTRY_BYTES)
+    names = layout.segment_names(facts.base_offset)[1:]
+    index, timeindex = (
+        read_file(directory, name, max_bytes=size) or b""
+        for name, size in zip(names, sizes, strict=True)
+    )
+    if (len(index), len(timeindex)) != sizes:
+        return False
+    span = facts.end_offset - facts.base_offset
+    return entries_agree(index, timeindex, size=facts.size, offsets=span)
+
+
+def _rebuild_indexes(
+    directory: Directory, facts: SegmentFacts, index_interval_bytes: int
+) -> SegmentFacts:
+    """Write a sealed segment's indexes anew from its batches; a missing log is left missing."""
+    try:
+        file = directory.open(layout.log_name(facts.base_offset))
+    except FileNotFoundError:
+        return facts
+    scanner = Scanner(
+        base_offset=facts.base_offset,
+        next_offset=facts.base_offset,
+        index_interval_bytes=index_interval_bytes,
+        strict=not facts.is_compacted,
+    )
+    try:
+        maximum_offset = facts.base_offset + OFFSETS_PER_SEGMENT
+        walk_log(file, scanner, end=min(facts.size, file.size()), maximum_offset=maximum_offset)
+    finally:
+        file.close()
+    scanner.seal()
+    write_index(directory, layout.index_name(facts.base_offset), scanner.index)
+    write_index(directory, layout.timeindex_name(facts.base_offset), scanner.timeindex)
+    return dataclasses.replace(
+        facts,
+        index_entries=len(scanner.index) // INDEX_ENTRY_BYTES,
+        time_entries=len(scanner.timeindex) // TIME_ENTRY_BYTES,
+    )
 
 
 def _repair_log(directory: Directory, repairs: Repairs) -> None:
@@ -383,63 +444,3 @@ def _write_again(file: File, start: int, end: int) -> None:
     end = min(end, file.size())
     for position in range(start, end, _COPY_BYTES):
         file.pwrite(file.pread(min(_COPY_BYTES, end - position), position), position)
-
-
-def cut_zeros(directory: Directory, name: str, size: int) -> None:
-    """Cut a file to `size` if nothing but zeros lies beyond; what is missing is not made."""
-    try:
-        file = directory.open(name, writable=True)
-    except FileNotFoundError:
-        return
-    try:
-        end = file.size()
-        if end > size and last_nonzero(file, start=size, end=end) == size:
-            file.truncate(size)
-    finally:
-        file.close()
-
-
-def _set_aside(directory: Directory, name: str) -> None:
-    """Rename a file that cannot be parsed, so that writing a new one loses nothing."""
-    names = set(directory.names())
-    if name not in names:
-        return
-    number = 1
-    while f"{name}.damaged-{number}" in names:
-        number += 1
-    directory.rename(name, f"{name}.damaged-{number}")
-
-
-def write_index(directory: Directory, name: str, data: bytes) -> None:
-    """Replace the entries of an index file, durably: a clean manifest vouches for their number."""
-    file = directory.open(name, writable=True, create=True)
-    try:
-        file.truncate(0)
-        file.pwrite(data, 0)
-        file.sync()
-    finally:
-        file.close()
-
-
-def create_segment(directory: Directory, base_offset: int) -> None:
-    """Create the three files of an empty segment.
-
-    Their entries are durable when the manifest that names them is: its replacement syncs the
-    directory.  Until then an empty segment may lose its files, and recovery makes them again.
-    A file that is there already was left by a roll that was never committed and is emptied; if it
-    holds anything but zeros it is not ours to empty, and is set aside.
-    Raises OSError with no file of the old segment touched.
-    """
-    for name in layout.segment_names(base_offset):
-        file = directory.open(name, writable=True, create=True)
-        try:
-            size = file.size()
-            if last_nonzero(file, start=0, end=size) > 0 and name == layout.log_name(base_offset):
-                file.close()
-                _set_aside(directory, name)
-                file = directory.open(name, writable=True, create=True)
-            elif size > 0:
-                file.truncate(0)
-                file.sync()
-        finally:
-            file.close()

@@ -1,0 +1,87 @@
+"""Make, cut and replace the files of a segment, and set aside what is not ours.
+
+Knows names and zeros.  Must not know what the bytes of a segment mean, nor which segments count.
+"""
+
+from __future__ import annotations
+
+from pylog.storage import layout
+from pylog.storage.files import Directory
+from pylog.storage.scan import last_nonzero
+
+
+def create_segment(directory: Directory, base_offset: int) -> None:
+    """Create the three files of an empty segment.
+
+    Their entries are durable when the manifest that names them is: its replacement syncs the
+    directory.  Until then an empty segment may lose its files, and recovery makes them again.
+    A file that is there already was left by a roll that was never committed and is emptied; if it
+    holds anything but zeros it is not ours to empty, and is set aside.
+    Raises OSError with no file of the old segment touched.
+    """
+    for name in layout.segment_names(base_offset):
+        file = directory.open(name, writable=True, create=True)
+        try:
+            size = file.size()
+            if last_nonzero(file, start=0, end=size) > 0 and name == layout.log_name(base_offset):
+                file.close()
+                set_aside(directory, name)
+                file = directory.open(name, writable=True, create=True)
+            elif size > 0:
+                file.truncate(0)
+                file.sync()
+        finally:
+            file.close()
+
+
+def cut_zeros(directory: Directory, name: str, size: int) -> bool:
+    """Cut a file to `size` if only zeros lie beyond; return whether there was anything to cut."""
+    try:
+        file = directory.open(name, writable=True)
+    except FileNotFoundError:
+        return False
+    try:
+        end = file.size()
+        if end <= size or last_nonzero(file, start=size, end=end) > size:
+            return False
+        file.truncate(size)
+        return True
+    finally:
+        file.close()
+
+
+def write_index(directory: Directory, name: str, data: bytes) -> None:
+    """Replace the entries of an index file, durably: a clean manifest vouches for their number."""
+    file = directory.open(name, writable=True, create=True)
+    try:
+        file.truncate(0)
+        file.pwrite(data, 0)
+        file.sync()
+    finally:
+        file.close()
+
+
+def set_aside(directory: Directory, name: str) -> None:
+    """Rename a file that cannot be parsed, so that writing a new one loses nothing."""
+    names = set(directory.names())
+    if name not in names:
+        return
+    number = 1
+    while f"{name}.damaged-{number}" in names:
+        number += 1
+    directory.rename(name, f"{name}.damaged-{number}")
+
+
+def remove_empty_segment(directory: Directory, base_offset: int) -> None:
+    """Remove the files of a roll that came to nothing; one that holds anything is left."""
+    for name in layout.segment_names(base_offset):
+        try:
+            file = directory.open(name)
+        except FileNotFoundError:
+            continue
+        try:
+            is_empty = file.size() == 0
+        finally:
+            file.close()
+        if is_empty:
+            directory.unlink(name)
