@@ -21,20 +21,16 @@ class SegmentSet:
     """All segments by base offset; the last one is active.  Empty before the first append."""
 
     manifest: Manifest | None
+    generation: int  # of the manifest this came from, 0 before there is one
     bases: tuple[int, ...]
     segments: tuple[Segment, ...]
-
-    @property
-    def generation(self) -> int:
-        """The generation of the manifest this came from, 0 before there is one."""
-        return 0 if self.manifest is None else self.manifest.generation
 
     def floor(self, offset: int) -> int:
         """Return which of `segments` holds `offset`, the first one below it.  O(log n)."""
         return max(bisect.bisect_right(self.bases, offset) - 1, 0)
 
 
-NO_SEGMENTS = SegmentSet(None, (), ())
+NO_SEGMENTS = SegmentSet(None, 0, (), ())
 
 
 def segments_of(
@@ -59,4 +55,6 @@ def segments_of(
         return Segment(directory, facts, descriptors=descriptors, index_bytes=index_bytes)
 
     segments = tuple(segment_of(facts) for facts in manifest.segments)
-    return SegmentSet(manifest, tuple(s.base_offset for s in segments), segments)
+    return SegmentSet(
+        manifest, manifest.generation, tuple(s.base_offset for s in segments), segments
+    )
