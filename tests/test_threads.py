@@ -7,16 +7,20 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from counting_files import CountingFiles
 from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
-from pylog import Log, Partition
+from pylog import Log, Partition, _native
 from pylog.engine import Engine
 from pylog.errors import ClosedError
+from pylog.storage import lifecycle
 from pylog.storage.files import OsFiles
+from pylog.storage.lifecycle import end_cleanly_locked
+from pylog.storage.manifest import Manifest
 
 THREADS = 16
 
@@ -319,3 +323,83 @@ def test_a_wait_that_times_out_says_no(log: Log) -> None:
     partition.append(b"x")
     assert partition.wait(0, timeout=0) is True
     assert partition.wait(1, timeout=0.01) is False
+
+
+# ---------------------------------------------------------------- partitions let go of meanwhile
+
+
+def test_maps_from_before_a_clean_end_take_nothing(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Story: an append that waited for the page lock while another thread suspended the partition
+    # would have stored past the end of the file that was cut to its exact size.
+    partition = partition_of(log, durability="os")
+    partition.append(b"x")
+    attachment = partition._attachment
+    assert attachment is not None
+    answers = []
+
+    def end_cleanly(*args: Any) -> Manifest:
+        manifest = end_cleanly_locked(*args)
+        data, _ = _native.encode([b"late"], None, None, 1, 1000)
+        answers.append(attachment.tail.native.stamp(data))
+        return manifest
+
+    monkeypatch.setattr(lifecycle, "end_cleanly_locked", end_cleanly)
+    assert partition.suspend()
+
+    assert answers == [_native.NOT_OPEN]
+    assert partition.append(b"y").offset == 1
+
+
+def test_serials_go_on_when_a_page_is_made_anew(log: Log) -> None:
+    partition = partition_of(log, durability="os")
+    serials = set()
+    for _ in range(5):
+        partition.append(b"x")
+        marks = partition.marks()
+        assert marks is not None
+        serials.add(marks.segment_serial)
+        partition.suspend()
+    assert len(serials) == 5
+
+
+def test_a_partition_is_not_suspended_while_sealed_segments_are_synced(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Story: the background synced through a page that was made anew under its lock, and died.
+    partition = partition_of(log, durability="os", segment_bytes=100)
+    answers = []
+    partition.append(b"x" * 100)
+    attachment = partition._attachment
+    assert attachment is not None
+    sync_segments = attachment._sync_segments
+
+    def sync(*args: Any) -> None:
+        monkeypatch.undo()
+        run_threads(lambda: answers.append(partition.suspend()))
+        sync_segments(*args)
+
+    monkeypatch.setattr(attachment, "_sync_segments", sync)
+    log._engine._background.close()  # its own turn must not come between
+    partition.append(b"y" * 100)
+    partition.flush_sealed()
+
+    assert answers == [False]
+    assert partition.durable_offset == 1
+    assert partition.suspend()
+
+
+def test_who_waits_for_a_sync_of_what_was_let_go_is_sent_to_what_came_after(log: Log) -> None:
+    # Story: flush waited for ever for the group commit of a partition that had been suspended.
+    partition = partition_of(log, durability="os")
+    partition.append(b"x")
+    old = partition._attachment
+    assert old is not None
+    assert partition.suspend()
+    partition.append(b"y")
+
+    assert not old.commit.wait(2)
+
+    assert partition.flush() == 2
+    assert partition.durable_offset == 2

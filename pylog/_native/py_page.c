@@ -218,22 +218,30 @@ static int wait_for_lock(PyObject *object, int64_t deadline_ns)
     return 0;
 }
 
+/* 0 with the lock held by this thread, or -1 with an error. */
+static int take_lock(PyObject *object, int64_t deadline_ns)
+{
+    const plog_status status = plog_page_lock(plog_page_of(object), 0);
+    if (is_locked(status)) {
+        set_holder((page_object *)object);
+        return 0;
+    }
+    if (status == PLOG_TIMED_OUT) {
+        return wait_for_lock(object, deadline_ns);
+    }
+    plog_page_raise_lock(object, status);
+    return -1;
+}
+
 static PyObject *page_lock(PyObject *object, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"timeout", NULL};
     PyObject *timeout = Py_None; /* borrowed */
     int64_t deadline_ns;
-    plog_page *page = plog_page_borrow(object);
-    if (page == NULL || !PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &timeout) ||
-        plog_deadline_from_object(timeout, &deadline_ns) < 0) {
-        return NULL;
-    }
-    const plog_status status = plog_page_lock(page, 0);
-    if (is_locked(status)) {
-        set_holder((page_object *)object);
-    } else if (status != PLOG_TIMED_OUT) {
-        return plog_page_raise_lock(object, status);
-    } else if (wait_for_lock(object, deadline_ns) < 0) {
+    if (plog_page_borrow(object) == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &timeout) ||
+        plog_deadline_from_object(timeout, &deadline_ns) < 0 ||
+        take_lock(object, deadline_ns) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -252,6 +260,21 @@ static PyObject *page_unlock(PyObject *object, PyObject *Py_UNUSED(unused))
     self->holder = 0;
     plog_page_drop(object);
     Py_RETURN_NONE;
+}
+
+/* A `with` statement, unlike a call and a `try`, leaves no place for a signal handler to raise
+ * between the taking of the lock and the block that gives it back. */
+static PyObject *page_enter(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    if (plog_page_borrow(object) == NULL || take_lock(object, INT64_MAX) < 0) {
+        return NULL;
+    }
+    return Py_NewRef(object);
+}
+
+static PyObject *page_exit(PyObject *object, PyObject *Py_UNUSED(error))
+{
+    return page_unlock(object, NULL);
 }
 
 /* ---- SharedPage: what the page says */
@@ -370,6 +393,8 @@ static PyMethodDef page_methods[] = {
      "LockTimeoutError, ClosedError, RuntimeError when this thread holds it."},
     {"unlock", page_unlock, METH_NOARGS,
      "Give the lock back.  Also after release().  Raises RuntimeError when it is not held."},
+    {"__enter__", page_enter, METH_NOARGS, "Take the lock as lock() does; see there."},
+    {"__exit__", page_exit, METH_VARARGS, "Give the lock back as unlock() does."},
     {"set_intent", page_set_intent, METH_VARARGS,
      "Say which positions [start, end) are about to be filled; (0, 0) none.  Needs the lock."},
     {"publish", METHOD(page_publish), METH_FASTCALL | METH_KEYWORDS,

@@ -9,12 +9,11 @@ Locks: the page lock, taken here; the partition's own lock is held by every call
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from pylog import _native
@@ -190,6 +189,8 @@ class Attachment:
         """
         presence = self._presence
         try:
+            # Who syncs in another thread would publish to a page that is somebody else's by then.
+            self.commit.pause(blocking=True)
             with presence.gate() as is_alone:
                 try:
                     self._end(is_alone=is_alone, sync=sync)
@@ -197,12 +198,13 @@ class Attachment:
                     self.tail.detach()
                     presence.leave()
         finally:
+            self.commit.end()
             for segment in self._segments.segments:
                 segment.forget_files()
 
     def _end(self, *, is_alone: bool, sync: bool) -> None:
         """Sync if asked or alone; alone, promise a clean end as well."""
-        with self._locked():
+        with self.page:
             marks = self.page.marks()
             # Other flags say that nothing was written since; after an unfinished roll much may be.
             if marks.state == _native.FAILED or marks.flags & ~lifecycle.IS_ROLLING:
@@ -235,7 +237,7 @@ class Attachment:
     def delete(self) -> None:
         """Make the partition unusable for every process that has it open, and remove its files."""
         presence = self._presence
-        with self._locked():
+        with self.page:
             self.page.publish(state=_native.FAILED, flags=lifecycle.IS_DELETED)
         try:
             with presence.gate():
@@ -249,14 +251,6 @@ class Attachment:
     def abandon(self) -> None:
         """In a forked child: let go without a word; the page and the locks are the parent's."""
         self.tail.native.detach()
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.page.lock()
-        try:
-            yield
-        finally:
-            self.page.unlock()
 
     # ------------------------------------------------------------------ segments
 
@@ -306,16 +300,23 @@ class Attachment:
                 segment.file().sync_data()
 
     def sync_sealed(self) -> None:
-        """Make everything below the active segment durable.  Raises DurabilityUnknownError."""
-        marks = self.page.marks()
-        if marks.durable_offset >= marks.base_offset or marks.state == _native.FAILED:
-            return
+        """Make everything below the active segment durable.  Raises DurabilityUnknownError.
+
+        Does nothing while another thread syncs: that reaches further.
+        """
+        with self.commit.turn() as is_taken:
+            marks = self.page.marks()
+            is_needed = marks.durable_offset < marks.base_offset and marks.state != _native.FAILED
+            if is_taken and is_needed:
+                self._sync_sealed(marks)
+
+    def _sync_sealed(self, marks: Marks) -> None:
         try:
             self._sync_segments(marks, marks.base_offset)
         except OSError as error:
-            with self._locked():
+            with self.page:
                 raise self._sync_failed_locked(error) from error
-        with self._locked():
+        with self.page:
             advance_durable_locked(
                 self.page, marks.base_offset, moves_high_watermark=self._is_fsync
             )
@@ -332,11 +333,8 @@ class Attachment:
 
         Raises NotAppendedError and its kinds: certainly nothing was appended.
         """
-        self.page.lock()
-        try:
+        with self.page:
             result = self._write_locked(data, count, timestamp, expected_offset, is_large=is_large)
-        finally:
-            self.page.unlock()
         if self._environment.log_events is not None and not self._is_fsync:
             self._environment.log_events.notify()
         return result
@@ -404,6 +402,7 @@ class Attachment:
         )
 
     def _begin_locked(self, marks: Marks) -> None:
+        """Do what the flags ask for before the first write."""
         directory, page = self._directory, self.page
         if marks.flags & lifecycle.IS_ROLLING:
             rolled = lifecycle.finish_roll_locked(directory, page, is_durable=self._is_fsync)

@@ -5,8 +5,8 @@ read.
 
 Locks, in this order:
     _lock       this process's slow paths: attach, detach, roll, growth (reentrant)
+    _turn       of the group commit: whoever has it takes neither _lock nor another turn
     page lock   all processes: whoever holds it may change marks and files
-    _turn       of the group commit: never waited for while one of the above is held
 Reading marks takes none.
 """
 
@@ -206,17 +206,18 @@ class PartitionHandle(ABC):
 
         Raises DurabilityUnknownError, ClosedError.  Blocks for an fdatasync per unsynced segment.
         """
-        attachment = self._attached()
-        if attachment is None:
-            return 0
         end_offset = self.log_end_offset
-        attachment.commit.wait(end_offset)
-        return end_offset
+        while True:
+            attachment = self._attached()
+            if attachment is None or attachment.commit.wait(end_offset):
+                return end_offset
 
     def _wait_durable(self, start: int, end_offset: int) -> None:
         # Attaches again when another thread suspended the partition between append and sync.
-        attachment = self._attachment or self._attach_for_writing()
-        attachment.commit.wait(end_offset, start)
+        while True:
+            attachment = self._attachment or self._attach_for_writing()
+            if attachment.commit.wait(end_offset, start):
+                return
 
     def flush_sealed(self) -> None:
         """Make the segments before the active one durable; see `flush` for what it raises."""

@@ -23,6 +23,7 @@ from pylog.errors import IncompatibleFormatError
 from pylog.storage.files import Directory, File
 
 STATE_NAME: Final = "state"
+_SERIALS: Final = 2**62  # a page that nobody vouches for may hold any number; there is room above
 _LOCK_BYTES: Final = 2**61  # inode numbers are folded into this range; offsets of locks are 63 bits
 
 
@@ -106,20 +107,28 @@ class Presence:
         another process attaches or recovers.
         """
         assert self._gate >= 0, "open() first"
-        lock = self._lock_file.lock
-        lock(self._gate, exclusive=True, blocking=True)
+        lock, unlock = self._lock_file.lock, self._lock_file.unlock
         try:
-            is_alone = lock(self._gate + 1, exclusive=True, blocking=False)
-            yield is_alone
-            if self.page is not None:
-                lock(self._gate + 1, exclusive=False, blocking=True)
-            else:
-                self._lock_file.unlock(self._gate + 1)
+            try:
+                # Inside, for an interrupt may come with the lock; unlocking what is not held is
+                # nothing.
+                lock(self._gate, exclusive=True, blocking=True)
+                is_alone = lock(self._gate + 1, exclusive=True, blocking=False)
+                yield is_alone
+                if self.page is not None:
+                    lock(self._gate + 1, exclusive=False, blocking=True)
+                else:
+                    unlock(self._gate + 1)
+            except BaseException:
+                unlock(self._gate + 1)
+                raise
+            finally:
+                unlock(self._gate)
         except BaseException:
-            self._lock_file.unlock(self._gate + 1)
+            # An interrupt may have come in the middle of the unlocking.
+            unlock(self._gate + 1)
+            unlock(self._gate)
             raise
-        finally:
-            self._lock_file.unlock(self._gate)
 
     def is_shareable(self) -> bool:
         """Return whether the page was made since the last boot, by a compatible build."""
@@ -149,8 +158,13 @@ class Presence:
             )
 
     def initialize(self, marks: dict[str, int]) -> None:
-        """Make the page anew.  The caller is alone (inside `gate`)."""
+        """Make the page anew.  The caller is alone (inside `gate`).
+
+        Serials go on, so that maps from before, which a thread may still hold, are known as such.
+        """
         assert self.page is not None
+        serial = self.page.marks().segment_serial if self.page.is_valid else 0
+        marks = marks | {"segment_serial": serial % _SERIALS + marks["segment_serial"]}
         self.page.initialize(self._identity, **marks)
 
     def leave(self) -> None:

@@ -14,9 +14,10 @@ of that leader or of a later one will change; no wake-up can be missed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pylog import _native
 from pylog._native import Events, SharedPage
@@ -46,12 +47,15 @@ class GroupCommit:
         self._moves_high_watermark = moves_high_watermark
         self._log_events = log_events
         self._path = path
-        self._turn = threading.Lock()
+        # Reentrant, because such a lock knows its owner: see _give_up_turn.
+        self._turn = threading.RLock()
+        self._is_ended = False
 
-    def wait(self, end_offset: int, start: int | None = None) -> None:
-        """Return when every record below `end_offset` is on disk.
+    def wait(self, end_offset: int, start: int | None = None) -> bool:
+        """Return True when every record below `end_offset` is on disk.
 
         start: the first offset that the caller cares for, named in the error.
+        Returns False after `end`: the partition's next attachment has to be asked.
 
         Raises DurabilityUnknownError when a sync failed, here or in another process.  Blocks for
         one or two fdatasyncs; releases the GIL; takes the page lock for an instant.
@@ -61,15 +65,29 @@ class GroupCommit:
             seen = events.value
             marks = page.marks()
             if marks.durable_offset >= end_offset:
-                return
+                return True
             if marks.state == _native.FAILED:
                 raise self._unknown("an earlier sync failed", errno.EIO, start, end_offset)
-            if self._turn.acquire(blocking=False):
-                if self._lead(start, end_offset) >= end_offset:
-                    return
-            else:
+            if self._is_ended:
+                return False
+            try:
+                is_leader = self._turn.acquire(blocking=False)
+                if is_leader and self._lead(start, end_offset) >= end_offset:
+                    return True
+            except BaseException:
+                # An interrupt may come after any call, also between the taking of the turn and its
+                # result.  Nothing is known then, so the next waiter syncs again.
+                self._give_up_turn()
+                raise
+            if not is_leader:
                 # Not for ever: a leader in another process may be killed before it tells.
                 events.wait(seen, LOOK_AGAIN_SECONDS)
+
+    def _give_up_turn(self) -> None:
+        """Release the turn if this thread has it, and let the others look for it."""
+        with contextlib.suppress(RuntimeError):
+            self._turn.release()
+        self._events.notify()
 
     def _unknown(
         self, reason: str | None, number: int | None, start: int | None, end: int
@@ -85,40 +103,52 @@ class GroupCommit:
             self._turn.release()
             self._fail()
             raise self._unknown(error.strerror, error.errno, start, end_offset) from error
-        except BaseException:
-            # An interrupt between two calls: nothing is known, so the next waiter syncs again.
-            self._turn.release()
-            self._events.notify()
-            raise
         self._turn.release()
         return self._publish(durable_offset)
 
     def _publish(self, durable_offset: int) -> int:
-        self._page.lock()
-        try:
+        with self._page:
             durable_offset = advance_durable_locked(
                 self._page, durable_offset, moves_high_watermark=self._moves_high_watermark
             )
-        finally:
-            self._page.unlock()
         if self._moves_high_watermark and self._log_events is not None:
             self._log_events.notify()
         return durable_offset
 
-    def pause(self) -> bool:
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Take the turn unless somebody leads or it is over; yields whether it was taken.
+
+        For other work that must not go on while the partition is closed or opened anew.
+        """
+        is_taken = False
+        try:
+            is_taken = not self._is_ended and self._turn.acquire(blocking=False)
+            yield is_taken
+        finally:
+            if is_taken:
+                self._give_up_turn()
+
+    def pause(self, *, blocking: bool = False) -> bool:
         """Keep anybody from leading again through this object, for good; False if one leads now.
 
-        Who waits meanwhile finds the partition attached anew.
+        blocking: wait for who leads now.  `end` has to follow.
         """
-        return self._turn.acquire(blocking=False)
+        try:
+            return self._turn.acquire(blocking=blocking)
+        except BaseException:
+            self._give_up_turn()
+            raise
+
+    def end(self) -> None:
+        """Send away who still waits: nobody will sync for them here."""
+        self._is_ended = True
+        self._events.notify()
 
     def _fail(self) -> None:
         """Make the partition read-only in all processes: a failed sync is never retried (A1)."""
-        self._page.lock()
-        try:
+        with self._page:
             self._page.publish(state=_native.FAILED)
-        finally:
-            self._page.unlock()
 
 
 def advance_durable_locked(
