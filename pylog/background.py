@@ -43,8 +43,7 @@ class Background:
             self._timetable[due] = (name, task)
             self._due[name] = due
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pylog", daemon=True)
-                self._thread.start()
+                self._start_locked()
             self._condition.notify()
 
     def close(self) -> None:
@@ -65,15 +64,32 @@ class Background:
         self._timetable.clear()
         self._due.clear()
 
+    def _start_locked(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="pylog", daemon=True)
+        self._thread.start()
+
     def _run(self) -> None:
-        while True:
-            task = self._next()
-            if task is None:
-                return
-            try:
-                task()
-            except (PylogError, OSError):
-                logger.exception("background work failed")
+        try:
+            while self._run_next():
+                pass
+        except BaseException:
+            # A bug of one task, which Python reports: the others go on in another thread.
+            with self._condition:
+                if not self._is_closed:
+                    self._start_locked()
+            raise
+
+    def _run_next(self) -> bool:
+        # A function of its own, so that nothing holds on to what a task held while the next is
+        # waited for: a log that nobody uses could not be collected.
+        task = self._next()
+        if task is None:
+            return False
+        try:
+            task()
+        except (PylogError, OSError):
+            logger.exception("background work failed")
+        return True
 
     def _next(self) -> Task | None:
         with self._condition:

@@ -4,6 +4,7 @@ Knows the directory, its lock file and the life of `Partition` objects.  Must no
 what topics mean.
 
 Locks: `_lock`, around the table of partitions; no I/O is done while it is held, except closing.
+`_closing`, around the end: the lock file is not closed while another thread still ends partitions.
 
 `pylog.lock` is one page that every process maps: an event counter that tells waiters of any
 partition to look again.  Its bytes also number the locks of partitions (storage/shared_page.py).
@@ -35,6 +36,7 @@ from pylog.storage.files import (
     Directory,
     File,
     FileSystem,
+    Memory,
     OsFiles,
     read_file,
     replace_file,
@@ -65,6 +67,7 @@ class Engine:
         self._file_system: FileSystem = file_system or OsFiles()
         self._max_open_partitions = max_open_partitions
         self._lock = threading.RLock()
+        self._closing = threading.RLock()
         self._partitions: dict[tuple[str, int, uuid.UUID], Partition] = {}
         # In the order of their last attachment; the first ones are suspended first.
         self._attached: dict[Partition, int] = {}
@@ -96,7 +99,7 @@ class Engine:
         root = self._root = self._file_system.root(self.path, create=create)
         self.log_id = _open_properties(root, create=create)
         self._lock_file = _open_lock_file(root)
-        memory = self._lock_file.map(PAGE_BYTES, writable=True)
+        memory = _map_lock_file(root)
         self._environment = Environment(
             lock_file=self._current_lock_file,
             boot_identity=self._file_system.boot_identity(),
@@ -116,19 +119,24 @@ class Engine:
             if self._lock_file is None:
                 raise ClosedError(f"log {self.path} is closed")
             if self._is_forked:
-                # The inherited one shares its locks with the parent: replaced, then let go.
                 assert self._root is not None
-                inherited, self._lock_file = self._lock_file, _open_lock_file(self._root)
+                self._lock_file = _open_lock_file(self._root)
                 self._is_forked = False
-                inherited.close()
             return self._lock_file
 
     def close(self) -> None:
         """Close every partition; the first error is raised when all are closed.  Idempotent."""
+        with self._closing:
+            self._close()
+
+    def _close(self) -> None:
+        """Close as `close` does; the caller holds `_closing`."""
         self._background.close()
         with self._lock:
             partitions = list(self._partitions.values())
             self._partitions.clear()
+            # From now on none is made: it would outlive the lock file, and so its place in it.
+            self._environment = None
         error: BaseException | None = None
         for partition in partitions:
             try:
@@ -139,7 +147,6 @@ class Engine:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
-        self._environment = None
         if error is not None:
             raise error
 
@@ -167,9 +174,9 @@ class Engine:
         self, topic: str, number: int, *, topic_id: uuid.UUID, config: TopicConfig
     ) -> Partition:
         """Return the partition's one object in this process.  No I/O.  Raises ClosedError."""
-        environment = self._open_environment()
         name = (topic, number, topic_id)
         with self._lock:
+            environment = self._open_environment()
             partition = self._partitions.get(name)
             if partition is None:
                 assert self._root is not None
@@ -237,7 +244,11 @@ class Engine:
         Nothing is opened or written here: most children only run another program.
         """
         self._lock = threading.RLock()
+        self._closing = threading.RLock()
         self._is_forked = True
+        if self._lock_file is not None:
+            # It shares its locks with the parent: if that is killed, they must not stay here.
+            self._lock_file.close()
         self._background.after_fork()
         self._attached.clear()
         if self._environment is not None:
@@ -297,6 +308,19 @@ def _open_properties(root: Directory, *, create: bool) -> uuid.UUID:
     data = read_file(root, layout.META_PROPERTIES, max_bytes=_MAX_PROPERTIES_BYTES)
     assert data is not None
     return layout.parse_meta_properties(data, path=f"{root.path}/{layout.META_PROPERTIES}")
+
+
+def _map_lock_file(root: Directory) -> Memory:
+    """Map the lock file, through another opening of it than the one that holds the locks.
+
+    A map keeps its opening alive, also in a forked child: the locks of a parent that was killed
+    would last as long as the child.
+    """
+    file = root.open(LOCK_NAME, writable=True)
+    try:
+        return file.map(PAGE_BYTES, writable=True)
+    finally:
+        file.close()
 
 
 def _open_lock_file(root: Directory) -> File:

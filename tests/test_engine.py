@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log
+from pylog.background import Background
 from pylog.engine import LOCK_NAME, Engine
+from pylog.errors import ClosedError
 from pylog.storage.files import OsFiles
 
 
@@ -190,3 +194,64 @@ def test_the_lock_file_is_a_page_and_private(tmp_path: Path) -> None:
     assert (tmp_path / "d" / LOCK_NAME).stat().st_size == 4096
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "d" / LOCK_NAME).stat().st_mode & 0o777 == 0o600
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_a_partition_made_while_the_log_closes_is_refused(tmp_path: Path) -> None:
+    # Story: it stayed open and took records without its place among the processes, which the
+    # closed lock file had held.
+    log = pylog.open(tmp_path)
+    topic = log.create_topic("t", partitions=2, durability="os")
+    topic.append(b"x", partition=0)
+    first = topic.partition(0)
+    refused = []
+
+    def close(close: Callable[[], None] = first.close) -> None:
+        close()
+        with pytest.raises(ClosedError):
+            topic.append(b"late", partition=1)
+        refused.append(1)
+
+    first.close = close  # type: ignore[method-assign]
+    log.close()
+
+    assert refused == [1]
+    with pytest.raises(ClosedError):
+        topic.append(b"later", partition=1)
+
+
+def test_background_work_goes_on_after_a_bug_in_one_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Story: the thread died, and what "interval" had promised was not synced any more.
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    background = Background(lambda: 0.0)
+    done = threading.Event()
+
+    background.schedule("bug", 0.0, lambda: [][0])
+    background.schedule("work", 0.0, done.set)
+
+    assert done.wait(10)
+    background.close()
+    assert len(reported) == 1
+
+
+def test_a_log_that_is_let_go_after_background_work_is_collected(tmp_path: Path) -> None:
+    # Story: the waiting thread held on to the task that it had done last.
+    log = pylog.open(tmp_path)
+    partition = log.create_topic("t", durability="os", segment_bytes=200).partition(0)
+    for _ in range(5):
+        partition.append(bytes(150))
+    wait_until(lambda partition=partition: partition.durable_offset == 4)
+    gone = weakref.ref(log)
+    del log, partition
+
+    def is_gone() -> bool:
+        gc.collect()
+        return "is_clean 1" in (tmp_path / "t-0" / "manifest").read_text()
+
+    wait_until(is_gone)
+    assert gone() is None

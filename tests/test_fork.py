@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tail_memory import in_thread, wait_until
 import pylog
 from pylog import Log, Partition
 from pylog.errors import ClosedError
+from pylog.storage import recovery
 
 # From 3.12 on Python warns of what these tests do on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -204,6 +206,40 @@ def test_an_unused_child_does_not_hold_the_parents_place(
         assert other.topic("t").append(b"1").offset == 1
     told[0] = 1
     child.join()
+
+
+def test_locks_of_a_killed_parent_do_not_live_on_in_its_idle_child(
+    tmp_path: Path, start: Start
+) -> None:
+    # Story: the child held the gate open for as long as it lived, and nobody else got in.
+    with pylog.open(tmp_path) as log:
+        log.create_topic("t").append(b"x")
+    told = Numbers(2)
+
+    def die_in_the_gate(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def parent() -> None:
+        log = pylog.open(tmp_path)
+        topic = log.topic("t")
+        if os.fork() == 0:
+            told[0] = 1
+            wait_until(lambda: told[1] == 1)
+            os._exit(0)
+        wait_until(lambda: told[0] == 1)
+        recovery.examine = die_in_the_gate  # type: ignore[assignment]
+        topic.append(b"never")
+
+    child = start(parent)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        with pylog.open(tmp_path) as log:
+            thread = in_thread(lambda: log.topic("t").append(b"y"))
+            thread.join(8)
+            assert not thread.is_alive()
+    finally:
+        told[1] = 1
+    child.kill()
 
 
 def test_a_child_that_dies_without_a_word_holds_up_nobody(log: Log, start: Start) -> None:
