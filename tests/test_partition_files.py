@@ -16,12 +16,20 @@ from reference import Header, Record, batches, encode_batch, index_segment
 
 import pylog
 from pylog import Log, Partition
+from pylog._native import crc32c
 from pylog.errors import (
+    CorruptFileError,
     CorruptRangeError,
     OffsetOutOfRangeError,
 )
 from pylog.storage.layout import parse_leader_epochs, parse_partition_metadata
-from pylog.storage.manifest import parse_manifest
+from pylog.storage.manifest import (
+    ActiveFacts,
+    Manifest,
+    SegmentFacts,
+    encode_manifest,
+    parse_manifest,
+)
 
 NOW = 1_700_000_000_000
 HEADER_BYTES = 61
@@ -391,3 +399,40 @@ def test_control_batches_are_passed_over(tmp_path: Path) -> None:
         assert list(partition.read(1, 1)) == []
         assert partition.read(1, 1).next_offset == 2
         assert partition.log_end_offset == 3
+
+
+# ---------------------------------------------------------------- manifests
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generation 9999999999999999999",
+        f"generation {2**63 - 1}",
+        "generation -1",
+        "durable_offset 9999999999999999999",
+        "active -1 9999999999999999999 0 0",
+        "0 1 -1 5 0 0 0",
+        "0 1 69 5 -1 0 0",
+        "-1 1 69 5 0 0 0",
+        "1 0 69 5 0 0 0",
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(line: str) -> None:
+    # Story: they went on to the shared page, or into names of files, and failed there.
+    facts = SegmentFacts(base_offset=0, end_offset=1, size=69, max_timestamp=5)
+    whole = Manifest(
+        generation=7,
+        is_clean=True,
+        log_start_offset=0,
+        durable_offset=1,
+        active=ActiveFacts(),
+        segments=(facts,),
+    )
+    lines = encode_manifest(whole).decode().splitlines()[:-1]
+    name = line.split(" ")[0] if line[0].isalpha() else "0"
+    body = "".join(f"{line if old.split(' ')[0] == name else old}\n" for old in lines).encode()
+    data = body + b"crc32c %08x\n" % crc32c(body)
+
+    with pytest.raises(CorruptFileError):
+        parse_manifest(data, path="manifest")

@@ -118,6 +118,8 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     segments = tuple(_segment(lines) for _ in range(lines.checked_count(count)))
     lines.expect_end()
     _check_order(segments, log_start_offset, path)
+    if not 0 <= generation < _LIMIT // 2:
+        raise CorruptFileError(path, f"generation {generation} leaves no room to count")
     return Manifest(
         generation=generation,
         is_clean=bool(is_clean),
@@ -148,7 +150,10 @@ class _Lines:
             raise self.refuse(f"line {self._next} is not {name!r}")
         if len(fields) != count or not all(re.fullmatch("-1|[0-9]{1,19}", f) for f in fields):
             raise self.refuse(f"line {self._next} does not hold {count} numbers")
-        return [int(field) for field in fields]
+        numbers = [int(field) for field in fields]
+        if max(numbers) >= _LIMIT:
+            raise self.refuse(f"line {self._next} holds a number of {_LIMIT} or more")
+        return numbers
 
     def checked_count(self, count: int) -> int:
         remaining = len(self._lines) - self._next
@@ -200,10 +205,12 @@ def _segment(lines: _Lines) -> SegmentFacts:
 
 def _check_order(segments: tuple[SegmentFacts, ...], log_start_offset: int, path: str) -> None:
     """Refuse what the CRC cannot see: a manifest that a program wrote wrongly."""
-    end = segments[0].base_offset
+    end = max(segments[0].base_offset, 0)
     for facts in segments:
-        if not end <= facts.base_offset <= facts.end_offset < _LIMIT or facts.size >= _LIMIT:
+        if not end <= facts.base_offset <= facts.end_offset:
             raise CorruptFileError(path, f"segment {facts.base_offset} is out of order")
+        if min(facts.size, facts.index_entries, facts.time_entries) < 0:
+            raise CorruptFileError(path, f"segment {facts.base_offset} has a negative size")
         end = facts.end_offset
     if not segments[0].base_offset <= log_start_offset <= end:
         raise CorruptFileError(path, f"log start offset {log_start_offset} is outside the segments")
