@@ -23,6 +23,7 @@ from pylog.errors import (
     UnknownSettingError,
     UnknownTopicOrPartitionError,
 )
+from pylog.storage.attachment import Attachment
 from pylog.topics import TopicFacts, TopicRegistry
 
 
@@ -444,6 +445,25 @@ def test_topics_come_and_go_while_others_append(tmp_path: Path) -> None:
     assert sum(appended) >= 150
 
 
+def test_a_topic_made_anew_while_its_old_handle_attaches_is_unknown_to_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Story: the old handle said that the new topic's files were corrupt.
+    with pylog.open(tmp_path) as log, pylog.open(tmp_path) as other:
+        log.create_topic("t").append(b"old")
+        partition = other.topic("t").partition(0)
+
+        def attach_late(attach: Callable[[], Attachment] = partition._attach) -> Attachment:
+            log.delete_topic("t")
+            log.create_topic("t").append(b"new")
+            return attach()
+
+        monkeypatch.setattr(partition, "_attach", attach_late)
+        with pytest.raises(UnknownTopicOrPartitionError):
+            partition.append(b"x")
+        assert values(log.topic("t")) == [b"new"]
+
+
 # ---------------------------------------------------------------- what stands in __metadata
 
 
@@ -467,8 +487,7 @@ def test_what_nobody_could_have_created_is_refused(
     tmp_path: Path, name: str, partitions: int
 ) -> None:
     # Story: a topic called "../victim" was made, and with delete_topic removed, beside the log.
-    victim = tmp_path / "victim-0"
-    victim.mkdir()
+    (tmp_path / "victim-0").mkdir()
     with pylog.open(tmp_path / "log") as log:
         facts = TopicFacts(name, uuid.uuid4(), partitions, pylog.TopicConfig())
         TopicRegistry(log._engine).metadata.append(facts.encode(), name.encode())
@@ -478,4 +497,4 @@ def test_what_nobody_could_have_created_is_refused(
             with pytest.raises(CorruptionError, match="__metadata"):
                 use(name)
 
-    assert list(victim.iterdir()) == []
+    assert list((tmp_path / "victim-0").iterdir()) == []

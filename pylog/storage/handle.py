@@ -21,7 +21,7 @@ from typing import Final, Self
 from pylog import _native
 from pylog._native import Appender, Marks, RecordMetadata
 from pylog.config import TopicConfig
-from pylog.errors import ClosedError, UnknownTopicOrPartitionError
+from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment, Environment
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
@@ -162,7 +162,7 @@ class PartitionHandle(ABC):
             if self._attachment is None:
                 self._environment.check_topic(self.topic, self._topic_id)
                 if create or self._directory.exists():
-                    self._check_topic_again(self._attach())
+                    self._check_topic_again(self._attach_or_ask())
             return self._attachment
 
     def _attach(self) -> Attachment:
@@ -183,6 +183,15 @@ class PartitionHandle(ABC):
         self.appender.use(attachment.tail.native)
         self._environment.on_attach(self)
         return attachment
+
+    def _attach_or_ask(self) -> Attachment:
+        try:
+            return self._attach()
+        except CorruptFileError:
+            # Files of another topic: this one may have been deleted, and made anew, since it was
+            # asked for.  Then that is what to say.
+            self._environment.check_topic(self.topic, self._topic_id)
+            raise
 
     def _check_topic_again(self, attachment: Attachment) -> None:
         """Let go again if the topic was deleted while its files were opened, or made anew.
