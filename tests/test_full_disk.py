@@ -376,6 +376,26 @@ def test_topics_are_created_or_refused_whole(disk: Path) -> None:
     check_verified(disk / "log")
 
 
+def test_a_topic_is_deleted_although_not_even_a_record_fits(disk: Path) -> None:
+    filler, told, other = Filler(disk), Told("t"), Told("other")
+    with pylog.open(disk / "log") as log:
+        for one in (told, other):
+            one.append(log.create_topic(one.name, segment_bytes=1 << 20), 100_000)
+        leave_nothing(filler)
+        told.append_until_full(log.topic("t"), 100_000)
+    leave_nothing(filler)
+    with pylog.open(disk / "log") as log:
+        log.delete_topic("t")
+        assert log.topics() == ["other"]
+        told.kept.clear()
+        # A new topic needs one file more than the old one gave back: the manifest's temporary one.
+        filler.give_inodes(4)
+        told.append(log.create_topic("t"), 1_000)
+        told.check(log)
+        other.check(log)
+    check_verified(disk / "log")
+
+
 def test_new_log_on_a_full_disk_is_refused_and_opens_later(disk: Path) -> None:
     filler = Filler(disk)
     leave_nothing(filler)

@@ -31,6 +31,7 @@ from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import Directory, File
 from pylog.storage.manifest import Manifest
 from pylog.storage.segment import Segment
+from pylog.storage.segment_files import sync_indexes
 from pylog.storage.segments import NO_SEGMENTS, SegmentSet, segments_of
 from pylog.storage.shared_page import Presence
 from pylog.storage.sync import GroupCommit, advance_durable_locked
@@ -103,6 +104,7 @@ class Attachment:
         self._config = config
         self._environment = environment
         self._segments: SegmentSet = NO_SEGMENTS
+        self._rolled: list[int] = []  # base offsets of segments whose indexes are not synced
         self._is_fsync = config.durability == "fsync"
         self._presence = Presence(
             directory, environment.lock_file(), boot_identity=environment.boot_identity
@@ -263,6 +265,7 @@ class Attachment:
         return current if current.generation >= marks.generation else self._reload(marks)
 
     def _reload(self, marks: Marks) -> SegmentSet:
+        """Read the manifest anew; the result is at least as new as `marks`."""
         if marks.flags & lifecycle.NEEDS_REPAIR:
             # The manifest on disk is not the one that the marks were made from: derive it again.
             opened = recovery.examine(
@@ -274,8 +277,11 @@ class Attachment:
         else:
             manifest = recovery.load_manifest(self._directory)
         assert manifest is not None, "a partition with a generation has a manifest"
-        self._segments = self._segments_of(manifest)
-        return self._segments
+        segments = self._segments_of(manifest)
+        # Another thread may have read a newer manifest meanwhile.
+        if segments.generation >= self._segments.generation:
+            self._segments = segments
+        return segments
 
     def _segments_of(self, manifest: Manifest) -> SegmentSet:
         return segments_of(
@@ -335,6 +341,8 @@ class Attachment:
         """
         with self.page:
             result = self._write_locked(data, count, timestamp, expected_offset, is_large=is_large)
+        if self._rolled:
+            self._sync_indexes()
         if self._environment.log_events is not None and not self._is_fsync:
             self._environment.log_events.notify()
         return result
@@ -425,6 +433,16 @@ class Attachment:
         active.holder.is_pinned = True
         self.tail.attach_locked(marks, active.file())
 
+    def _sync_indexes(self) -> None:
+        """Sync the indexes that rolls sealed; here, where nobody waits for the page lock."""
+        rolled, self._rolled = self._rolled, []
+        for base_offset in rolled:
+            try:
+                sync_indexes(self._directory, base_offset)
+            except OSError as error:
+                # A cache: whoever finds it wrong rebuilds it.
+                logger.warning("%s: index not synced: %s", self._directory.path, error)
+
     def _roll_locked(self, segments: SegmentSet) -> Marks:
         assert segments.manifest is not None
         old = segments.segments[-1]
@@ -432,6 +450,7 @@ class Attachment:
             self._directory, self.page, segments.manifest, old, sync=self._is_fsync
         )
         self._segments = self._segments_of(manifest)
+        self._rolled.append(old.base_offset)
         if self._is_fsync:
             old.holder.is_pinned = False
         else:

@@ -104,6 +104,8 @@ def entries_agree(index: bytes, timeindex: bytes, *, size: int, offsets: int) ->
         and _ascends(places["position"], 1, size)
         and _ascends(times["offset"], 0, offsets)
         and bool(np.all(np.diff(times["timestamp"]) > 0))
+        # A first entry of zeros may be true, but hardly ever is: it costs a needless rebuild then.
+        and timeindex[: TIME_ENTRY.itemsize] != bytes(TIME_ENTRY.itemsize)
     )
 
 

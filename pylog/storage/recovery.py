@@ -329,8 +329,8 @@ def repair(directory: Directory, repairs: Repairs) -> None:
 def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
     """Mend what rolls left unsynced; return the manifest with the index counts that are true now.
 
-    A roll waits neither for the indexes nor for the trimming of what it seals.  From the newest
-    segment back, until one is as it should be: its elders were on disk before it.
+    A roll holds nobody up for the indexes and the trimming of what it seals.  From the newest
+    segment back, until one is as it should be: whoever rolled it had synced the one before.
     """
     segments = list(repairs.manifest.segments)
     known = segments.index(repairs.active)

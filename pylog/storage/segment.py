@@ -65,10 +65,16 @@ class Segment:
         self._stands_in = False  # whether that is because the file had no entries
 
     def learn(self, facts: SegmentFacts) -> None:
-        """Take newer facts of the same files; readers see the old or the new ones, whole."""
+        """Take newer facts of the same files; readers see the old or the new ones, whole.
+
+        A thread that read an older manifest may come late with what that said: it is not listened
+        to, because a segment only grows, and readers of the newer set hold this very object.
+        """
         assert facts.base_offset == self.base_offset
-        self.facts = facts
-        self._sealed_view = _view_of(facts)
+        if facts.end_offset >= self.facts.end_offset:
+            # The view first: who finds these facts here takes the object for up to date.
+            self._sealed_view = _view_of(facts)
+            self.facts = facts
 
     @property
     def log_name(self) -> str:

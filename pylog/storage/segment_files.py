@@ -85,3 +85,13 @@ def remove_empty_segment(directory: Directory, base_offset: int) -> None:
             file.close()
         if is_empty:
             directory.unlink(name)
+
+
+def sync_indexes(directory: Directory, base_offset: int) -> None:
+    """Make the indexes of a sealed segment durable.  Raises OSError."""
+    for name in layout.segment_names(base_offset)[1:]:
+        file = directory.open(name, writable=True)
+        try:
+            file.sync()
+        finally:
+            file.close()

@@ -143,12 +143,17 @@ class GroupCommit:
     def end(self) -> None:
         """Send away who still waits: nobody will sync for them here."""
         self._is_ended = True
+        self._sync = _nothing  # and with it the partition, whose maps go with its last reference
         self._events.notify()
 
     def _fail(self) -> None:
         """Make the partition read-only in all processes: a failed sync is never retried (A1)."""
         with self._page:
             self._page.publish(state=_native.FAILED)
+
+
+def _nothing() -> int:
+    return 0
 
 
 def advance_durable_locked(
