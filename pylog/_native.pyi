@@ -29,6 +29,7 @@ FULL: Final[int]
 FAILED: Final[int]
 
 PAGE_BYTES: Final[int]  # bytes of a shared page (4096)
+LOCKS_BY_DESCRIPTOR: Final[int]  # 1: the page's lock needs its file open (portable builds)
 PAGE_ABI: Final[str]  # layout tag of the shared page: version, pointer size, lock size
 BATCH_HEADER_BYTES: Final[int]  # 61
 CRC_BACKEND: Final[str]  # "sse4.2" | "armv8" | "table"

@@ -442,7 +442,8 @@ static int add_page_constants(PyObject *module)
     Py_DECREF(abi);
     if (result < 0 || PyModule_AddIntConstant(module, "OPEN", PLOG_STATE_OPEN) < 0 ||
         PyModule_AddIntConstant(module, "FULL", PLOG_STATE_FULL) < 0 ||
-        PyModule_AddIntConstant(module, "FAILED", PLOG_STATE_FAILED) < 0) {
+        PyModule_AddIntConstant(module, "FAILED", PLOG_STATE_FAILED) < 0 ||
+        PyModule_AddIntConstant(module, "LOCKS_BY_DESCRIPTOR", PLOG_LOCKS_BY_DESCRIPTOR) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "PAGE_BYTES", PLOG_PAGE_BYTES);

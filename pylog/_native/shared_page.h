@@ -63,6 +63,13 @@ typedef union {
 
 static_assert(sizeof(plog_marks) == PLOG_MARK_COUNT * sizeof(int64_t), "marks have no padding");
 
+/* Whether the lock needs the page's file to stay open. */
+#ifdef PLOG_PORTABLE
+enum { PLOG_LOCKS_BY_DESCRIPTOR = 1 };
+#else
+enum { PLOG_LOCKS_BY_DESCRIPTOR = 0 };
+#endif
+
 typedef struct plog_page_memory plog_page_memory;
 
 typedef struct {

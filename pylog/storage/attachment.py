@@ -322,6 +322,7 @@ class Attachment:
         except OSError as error:
             with self.page:
                 raise self._sync_failed_locked(error) from error
+        self._sync_indexes()
         with self.page:
             advance_durable_locked(
                 self.page, marks.base_offset, moves_high_watermark=self._is_fsync
@@ -341,7 +342,7 @@ class Attachment:
         """
         with self.page:
             result = self._write_locked(data, count, timestamp, expected_offset, is_large=is_large)
-        if self._rolled:
+        if self._rolled and self._is_fsync:
             self._sync_indexes()
         if self._environment.log_events is not None and not self._is_fsync:
             self._environment.log_events.notify()
@@ -434,7 +435,10 @@ class Attachment:
         self.tail.attach_locked(marks, active.file())
 
     def _sync_indexes(self) -> None:
-        """Sync the indexes that rolls sealed; here, where nobody waits for the page lock."""
+        """Sync the indexes that rolls sealed, where nobody waits for the page lock.
+
+        With "fsync" whoever rolled does it after the append, else the background with the data.
+        """
         rolled, self._rolled = self._rolled, []
         for base_offset in rolled:
             try:

@@ -18,7 +18,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from pylog._native import PAGE_ABI, PAGE_BYTES, Marks, SharedPage
+from pylog._native import LOCKS_BY_DESCRIPTOR, PAGE_ABI, PAGE_BYTES, Marks, SharedPage
 from pylog.errors import IncompatibleFormatError
 from pylog.storage.files import Directory, File
 
@@ -84,6 +84,9 @@ class Presence:
         if file.size() < PAGE_BYTES:
             self._make_page(file)
         self.page = SharedPage(file.map(PAGE_BYTES, writable=True), lock_fd=file.fileno())
+        if not LOCKS_BY_DESCRIPTOR:
+            # The map keeps the file, and so the inode's number, from being used by another.
+            self._close_state_file()
 
     def _make_page(self, file: File) -> None:
         """Give a new state file its size, durably: after a power cut opening needs no space (B6).
@@ -171,6 +174,9 @@ class Presence:
         """Let go of the page; inside `gate` this also gives up the presence when it ends."""
         # Not released: a reader in another thread may be about to copy its marks.
         self.page = None
+        self._close_state_file()
+
+    def _close_state_file(self) -> None:
         if self._state_file is not None:
             self._state_file.close()
             self._state_file = None

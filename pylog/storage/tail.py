@@ -9,9 +9,10 @@ Locks: every method that ends in `_locked` is called with the page lock held.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from pylog import _native
@@ -64,7 +65,8 @@ class WritableTail:
         self._directory = directory
         self._page = page
         self._settings = settings
-        self._files: tuple[File, File, File] | None = None
+        self._log: File | None = None
+        self._base_offset = 0
         self._window_end = 0
         self.serial = -1
         self.native = _native.Tail(
@@ -84,27 +86,35 @@ class WritableTail:
         The files are opened before anything is written through them, so that a later sync through
         `log` reports every failed write (RELIABILITY A3).
         """
-        base = marks.base_offset
-        index = self._directory.open(layout.index_name(base), writable=True, create=True)
-        timeindex = self._directory.open(layout.timeindex_name(base), writable=True, create=True)
-        self._files = log, index, timeindex
+        self._log, self._base_offset = log, marks.base_offset
         self._map_locked(marks, needed=marks.position)
         self.serial = marks.segment_serial
 
+    @contextlib.contextmanager
+    def _indexes(self) -> Iterator[tuple[File, File]]:
+        """Open both index files for a moment: a partition keeps one descriptor, the log's."""
+        with contextlib.ExitStack() as stack:
+            files = []
+            for name in layout.segment_names(self._base_offset)[1:]:
+                file = self._directory.open(name, writable=True, create=True)
+                stack.callback(file.close)
+                files.append(file)
+            yield files[0], files[1]
+
     def _map_locked(self, marks: Marks, *, needed: int) -> None:
-        assert self._files is not None
-        log, index, timeindex = self._files
+        assert self._log is not None
         index_bytes = policy.rounded_up(self._settings.segment_index_bytes)
         start, size = policy.window_of(
             position=marks.position, needed=needed, segment_bytes=self._settings.segment_bytes
         )
-        self.native.attach(
-            segment_serial=marks.segment_serial,
-            window=log.map(size, position=start, writable=True),
-            window_position=start,
-            index=index.map(index_bytes, writable=True),
-            timeindex=timeindex.map(index_bytes, writable=True),
-        )
+        with self._indexes() as (index, timeindex):
+            self.native.attach(
+                segment_serial=marks.segment_serial,
+                window=self._log.map(size, position=start, writable=True),
+                window_position=start,
+                index=index.map(index_bytes, writable=True),
+                timeindex=timeindex.map(index_bytes, writable=True),
+            )
         self._window_end = start + size
 
     def make_room_locked(self, marks: Marks, size: int) -> None:
@@ -113,8 +123,8 @@ class WritableTail:
         What is large takes its space itself, by one pwrite that may fail before it counts.
         Raises PartitionFullError with nothing changed but more zeros after the end.
         """
-        assert self._files is not None
-        log, index, timeindex = self._files
+        assert self._log is not None
+        log = self._log
         needed = marks.position + size
         if needed > marks.allocated and size < policy.LARGE_WRITE:
             target = policy.grown_size(
@@ -124,33 +134,37 @@ class WritableTail:
             )
             allocated = _grow(log, marks.allocated, target, needed, step=self._settings.zero_bytes)
             self._page.publish(allocated=allocated)
-        self._grow_indexes_locked(marks, index, timeindex, size)
+        self._grow_indexes_locked(marks, size)
         if needed > self._window_end and size < policy.LARGE_WRITE:
             self._map_locked(marks, needed=needed)
 
-    def _grow_indexes_locked(self, marks: Marks, index: File, timeindex: File, size: int) -> None:
+    def _grow_indexes_locked(self, marks: Marks, size: int) -> None:
+        """Take space in the index files for the entries that `size` bytes of batches may add."""
         spare = policy.index_entries_needed(size, self._settings.index_interval_bytes)
         maximum = policy.max_index_entries(self._settings.segment_index_bytes)
         entries = policy.grown_entries(
             allocated=marks.index_allocated, needed=marks.index_entries + spare, maximum=maximum
         )
-        if entries > marks.index_allocated:
-            _grow_entries(index, marks.index_allocated, entries, policy.INDEX_ENTRY_BYTES)
-            self._page.publish(index_allocated=entries)
-        entries = policy.grown_entries(
+        times = policy.grown_entries(
             allocated=marks.time_allocated, needed=marks.time_entries + spare, maximum=maximum
         )
-        if entries > marks.time_allocated:
-            _grow_entries(timeindex, marks.time_allocated, entries, policy.TIME_ENTRY_BYTES)
-            self._page.publish(time_allocated=entries)
+        if entries == marks.index_allocated and times == marks.time_allocated:
+            return
+        with self._indexes() as (index, timeindex):
+            if entries > marks.index_allocated:
+                _grow_entries(index, marks.index_allocated, entries, policy.INDEX_ENTRY_BYTES)
+                self._page.publish(index_allocated=entries)
+            if times > marks.time_allocated:
+                _grow_entries(timeindex, marks.time_allocated, times, policy.TIME_ENTRY_BYTES)
+                self._page.publish(time_allocated=times)
 
     def clean_intent_locked(self) -> None:
         """Zero what a process that died in the middle of an append may have left after the end."""
-        assert self._files is not None
+        assert self._log is not None
         start, end = self._page.intent
         marks = self._page.marks()
         start = max(start, marks.position)
-        log = self._files[0]
+        log = self._log
         log.fill_zeros(start, min(end, max(log.size(), start)))
         self._page.set_intent(0, 0)
 
@@ -160,8 +174,8 @@ class WritableTail:
         Raises PartitionFullError or OSError with nothing appended; if the cleaning up fails too,
         the OSError of that is raised from the first.
         """
-        assert self._files is not None
-        log = self._files[0]
+        assert self._log is not None
+        log = self._log
         result = self.native.stamp(data, expected_offset)
         if isinstance(result, int):
             return result
@@ -180,10 +194,7 @@ class WritableTail:
         """Let go of the maps and files; the native tail then answers NOT_OPEN."""
         self.native.detach()
         self.serial = -1
-        if self._files is not None:
-            for file in self._files[1:]:
-                file.close()
-            self._files = None
+        self._log = None
 
 
 def _grow(log: File, allocated: int, target: int, needed: int, *, step: int) -> int:
