@@ -84,8 +84,8 @@ class Model:
         self.open_handle()
 
     def suspend(self) -> None:
-        # Not while the background syncs.
-        assert self.partition.suspend() or self.settings["durability"] == "interval"
+        # Not while the background syncs: what is due, or the segments that a roll sealed.
+        assert self.partition.suspend() or self.settings["durability"] != "fsync"
 
     # ------------------------------------------------------------------ writing
 
