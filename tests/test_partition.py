@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from partitions import NOW, bases, contents, logs_in, make_partition, values
 
 import pylog
 from pylog import Log, Partition
@@ -19,8 +20,6 @@ from pylog.errors import (
     RecordTooLargeError,
 )
 
-NOW = 1_700_000_000_000
-
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
@@ -31,36 +30,14 @@ def log(tmp_path: Path) -> Iterator[Log]:
 @pytest.fixture
 def make(log: Log) -> Callable[..., Partition]:
     def make(**settings: Any) -> Partition:
-        settings.setdefault("durability", "os")
-        return log.create_topic("t", **settings).partition(0)
+        return make_partition(log, **settings)
 
     return make
 
 
 @pytest.fixture
-def partition(make: Callable[..., Partition]) -> Partition:
-    return make()
-
-
-def logs_in(path: Path) -> list[Path]:
-    return sorted((path / "t-0").glob("*.log"))
-
-
-def bases(path: Path) -> list[int]:
-    return [int(log.stem) for log in logs_in(path)]
-
-
-def values(partition: Partition) -> list[bytes | None]:
-    return [record.value for record in partition.records()]
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """All bytes of a partition but the shared page and the zeros that are written ahead."""
-    return {
-        file.name: file.read_bytes().rstrip(b"\0")
-        for file in sorted((path / "t-0").iterdir())
-        if file.name != "state"
-    }
+def partition(log: Log) -> Partition:
+    return make_partition(log)
 
 
 # ---------------------------------------------------------------- append

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka_clients import KafkaPythonBatch, KafkaPythonBuilder
+from partitions import NOW, bases, logs_in, make_partition, values
 from processes import children
 from reference import Header, Record, batches, encode_batch, index_segment
 
@@ -31,7 +32,6 @@ from pylog.storage.manifest import (
     parse_manifest,
 )
 
-NOW = 1_700_000_000_000
 HEADER_BYTES = 61
 
 
@@ -44,36 +44,14 @@ def log(tmp_path: Path) -> Iterator[Log]:
 @pytest.fixture
 def make(log: Log) -> Callable[..., Partition]:
     def make(**settings: Any) -> Partition:
-        settings.setdefault("durability", "os")
-        return log.create_topic("t", **settings).partition(0)
+        return make_partition(log, **settings)
 
     return make
 
 
 @pytest.fixture
-def partition(make: Callable[..., Partition]) -> Partition:
-    return make()
-
-
-def logs_in(path: Path) -> list[Path]:
-    return sorted((path / "t-0").glob("*.log"))
-
-
-def bases(path: Path) -> list[int]:
-    return [int(log.stem) for log in logs_in(path)]
-
-
-def values(partition: Partition) -> list[bytes | None]:
-    return [record.value for record in partition.records()]
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """All bytes of a partition but the shared page and the zeros that are written ahead."""
-    return {
-        file.name: file.read_bytes().rstrip(b"\0")
-        for file in sorted((path / "t-0").iterdir())
-        if file.name != "state"
-    }
+def partition(log: Log) -> Partition:
+    return make_partition(log)
 
 
 # ---------------------------------------------------------------- rolls
