@@ -2,10 +2,11 @@
 
 Knows the durable offset and how to advance it; must not know what is in the files it syncs.
 
-There is no artificial delay: the sync in flight is the window in which others gather.  Whoever
-finds no sync in flight becomes the leader and syncs for all that was appended by then.  Processes
-do not share a leader: each syncs through its own descriptors, opened before the bytes were written,
-because an error is reported once per descriptor (RELIABILITY A3).
+Who is alone never waits: the sync in flight is the window in which others gather, and only a leader
+that had company last time gives it an instant to append.  Whoever finds no sync in flight becomes
+the leader and syncs for all that was appended by then.  Processes do not share a leader: each syncs
+through its own descriptors, opened before the bytes were written, because an error is reported once
+per descriptor (RELIABILITY A3).
 
 Locks: `_turn`, held by this process's leader during the sync.  It is released *before* the result
 is published, so a follower that still finds it taken has read an event count that the publication
@@ -18,11 +19,15 @@ import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from pylog import _native
 from pylog._native import Events, SharedPage
 from pylog.errors import DurabilityUnknownError
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
+
+# Less than a sync takes.  Source: PostgreSQL's commit_delay, which also asks for commit_siblings.
+_GATHER_SECONDS: Final = 20e-6
 
 
 class GroupCommit:
@@ -50,6 +55,7 @@ class GroupCommit:
         # Reentrant, because such a lock knows its owner: see _give_up_turn.
         self._turn = threading.RLock()
         self._is_ended = False
+        self._has_company = False  # whether somebody waited for a leader since the last one led
 
     def wait(self, end_offset: int, start: int | None = None) -> bool:
         """Return True when every record below `end_offset` is on disk.
@@ -80,6 +86,7 @@ class GroupCommit:
                 self._give_up_turn()
                 raise
             if not is_leader:
+                self._has_company = True
                 # Not for ever: a leader in another process may be killed before it tells.
                 events.wait(seen, LOOK_AGAIN_SECONDS)
 
@@ -97,6 +104,10 @@ class GroupCommit:
 
     def _lead(self, start: int | None, end_offset: int) -> int:
         """Sync for all that was appended; return the durable offset after it."""
+        if self._has_company:
+            # They wake with this thread, and append again at once: one sync serves them all.
+            self._has_company = False
+            self._events.wait(self._events.value, _GATHER_SECONDS)
         try:
             durable_offset = self._sync()
         except OSError as error:
