@@ -13,7 +13,7 @@ from pylog.storage.scan import last_nonzero
 def create_segment(directory: Directory, base_offset: int) -> None:
     """Create the three files of an empty segment; their entries are durable when it returns.
 
-    Not left to the sync of the manifest that names them: a crash point found a record lost (seed 57).
+    Not left to the sync of the manifest that names them: a crash point lost a record so.
     A file that is there already was left by a roll that was never committed and is emptied; if it
     holds anything but zeros it is not ours to empty, and is set aside.
     Raises OSError with no file of the old segment touched.
