@@ -119,7 +119,16 @@ def check_batches(
     strict: bool,
     entry_offset: int = -1,
 ) -> tuple[int, int, int, int, int]: ...
-def find_batch(data: Buffer, start: int, minimum_offset: int, maximum_offset: int) -> int: ...
+def find_batch(
+    data: Buffer,
+    start: int,
+    minimum_offset: int,
+    maximum_offset: int,
+    position: int = 0,
+    strict: bool = True,
+    known_position: int = -1,
+    known_offset: int = -1,
+) -> int: ...
 
 # Position, size and every field of each header, up to where no whole batch begins; no CRC check.
 def batch_headers(data: Buffer, start: int = 0) -> list[dict[str, int]]: ...
@@ -163,6 +172,8 @@ class Scanner:
     def max_timestamp_offset(self) -> int: ...
     @property
     def bytes_since_index_entry(self) -> int: ...
+    @property
+    def is_strict(self) -> bool: ...
     @property
     def index(self) -> bytes: ...
     @property

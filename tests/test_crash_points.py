@@ -43,6 +43,12 @@ def test_every_crash_point_keeps_every_promise() -> None:
     assert points >= POINTS
 
 
+@pytest.mark.parametrize("seed", [31, 75, 1015])
+def test_a_base_offset_that_was_lost_with_its_sector_is_not_believed(seed: int) -> None:
+    # The seeds that found it: Kafka's CRC leaves out the base offset, and a sector ended behind it.
+    assert explore(seed, 1, 1)[1] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("plant", CRASH_PLANTS, ids=lambda plant: plant.__name__)
 def test_crash_points_find_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,11 +254,36 @@ def test_a_batch_is_found_only_within_the_offsets_asked_for() -> None:
 def test_a_batch_must_be_followed_by_one_that_goes_on_or_by_an_end() -> None:
     first, second = batch(0), batch(2)
     assert _native.find_batch(first + b"\xff" * 100, 0, 0, FAR) == -1
-    for follower in (b"", bytes(100), second, second[:40], second[:70], batch(9)):
+    for follower in (b"", bytes(100), second, second[:40], second[:70]):
         assert _native.find_batch(b"damage" + first + follower, 0, 0, FAR) == 6
-    assert _native.find_batch(first + batch(50), 0, 0, 40) == -1
+    assert _native.find_batch(first + batch(50), 0, 0, 40, 0, False) == -1
     backwards = batch(2) + batch(0)
     assert _native.find_batch(backwards, 0, 0, FAR) == len(batch(2))
+
+
+def test_a_base_offset_that_the_next_batch_contradicts_is_not_believed() -> None:
+    # Kafka's CRC leaves out the base offset: these batches are whole, and one says 0 for 4.
+    torn = bytes(8) + batch(4)[8:]
+    assert _native.find_batch(torn + batch(6), 0, 0, FAR) == len(torn)
+    assert _native.find_batch(torn + batch(6), 0, 0, FAR, 0, False) == 0
+
+
+@pytest.mark.parametrize("position", [495, 496, 504, 511, 512, 0])
+def test_a_last_base_offset_is_not_believed_across_a_boundary_of_sectors(position: int) -> None:
+    may_be_torn = 496 <= position < 512
+    for end in (b"", bytes(600)):
+        found = _native.find_batch(batch(4) + end, 0, 0, FAR, position)
+        assert found == (-1 if may_be_torn else 0)
+    assert _native.find_batch(batch(4) + batch(6), 0, 0, FAR, position) == 0
+
+
+def test_an_end_that_is_known_vouches_for_the_last_base_offset() -> None:
+    data, position = batch(4), 511
+    end = position + len(data)
+    for rest in (b"", bytes(600), b"\xff" * 100):
+        assert _native.find_batch(data + rest, 0, 0, FAR, position, True, end, 6) == 0
+        assert _native.find_batch(data + rest, 0, 0, FAR, position, True, end, 7) == -1
+        assert _native.find_batch(data + rest, 0, 0, FAR, position, False, end, 7) == 0
 
 
 def test_nothing_is_found_in_noise_or_in_nothing() -> None:

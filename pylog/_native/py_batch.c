@@ -283,23 +283,34 @@ static PyObject *check_batches(PyObject *module, PyObject *const *args, Py_ssize
 
 static PyObject *find_batch(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"data", "start", "minimum_offset", "maximum_offset", NULL};
+    static char *names[] = {"data",           "start",        "minimum_offset",
+                            "maximum_offset", "position",     "strict",
+                            "known_position", "known_offset", NULL};
     Py_buffer data;
     PyObject *start_object;
-    long long minimum_offset, maximum_offset;
+    long long minimum_offset, maximum_offset, known_position = -1, known_offset = -1;
+    Py_ssize_t position = 0;
+    int is_strict = 1;
     size_t start, end, found = 0;
     plog_status status;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OLL:find_batch", names, &data, &start_object,
-                                     &minimum_offset, &maximum_offset)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OLL|npLL:find_batch", names, &data,
+                                     &start_object, &minimum_offset, &maximum_offset, &position,
+                                     &is_strict, &known_position, &known_offset)) {
         return NULL;
     }
     if (plog_range_from_objects(start_object, NULL, data.len, &start, &end) < 0) {
         PyBuffer_Release(&data);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS status =
-        plog_find_batch(data.buf, end, start, minimum_offset, maximum_offset, &found);
+    const plog_find_request request = {.start = start,
+                                       .position = (size_t)position,
+                                       .minimum_offset = minimum_offset,
+                                       .maximum_offset = maximum_offset,
+                                       .known_position = known_position,
+                                       .known_offset = known_offset,
+                                       .is_strict = is_strict != 0};
+    Py_BEGIN_ALLOW_THREADS status = plog_find_batch(data.buf, end, &request, &found);
     Py_END_ALLOW_THREADS PyBuffer_Release(&data);
     return PyLong_FromSsize_t(status == PLOG_OK ? (Py_ssize_t)found : -1);
 }

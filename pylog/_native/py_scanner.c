@@ -166,6 +166,13 @@ static PyObject *get_integer(PyObject *object, void *closure)
     return PyLong_FromLongLong(value);
 }
 
+static PyObject *get_is_strict(PyObject *object, void *closure)
+{
+    (void)closure;
+    const plog_scanner *core = borrow(object);
+    return core == NULL ? NULL : PyBool_FromLong(core->is_strict);
+}
+
 static PyObject *entries_as_bytes(PyObject *object, void *closure)
 {
     if (borrow(object) == NULL) {
@@ -208,6 +215,7 @@ static PyGetSetDef scanner_getters[] = {
      "Last offset of the batch that first reached max_timestamp, -1: none.",
      FIELD(progress.max_timestamp_offset)},
     {"bytes_since_index_entry", get_integer, NULL, NULL, FIELD(progress.bytes_since_entry)},
+    {"is_strict", get_is_strict, NULL, "Offsets are dense; else they only ascend.", NULL},
     {"index", entries_as_bytes, NULL, "Entries of the .index file.", FIELD(index)},
     {"timeindex", entries_as_bytes, NULL, "Entries of the .timeindex file.", FIELD(timeindex)},
     {"epochs", get_epochs, NULL, "(leader epoch, first base offset) at each change.", NULL},

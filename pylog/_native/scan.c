@@ -183,28 +183,43 @@ plog_status plog_scanner_feed(plog_scanner *scanner, const uint8_t *data, size_t
 
 /* ---- behind damage */
 
-/* Whether what stands behind a batch speaks for it. */
-static bool is_followed_well(const uint8_t *data, size_t len, int64_t next_offset,
-                             int64_t maximum_offset)
+/* What a disk writes atomically at the least. */
+enum { SECTOR_BYTES = 512 };
+
+/* Whether a sector could have been lost that ends between the base offset of a batch at `position`
+ * and its magic byte: the first byte behind it that is never zero and that was checked. */
+static bool may_have_torn_offset(size_t position)
 {
-    plog_batch_header header;
-    if (len == 0) {
-        return true;
-    }
-    plog_status status = plog_batch_parse(data, len, &header);
-    if (status == PLOG_ZEROS || (status == PLOG_INCOMPLETE && len < PLOG_BATCH_HEADER_BYTES)) {
-        return true;
-    }
-    return (status == PLOG_OK || status == PLOG_INCOMPLETE) && header.base_offset >= next_offset &&
-           header.base_offset < maximum_offset;
+    return position % SECTOR_BYTES >= SECTOR_BYTES - PLOG_BATCH_MAGIC_POSITION;
 }
 
-plog_status plog_find_batch(const uint8_t *data, size_t len, size_t start, int64_t minimum_offset,
-                            int64_t maximum_offset, size_t *out)
+/* Whether the base offset of the batch at `position` can be believed, which its CRC leaves out: it
+ * leads to where it should, or nothing is behind it and a tear would have shown. */
+static bool is_offset_credible(const plog_find_request *request, const uint8_t *data, size_t len,
+                               size_t position, const plog_batch_header *batch)
+{
+    const size_t end = position + batch->size;
+    const int64_t next_offset = plog_batch_next_offset(batch);
+    plog_batch_header header;
+    if (request->known_position == (int64_t)(request->position + end)) {
+        return is_in_order(next_offset, request->known_offset, request->is_strict);
+    }
+    plog_status status = end == len ? PLOG_END : plog_batch_parse(data + end, len - end, &header);
+    if (status == PLOG_END || status == PLOG_ZEROS ||
+        (status == PLOG_INCOMPLETE && len - end < PLOG_BATCH_HEADER_BYTES)) {
+        return !may_have_torn_offset(request->position + position);
+    }
+    return (status == PLOG_OK || status == PLOG_INCOMPLETE) &&
+           is_in_order(next_offset, header.base_offset, request->is_strict) &&
+           header.base_offset < request->maximum_offset;
+}
+
+plog_status plog_find_batch(const uint8_t *data, size_t len, const plog_find_request *request,
+                            size_t *out)
 {
     /* Overlapping headers, each with a huge length, would make the CRCs quadratic. */
     size_t allowance = len <= SIZE_MAX / 64 ? 64 * len : SIZE_MAX;
-    for (size_t position = start; len - position >= PLOG_BATCH_HEADER_BYTES; position++) {
+    for (size_t position = request->start; len - position >= PLOG_BATCH_HEADER_BYTES; position++) {
         const uint8_t *magic = data + position + PLOG_BATCH_MAGIC_POSITION;
         const uint8_t *found = memchr(magic, 2, (size_t)(data + len - magic));
         if (found == NULL) {
@@ -213,12 +228,9 @@ plog_status plog_find_batch(const uint8_t *data, size_t len, size_t start, int64
         position += (size_t)(found - magic);
         plog_batch_header header;
         if (plog_batch_parse(data + position, len - position, &header) != PLOG_OK ||
-            header.base_offset < minimum_offset || header.base_offset >= maximum_offset) {
-            continue;
-        }
-        size_t end = position + header.size;
-        if (!is_followed_well(data + end, len - end, plog_batch_next_offset(&header),
-                              maximum_offset)) {
+            header.base_offset < request->minimum_offset ||
+            header.base_offset >= request->maximum_offset ||
+            !is_offset_credible(request, data, len, position, &header)) {
             continue;
         }
         if (header.size > allowance) {

@@ -73,11 +73,20 @@ plog_status plog_scanner_seal(plog_scanner *scanner);
 
 /* ---- behind damage */
 
-/* The position in [start, len) of the next batch with a good CRC and a base offset in
- * [minimum_offset, maximum_offset) that is followed by zeros, by the end of the data, or by the
- * header of a batch that goes on where it ends (or later, after compaction).
+typedef struct {
+    size_t start;                           /* where the search begins */
+    size_t position;                        /* of the data in its file */
+    int64_t minimum_offset, maximum_offset; /* of the base offset: [minimum, maximum) */
+    int64_t known_position, known_offset;   /* an end of a batch that is known, -1: none */
+    bool is_strict; /* offsets are dense; else, after compaction, they only ascend */
+} plog_find_request;
+
+/* The position in [start, len) of the next batch with a good CRC and a credible base offset.  The
+ * CRC leaves out the base offset, so a sector that was lost may have taken that and nothing else:
+ * believed is one that leads to the end that is known, or that the next batch follows, and at the
+ * end of the data, or before zeros, one that shares its sector with the batch's magic byte.
  * OK or END: there is none.  At most 64 x len bytes go through the CRC, whatever the bytes are. */
-plog_status plog_find_batch(const uint8_t *data, size_t len, size_t start, int64_t minimum_offset,
-                            int64_t maximum_offset, size_t *out);
+plog_status plog_find_batch(const uint8_t *data, size_t len, const plog_find_request *request,
+                            size_t *out);
 
 #endif

@@ -14,7 +14,7 @@ from pylog.storage import layout
 from pylog.storage.files import Directory, read_file
 from pylog.storage.manifest import ActiveFacts, Manifest, SegmentFacts
 from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
-from pylog.storage.scan import last_nonzero, walk_log
+from pylog.storage.scan import NOT_KNOWN, last_nonzero, walk_log
 
 _MAX_INDEX_BYTES: Final = 64 << 20  # more than a segment of 2 GiB fills at the usual interval
 
@@ -66,7 +66,7 @@ def _facts_from_file(
                 index_interval_bytes=index_interval_bytes,
                 strict=strict,
             )
-            walk = walk_log(file, scanner, end=file.size(), maximum_offset=maximum)
+            walk = walk_log(file, scanner, end=file.size(), maximum_offset=maximum, known=NOT_KNOWN)
             results.append((walk, scanner))
             if not walk.damages:
                 break

@@ -27,7 +27,7 @@ from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.files import Directory, File
 from pylog.storage.index import OFFSET_ENTRY, TIME_ENTRY, view_entries
 from pylog.storage.policy import OFFSETS_PER_SEGMENT
-from pylog.storage.scan import REASONS, Damage, last_nonzero, walk_log
+from pylog.storage.scan import REASONS, Damage, KnownEnd, last_nonzero, walk_log
 
 _CHUNK_BYTES: Final = 1 << 20  # records are looked at in pieces of this size, as readers do
 _EPOCH: Final = slice(12, 16)  # of a batch: its leader epoch
@@ -197,7 +197,8 @@ def scan(file: File, scanner: Scanner, extent: Extent) -> tuple[Batches, list[Fi
     maximum = (
         open_end if extent.rest is Rest.BATCHES else max(extent.end_offset, scanner.next_offset)
     )
-    walk = walk_log(file, scanner, end=end, maximum_offset=maximum)
+    known = KnownEnd(extent.size, extent.end_offset)
+    walk = walk_log(file, scanner, end=end, maximum_offset=maximum, known=known)
     findings = [damage_finding(file, damage) for damage in walk.damages]
     # The last batches of a compacted segment may be gone without loss.
     is_short = walk.position < extent.size or (

@@ -162,8 +162,8 @@ def roll_locked(
     """Seal the active segment and open the next one; returns the new manifest.
 
     sync: the old segment is made durable first, so that the durable offset stays contiguous.
-    Raises OSError with the old segment still active.  Blocks all appenders for three syncs,
-    four with `sync`.
+    Raises OSError with the old segment still active.  Blocks all appenders for two syncs, three
+    with `sync`: replacing the manifest syncs the directory, and so the new files' entries.
     Source: Kafka LocalLog.roll; the manifest takes the place of its recovery checkpoint.
     """
     marks = page.marks()

@@ -37,7 +37,7 @@ from pylog.storage.manifest import (
     parse_manifest,
 )
 from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
-from pylog.storage.scan import Walk, last_nonzero, walk_log
+from pylog.storage.scan import KnownEnd, Walk, last_nonzero, walk_log
 from pylog.storage.segment_files import create_segment, cut_zeros, set_aside, write_index
 
 logger = logging.getLogger("pylog")
@@ -246,7 +246,11 @@ def _walk_active(
             file.drop_cache(known.size)
         size = file.size()
         walk = walk_log(
-            file, scanner, end=size, maximum_offset=known.base_offset + OFFSETS_PER_SEGMENT
+            file,
+            scanner,
+            end=size,
+            maximum_offset=known.base_offset + OFFSETS_PER_SEGMENT,
+            known=KnownEnd(known.size, known.end_offset),
         )
         start = max(walk.position, known.size)
         return walk, last_nonzero(file, start=start, end=max(size, start))
@@ -371,8 +375,13 @@ def _rebuild_indexes(
         strict=not facts.is_compacted,
     )
     try:
-        maximum_offset = facts.base_offset + OFFSETS_PER_SEGMENT
-        walk_log(file, scanner, end=min(facts.size, file.size()), maximum_offset=maximum_offset)
+        walk_log(
+            file,
+            scanner,
+            end=min(facts.size, file.size()),
+            maximum_offset=facts.end_offset,
+            known=KnownEnd(facts.size, facts.end_offset),
+        )
     finally:
         file.close()
     scanner.seal()

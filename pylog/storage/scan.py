@@ -6,7 +6,7 @@ Knows batches only through the C core.  Reads, never writes; used by readers, `v
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Final, NamedTuple
 
 from pylog import _native
 from pylog._native import Scanner, find_batch
@@ -26,6 +26,16 @@ REASONS: Final = {
     _native.BAD_OFFSET: "the base offset does not follow the batch before",
     _native.BAD_COUNT: "impossible record count",
 }
+
+
+class KnownEnd(NamedTuple):
+    """Where a batch is known to end, and the offset that follows it."""
+
+    position: int
+    offset: int
+
+
+NOT_KNOWN: Final = KnownEnd(-1, -1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,10 +67,13 @@ class Walk:
     reason: str  # why the bytes at `position` are no batch; the last byte may be before the file's
 
 
-def walk_log(file: File, scanner: Scanner, *, end: int, maximum_offset: int) -> Walk:
+def walk_log(
+    file: File, scanner: Scanner, *, end: int, maximum_offset: int, known: KnownEnd
+) -> Walk:
     """Feed the batches in [scanner.position, end) to `scanner`; go on after damage.
 
     maximum_offset: no batch at or above it is taken for intact after damage.
+    known: what vouches for the last batch before it, whose base offset no other batch confirms.
     Raises OSError.  O(bytes): one pass, and a second one over damaged bytes.
     """
     damages: list[Damage] = []
@@ -72,8 +85,9 @@ def walk_log(file: File, scanner: Scanner, *, end: int, maximum_offset: int) -> 
         if last_nonzero(file, start=start, end=end) == start:
             return Walk(tuple(damages), start, first, reason)
         intact = next_intact(
-            file, start=start + 1, end=end, minimum_offset=first, maximum_offset=maximum_offset
-        )
+            file, start=start + 1, end=end, minimum_offset=first, maximum_offset=maximum_offset,
+            is_strict=scanner.is_strict, known=known,
+        )  # fmt: skip
         if intact is None:
             return Walk(tuple(damages), start, first, reason)
         damages.append(Damage(start, intact.position, first, intact.base_offset, reason))
@@ -99,16 +113,24 @@ def _feed(file: File, scanner: Scanner, end: int, buffer: bytearray) -> tuple[in
 
 
 def next_intact(
-    file: File, *, start: int, end: int, minimum_offset: int, maximum_offset: int
+    file: File,
+    *,
+    start: int,
+    end: int,
+    minimum_offset: int,
+    maximum_offset: int,
+    is_strict: bool,
+    known: KnownEnd,
 ) -> Intact | None:
     """Return the first intact batch at or after position `start`, or None when there is none.
 
-    Only batches with a base offset in [minimum_offset, maximum_offset) count.  Raises OSError.
+    Only batches with a base offset in [minimum_offset, maximum_offset) count, and only if it can be
+    believed: see the C core.  Raises OSError.
     Reads [start, end) at most twice; the C core bounds its checks to a multiple of that.
     """
     while start < end:
         data = file.pread(min(_SEARCH_BYTES, end - start), start)
-        found = find_batch(data, 0, minimum_offset, maximum_offset)
+        found = find_batch(data, 0, minimum_offset, maximum_offset, start, is_strict, *known)
         if found >= 0:
             # A batch begins with its base offset: eight bytes, big-endian.
             return Intact(start + found, int.from_bytes(data[found : found + 8], "big"))

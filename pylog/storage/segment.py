@@ -21,7 +21,7 @@ from pylog.storage.files import Directory, File, Memory
 from pylog.storage.index import OffsetIndex, TimeIndex
 from pylog.storage.manifest import SegmentFacts
 from pylog.storage.policy import OFFSETS_PER_SEGMENT
-from pylog.storage.scan import REASONS, walk_log
+from pylog.storage.scan import REASONS, KnownEnd, Walk, walk_log
 
 logger = logging.getLogger("pylog")
 
@@ -192,7 +192,7 @@ class Segment:
         is_walked = False
         while position < view.size or not (is_walked or self.facts.is_compacted):
             if position >= view.size:
-                position, expected = self._pass_damage(file, offset, view)
+                position, expected = self._pass_damage(offset, view)
                 is_walked = True
             asked = min(size, view.size - position)
             data = file.pread(asked, position)
@@ -220,7 +220,7 @@ class Segment:
             elif is_walked:
                 break  # the disk gave other bytes than a moment ago
             else:
-                position, expected = self._pass_damage(file, offset, view)
+                position, expected = self._pass_damage(offset, view)
                 entry_offset, is_walked = -1, True
         if self.facts.is_compacted:
             return None
@@ -252,12 +252,11 @@ class Segment:
             next_offset=self.base_offset,
             strict=not self.facts.is_compacted,
         )
-        maximum_offset = self.base_offset + OFFSETS_PER_SEGMENT
-        walk_log(self.file(), scanner, end=view.size, maximum_offset=maximum_offset)
+        self._walk(scanner, view)
         self._index = OffsetIndex(scanner.index, base_offset=self.base_offset)
         self._is_rebuilt = True
 
-    def _pass_damage(self, file: File, offset: int, view: SegmentView) -> tuple[int, int]:
+    def _pass_damage(self, offset: int, view: SegmentView) -> tuple[int, int]:
         """Return (position, base offset) of a batch from which all is intact up to `offset`.
 
         Walks the segment from its start with every CRC checked: a batch that was skipped unchecked
@@ -268,8 +267,7 @@ class Segment:
         scanner = Scanner(
             base_offset=expected, next_offset=expected, strict=not self.facts.is_compacted
         )
-        maximum_offset = min(view.end_offset, expected + OFFSETS_PER_SEGMENT)
-        walk = walk_log(file, scanner, end=view.size, maximum_offset=maximum_offset)
+        walk = self._walk(scanner, view)
         for damage in walk.damages:
             if damage.end_offset > offset:
                 break
@@ -281,6 +279,15 @@ class Segment:
         if offset < damage.first_offset:
             return position, expected
         raise self._damage(damage.start, damage.first_offset, damage.end_offset, damage.reason)
+
+    def _walk(self, scanner: Scanner, view: SegmentView) -> Walk:
+        return walk_log(
+            self.file(),
+            scanner,
+            end=view.size,
+            maximum_offset=min(view.end_offset, self.base_offset + OFFSETS_PER_SEGMENT),
+            known=KnownEnd(view.size, view.end_offset),
+        )
 
     def _damage(self, position: int, first: int, end_offset: int, reason: str) -> CorruptRangeError:
         return CorruptRangeError(

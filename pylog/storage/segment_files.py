@@ -11,9 +11,10 @@ from pylog.storage.scan import last_nonzero
 
 
 def create_segment(directory: Directory, base_offset: int) -> None:
-    """Create the three files of an empty segment; their entries are durable when it returns.
+    """Create the three files of an empty segment.
 
-    Not left to the sync of the manifest that names them: a crash point lost a record so.
+    Their entries are durable when the manifest that names them is: its replacement syncs the
+    directory.  Until then an empty segment may lose its files, and recovery makes them again.
     A file that is there already was left by a roll that was never committed and is emptied; if it
     holds anything but zeros it is not ours to empty, and is set aside.
     Raises OSError with no file of the old segment touched.
@@ -31,7 +32,6 @@ def create_segment(directory: Directory, base_offset: int) -> None:
                 file.sync()
         finally:
             file.close()
-    directory.sync()
 
 
 def cut_zeros(directory: Directory, name: str, size: int) -> bool:
