@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pylog._native import Record
 from pylog.engine import Engine
-from pylog.topics import Topic, TopicRegistry
+from pylog.registry import TopicRegistry
+from pylog.topics import Topic
 
 
 class Log:

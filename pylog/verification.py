@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from pylog.engine import LOCK_NAME
 from pylog.errors import CorruptionError, IncompatibleFormatError, InvalidRecordError
+from pylog.metadata import METADATA_TOPIC, TopicFacts, parse_topic
 from pylog.storage import layout
 from pylog.storage.files import Directory, File, OsDirectory, OsFiles, read_file
 from pylog.storage.inspect import PartitionReport, inspect_partition, records_of
@@ -22,7 +23,6 @@ from pylog.storage.inspect_file import inspect_file, is_known
 from pylog.storage.inspect_segment import Fact, Finding
 from pylog.storage.manifest import MANIFEST_NAME
 from pylog.storage.shared_page import STATE_NAME
-from pylog.topics import METADATA_TOPIC, TopicFacts, parse_topic
 
 _Parsed = TypeVar("_Parsed")
 _MAX_TEXT_BYTES: Final = 1 << 16

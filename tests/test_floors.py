@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE: list[tuple[str, ...] | set[str]] = [
     ("_native", "errors", "codecs", "config", "records"),
     ("storage",),
-    ("replication", "background", "engine", "topics", "verification"),
+    ("replication", "background", "engine", "metadata", "topics", "registry", "verification"),
     ("groups",),
     {"producer", "consumer"},
     {"table", "queue"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pylog
 from pylog import Log, Topic
 from pylog.errors import (
     ClosedError,
-    CorruptionError,
     InvalidConfigurationError,
     InvalidTopicError,
     TopicExistsError,
@@ -24,7 +22,6 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.storage.attachment import Attachment
-from pylog.topics import TopicFacts, TopicRegistry
 
 
 @pytest.fixture
@@ -462,39 +459,3 @@ def test_a_topic_made_anew_while_its_old_handle_attaches_is_unknown_to_that(
         with pytest.raises(UnknownTopicOrPartitionError):
             partition.append(b"x")
         assert values(log.topic("t")) == [b"new"]
-
-
-# ---------------------------------------------------------------- what stands in __metadata
-
-
-def test_a_change_whose_writer_died_before_its_sync_is_synced_by_the_next_one(log: Log) -> None:
-    # Story: the next change waited for ever, in a busy loop, for a record that nobody synced.
-    log.create_topic("a")
-    metadata = TopicRegistry(log._engine).metadata
-    facts = TopicFacts("b", uuid.uuid4(), 1, pylog.TopicConfig())
-    metadata.appender.append(facts.encode(), b"b")  # as if killed here: placed, not synced
-    assert log.topics() == ["a"]
-
-    log.create_topic("c")
-
-    assert log.topics() == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("name", "partitions"), [("../victim", 1), ("a/b", 1), ("", 1), ("t", 0), ("t", 10**9)]
-)
-def test_what_nobody_could_have_created_is_refused(
-    tmp_path: Path, name: str, partitions: int
-) -> None:
-    # Story: a topic called "../victim" was made, and with delete_topic removed, beside the log.
-    (tmp_path / "victim-0").mkdir()
-    with pylog.open(tmp_path / "log") as log:
-        facts = TopicFacts(name, uuid.uuid4(), partitions, pylog.TopicConfig())
-        TopicRegistry(log._engine).metadata.append(facts.encode(), name.encode())
-
-    with pylog.open(tmp_path / "log") as log:
-        for use in (log.topic, log.delete_topic):
-            with pytest.raises(CorruptionError, match="__metadata"):
-                use(name)
-
-    assert list((tmp_path / "victim-0").iterdir()) == []
