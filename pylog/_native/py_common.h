@@ -149,6 +149,7 @@ int plog_add_scanner_type(PyObject *module);
 int plog_add_page_types(PyObject *module);
 int plog_add_tail_types(PyObject *module);
 int plog_add_reader_type(PyObject *module);
-int plog_add_appender_types(PyObject *module);
+int plog_add_appender_type(PyObject *module);
+int plog_add_router_type(PyObject *module);
 
 #endif
