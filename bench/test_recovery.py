@@ -16,7 +16,7 @@ from bench.conftest import Payload
 from bench.turns import DISK, MEMORY, Contestant, Race, timed
 from pylog._native import Scanner
 from pylog.storage.files import OsFiles
-from pylog.storage.scan import walk_log
+from pylog.storage.scan import NOT_KNOWN, walk_log
 
 ROUNDS = 15
 BLOCK = 1 << 20
@@ -37,7 +37,7 @@ def scan(directory: Path, topic: str, *, records: int) -> float:
     scanner = Scanner(base_offset=0, next_offset=0)
     try:
         end = file.size()
-        return timed(lambda: walk_log(file, scanner, end=end, maximum_offset=END))
+        return timed(lambda: walk_log(file, scanner, end=end, maximum_offset=END, known=NOT_KNOWN))
     finally:
         assert scanner.next_offset == records
         file.close()
