@@ -7,7 +7,14 @@ from pylog import errors
 from pylog.config import TopicConfig
 from pylog.errors import PylogError
 from pylog.log import Log, open
-from pylog.records import AppendedRecords, Columns, Record, RecordMetadata, Records
+from pylog.records import (
+    AppendedRecords,
+    Columns,
+    OffsetAndTimestamp,
+    Record,
+    RecordMetadata,
+    Records,
+)
 from pylog.storage.partition import Partition
 from pylog.topics import Topic
 
@@ -15,6 +22,7 @@ __all__ = [
     "AppendedRecords",
     "Columns",
     "Log",
+    "OffsetAndTimestamp",
     "Partition",
     "PylogError",
     "Record",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from types import TracebackType
@@ -77,14 +78,15 @@ class Log:
         topic: str,
         *,
         partition: int | None = None,
-        start: int | None = None,
+        start: int | datetime.datetime | None = None,
         end: int | None = None,
         follow: bool = False,
     ) -> Iterator[Record]:
         """Iterate over the records of one partition of a topic, or of all of them.
 
         start, end: offsets, [start, end), only with a partition; by default all there is, up to the
-        high watermark of the moment it begins.  follow: go on for ever, waiting for appends.
+        high watermark of the moment it begins.  start may be an aware datetime: from the first
+        record of each partition that is as late.  follow: go on for ever, waiting for appends.
         Raises what `topic` and `Topic.read` raise.
         """
         return self.topic(topic).read(partition, start, end, follow=follow)

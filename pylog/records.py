@@ -14,10 +14,29 @@ import numpy.typing as npt
 
 from pylog._native import Record, RecordMetadata, Records
 
-__all__ = ["AppendedRecords", "Columns", "Record", "RecordMetadata", "Records"]
+__all__ = [
+    "AppendedRecords",
+    "Columns",
+    "OffsetAndTimestamp",
+    "Record",
+    "RecordMetadata",
+    "Records",
+]
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OffsetAndTimestamp:
+    """A record that was found by its time.  timestamp: milliseconds since the epoch.
+
+    leader_epoch: of its batch, None when no leader stamped it.
+    """
+
+    offset: int
+    timestamp: int
+    leader_epoch: int | None
 
 
 class AppendedRecords(Sequence[RecordMetadata]):

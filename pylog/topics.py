@@ -6,6 +6,7 @@ read together.  Must not know where topics are written down, nor files.
 
 from __future__ import annotations
 
+import datetime
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -15,7 +16,8 @@ import numpy as np
 from pylog._native import Appender, Events, Record, RecordMetadata, Router
 from pylog.errors import NotAppendedError, UnknownTopicOrPartitionError
 from pylog.metadata import TopicFacts
-from pylog.records import AppendedRecords
+from pylog.moments import milliseconds_of
+from pylog.records import AppendedRecords, OffsetAndTimestamp
 from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
@@ -148,7 +150,7 @@ class Topic:
     def read(
         self,
         partition: int | None = None,
-        start: int | None = None,
+        start: int | datetime.datetime | None = None,
         end: int | None = None,
         *,
         follow: bool = False,
@@ -156,30 +158,53 @@ class Topic:
         """Iterate over the records of one partition, or of all, one partition after the other.
 
         Without `follow` it ends at the high watermarks of the moment it begins.  Following all
-        partitions of a topic delivers records as they come.  start, end: only with `partition`, or
-        where the topic has one, else ValueError.  Arguments and errors otherwise as
-        `Partition.records`, whose errors come with the iteration.
+        partitions of a topic delivers records as they come.  start, end: offsets only with
+        `partition`, or where the topic has one, else ValueError; a time may be the start of all.
+        Arguments and errors otherwise as `Partition.records`, whose errors come with the iteration.
         """
+        timestamp = None
+        if isinstance(start, datetime.datetime):
+            timestamp, start = milliseconds_of(start), None
         if partition is None and self._count == 1:
             partition = 0
         if partition is not None:
-            return self.partition(partition).records(start, end, follow=follow)
+            one = self.partition(partition)
+            first = start if timestamp is None else one.first_offset(timestamp)
+            return one.records(first, end, follow=follow)
         if start is not None or end is not None:
-            raise ValueError("start and end need a partition")
-        return self._follow() if follow else self._replay()
+            raise ValueError("offsets to start and end at need a partition")
+        return self._follow(timestamp) if follow else self._replay(timestamp)
 
-    def _replay(self) -> Iterator[Record]:
+    def offsets_for_times(
+        self, when: int | datetime.datetime
+    ) -> dict[int, OffsetAndTimestamp | None]:
+        """Return for each partition the first record with at least this timestamp, or None.
+
+        when: milliseconds since the epoch, or an aware datetime.
+        Raises and costs, for each partition, what `Partition.offset_for_time` does.
+        """
+        timestamp = milliseconds_of(when)
+        return {one.number: one.offset_for_time(timestamp) for one in self.partitions}
+
+    def _replay(self, timestamp: int | None) -> Iterator[Record]:
         partitions = self.partitions
         ends = [partition.high_watermark for partition in partitions]
+        starts = [
+            None if timestamp is None else partition.first_offset(timestamp)
+            for partition in partitions
+        ]
         return itertools.chain.from_iterable(
-            partition.records(end=end)
-            for partition, end in zip(partitions, ends, strict=True)
-            if end > partition.log_start_offset
+            partition.records(start, end)
+            for partition, start, end in zip(partitions, starts, ends, strict=True)
         )
 
-    def _follow(self) -> Iterator[Record]:
+    def _follow(self, timestamp: int | None) -> Iterator[Record]:
+        """Yield the records of all partitions as they come."""
         partitions = self.partitions
-        offsets = [partition.log_start_offset for partition in partitions]
+        offsets = [
+            one.log_start_offset if timestamp is None else one.first_offset(timestamp)
+            for one in partitions
+        ]
         events = self._events
         while True:
             seen = events.value

@@ -366,6 +366,9 @@ static PyObject *records_end_position(PyObject *self, void *closure)
 static PyGetSetDef records_getters[] = {
     {"end_position", records_end_position, NULL,
      "Where the next batch begins in the file it was read from, -1 when that is not known.", NULL},
+    {"first_max_timestamp", plog_records_first_max_timestamp, NULL,
+     "The greatest timestamp of the first batch, as its header says it; None without a batch.",
+     NULL},
     {"next_offset", records_next_offset, NULL, "The offset to read from next.", NULL},
     {"nbytes", records_nbytes, NULL, "Bytes of the batches, as stored.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -375,6 +378,8 @@ static PyMethodDef records_methods[] = {
     {"columns", plog_records_columns, METH_NOARGS,
      "Return (offsets, timestamps, key_positions, key_lengths, value_positions, value_lengths, "
      "data)."},
+    {"find_timestamp", plog_records_find_timestamp, METH_VARARGS,
+     "Return the first record at or after an offset with at least a timestamp, or None."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -48,4 +48,10 @@ PyObject *plog_records_new_checked(const plog_module_state *state, PyObject *dat
 /* Records.columns(). */
 PyObject *plog_records_columns(PyObject *self, PyObject *unused);
 
+/* Records.find_timestamp(timestamp, minimum_offset). */
+PyObject *plog_records_find_timestamp(PyObject *self, PyObject *args);
+
+/* Records.first_max_timestamp. */
+PyObject *plog_records_first_max_timestamp(PyObject *self, void *closure);
+
 #endif

@@ -71,14 +71,26 @@ class TimeIndex:
         self._base_offset = base_offset
         self._entries = view_entries(memory, TIME_ENTRY)
 
-    def lookup(self, timestamp: int, count: int) -> int:
-        """Return the offset of the greatest entry at or before `timestamp`, or the base offset.
+    @property
+    def capacity(self) -> int:
+        """How many entries the memory can hold; how many are valid is the caller's to know."""
+        return len(self._entries)
 
+    def lookup(self, timestamp: int, count: int, end_offset: int) -> tuple[int, int] | None:
+        """Return (timestamp, offset) of the last entry at or before `timestamp`, None without one.
+
+        count: the number of valid entries; end_offset: absolute, entries from there on are not
+        looked at.
         O(log n) over mapped memory; no syscalls; no lock.  Source: Kafka TimeIndex.lookup.
         """
-        count = min(count, len(self._entries))
+        count = min(count, self.capacity)
         found = lookup_timestamp(self._memory, count, timestamp)
-        return self._base_offset + (int(self._entries[found]["offset"]) if found >= 0 else 0)
+        while found >= 0:
+            entry_timestamp, offset = self._entries[found].item()
+            if self._base_offset + offset < end_offset:
+                return entry_timestamp, self._base_offset + offset
+            found -= 1
+        return None
 
     def entries(self, count: int) -> npt.NDArray[Any]:
         """Return the first `count` entries as a structured array (a view, no copy)."""

@@ -24,13 +24,14 @@ from pylog.errors import (
     OffsetMismatchError,
     OffsetOutOfRangeError,
 )
-from pylog.records import AppendedRecords, Columns, columns_of
+from pylog.records import AppendedRecords, Columns, OffsetAndTimestamp, columns_of
 from pylog.storage import policy
 from pylog.storage.attachment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.handle import PartitionHandle
-from pylog.storage.segment import Segment, SegmentView
-from pylog.storage.segments import SegmentSet
+from pylog.storage.segment import Segment
+from pylog.storage.segments import SegmentSet, view_of
+from pylog.storage.times import Span, first_at, latest_of, visible_spans
 
 DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
@@ -251,7 +252,7 @@ class Partition(PartitionHandle):
         place = self._place
         if place is not None and place[0] == offset:
             _, segment, position = place
-            view = _view(segment, marks)
+            view = view_of(segment, marks)
             records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
         else:
             records = None
@@ -271,7 +272,7 @@ class Partition(PartitionHandle):
         self._was_used = True
         for position in range(segments.floor(offset), len(segments.segments)):
             segment = segments.segments[position]
-            view = _view(segment, marks)
+            view = view_of(segment, marks)
             start = max(offset, segment.base_offset)
             if start < view.end_offset:
                 records = segment.read(self._reader, start, view, limit, max_bytes)
@@ -293,6 +294,48 @@ class Partition(PartitionHandle):
         Arguments, errors and cost as `read`, without an object per record.
         """
         return columns_of(self.read(offset, max_bytes))
+
+    def offset_for_time(self, timestamp: int) -> OffsetAndTimestamp | None:
+        """Return the first record with at least this timestamp, None when there is none yet.
+
+        timestamp: milliseconds since the epoch, at least 0.  Records may have been given timestamps
+        in any order; it is the first in the order of offsets.
+        Raises TypeError, ValueError for a number below 0, CorruptRangeError when damage lies where
+        the record may be, ClosedError, OSError, and what opening raises.
+        By the time index: O(log n) and a read where timestamps rise, else a pass over a segment.
+        Source: Kafka UnifiedLog.fetchOffsetByTimestamp.
+        """
+        timestamp = _whole("timestamp", timestamp)
+        return first_at(self._reader, self._visible_spans(), timestamp)
+
+    @property
+    def max_timestamp(self) -> OffsetAndTimestamp | None:
+        """The record with the greatest timestamp, the first of several; None without records.
+
+        Raises and costs what `offset_for_time` does.  Source: KIP-734.
+        """
+        return latest_of(self._reader, self._visible_spans())
+
+    def _visible_spans(self) -> list[Span]:
+        attachment = self._attachment or self._attached()
+        if attachment is None:
+            return []
+        try:
+            marks = attachment.page.marks()
+        except ClosedError:
+            return self._again(attachment)._visible_spans()
+        return visible_spans(attachment.segments(marks), marks)
+
+    def first_offset(self, timestamp: int) -> int:
+        """Return where reading from a point in time begins.
+
+        That is the first record with at least this timestamp, or the high watermark while there is
+        none.  Raises what `offset_for_time` raises.
+        """
+        # Looked at first: what becomes visible during the search is not passed over.
+        end = self.high_watermark
+        found = self.offset_for_time(timestamp)
+        return end if found is None else found.offset
 
     def records(
         self,
@@ -336,11 +379,3 @@ def _whole(name: str, value: SupportsIndex) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
-
-
-def _view(segment: Segment, marks: Marks) -> SegmentView:
-    if segment.base_offset == marks.base_offset:
-        return SegmentView(
-            marks.log_end_offset, marks.position, marks.index_entries, marks.time_entries
-        )
-    return segment.sealed_view()

@@ -112,10 +112,12 @@ class Segment:
 
     def timeindex(self, view: SegmentView) -> TimeIndex:
         """Return the mapped time index; an empty one when its file is missing."""
-        if self._timeindex is None:
+        known = self._timeindex
+        # One that was empty when it was mapped may have entries now.
+        if known is None or known.capacity == 0 < view.time_entries:
             memory = self._map(layout.timeindex_name(self.base_offset), view)
-            self._timeindex = TimeIndex(memory, base_offset=self.base_offset)
-        return self._timeindex
+            known = self._timeindex = TimeIndex(memory, base_offset=self.base_offset)
+        return known
 
     def _map(self, name: str, view: SegmentView) -> Memory | bytes:
         """Map an index file: what is there of a sealed one, room to grow for the active one."""

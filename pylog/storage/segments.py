@@ -10,10 +10,11 @@ from __future__ import annotations
 import bisect
 import dataclasses
 
+from pylog._native import Marks
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import Directory
 from pylog.storage.manifest import Manifest, SegmentFacts
-from pylog.storage.segment import Segment
+from pylog.storage.segment import Segment, SegmentView
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,3 +59,12 @@ def segments_of(
     return SegmentSet(
         manifest, manifest.generation, tuple(s.base_offset for s in segments), segments
     )
+
+
+def view_of(segment: Segment, marks: Marks) -> SegmentView:
+    """Return how much of a segment counts at the moment of `marks`."""
+    if segment.base_offset == marks.base_offset:
+        return SegmentView(
+            marks.log_end_offset, marks.position, marks.index_entries, marks.time_entries
+        )
+    return segment.sealed_view()
