@@ -16,6 +16,7 @@ Must not know the shared page: it returns the marks to begin with.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from typing import Final
@@ -25,7 +26,13 @@ from pylog.errors import CorruptFileError
 from pylog.storage import layout
 from pylog.storage.adoption import manifest_from_files
 from pylog.storage.epochs import LeaderEpochs
-from pylog.storage.files import Directory, File, read_file, replace_file
+from pylog.storage.files import (
+    TEMPORARY_SUFFIX,
+    Directory,
+    File,
+    read_file,
+    replace_file,
+)
 from pylog.storage.index import entries_agree
 from pylog.storage.manifest import (
     MANIFEST_NAME,
@@ -431,17 +438,48 @@ def _sync_again(directory: Directory, facts: SegmentFacts) -> None:
 
 
 def _save_cut(directory: Directory, name: str, source: File, start: int, end: int) -> None:
-    """Copy [start, end) of `source` to a file beside it, durably, before anything is cut."""
-    target = directory.open(name, writable=True, create=True)
+    """Copy [start, end) of `source` to a file beside it, durably, before anything is cut.
+
+    Other bytes that were cut at the same place before are set aside, not written over.
+    Raises OSError with nothing left behind.
+    """
+    temporary = name + TEMPORARY_SUFFIX
+    target = directory.open(temporary, writable=True, create=True)
     try:
         target.truncate(0)
-        for position in range(start, end, _COPY_BYTES):
-            data = source.pread(min(_COPY_BYTES, end - position), position)
-            target.pwrite(data, position - start)
+        _copy(source, target, start, end)
         target.sync()
+    except OSError:
+        with contextlib.suppress(OSError):
+            directory.unlink(temporary)
+        raise
     finally:
         target.close()
+    if not _holds(directory, name, source, start, end):
+        set_aside(directory, name)
+    directory.rename(temporary, name)
     directory.sync()
+
+
+def _copy(source: File, target: File, start: int, end: int) -> None:
+    for position in range(start, end, _COPY_BYTES):
+        target.pwrite(source.pread(min(_COPY_BYTES, end - position), position), position - start)
+
+
+def _holds(directory: Directory, name: str, source: File, start: int, end: int) -> bool:
+    """Return whether the file holds just [start, end) of `source`."""
+    try:
+        file = directory.open(name)
+    except FileNotFoundError:
+        return False
+    try:
+        return file.size() == end - start and all(
+            file.pread(_COPY_BYTES, position - start)
+            == source.pread(min(_COPY_BYTES, end - position), position)
+            for position in range(start, end, _COPY_BYTES)
+        )
+    finally:
+        file.close()
 
 
 def _write_again(file: File, start: int, end: int) -> None:
