@@ -196,6 +196,15 @@ def encode(
     max_bytes: int = ...,
 ) -> tuple[bytearray, int]: ...
 
+# Whole batches with every payload in `codec`; those that are in it stay as they are.  compress is
+# None for codec 0; decompress is needed for batches in another codec.  No CRC is checked.
+def compress_batches(
+    data: Buffer,
+    codec: int,
+    compress: Callable[[memoryview], Buffer] | None,
+    decompress: Callable[[int, memoryview], Buffer] | None = None,
+) -> bytearray: ...
+
 @final
 class Descriptor:
     """Owner of an open file descriptor: closes it when nobody refers to it."""
@@ -319,6 +328,7 @@ class Tail:
         segment_ms: int,
         index_interval_bytes: int,
         visible_on_append: bool,
+        is_compressed: bool = False,
     ) -> None: ...
     def attach(
         self,

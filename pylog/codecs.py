@@ -1,15 +1,16 @@
-"""Compression codecs as Kafka frames them: bytes in, bytes out, with a hard cap on the output.
+"""Compression codecs as Kafka frames them: bytes in, bytes out, with a hard cap on what is read.
 
-Knows codec numbers (batch attributes, bits 0-2) and framings.  Must not know batches or records.
-zstd and snappy need the extras of these names; gzip is the standard library's, lz4 a core
+Knows codec numbers (batch attributes, bits 0-2), levels and framings.  Must not know batches or
+records.  zstd and snappy need the extras of these names; gzip is the standard library's, lz4 a core
 dependency. Source: FORMAT section 4; Kafka `common/compress`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import lz4.frame
@@ -22,11 +23,95 @@ SNAPPY: Final = 2
 LZ4: Final = 3
 ZSTD: Final = 4
 
+NUMBERS: Final[Mapping[str, int]] = {
+    "none": NONE,
+    "gzip": GZIP,
+    "snappy": SNAPPY,
+    "lz4": LZ4,
+    "zstd": ZSTD,
+}
+# Kafka's (KIP-390).  To gzip -1 is zlib's own default; to lz4 9 is the fast compressor.
+DEFAULT_LEVELS: Final[Mapping[str, int]] = {"gzip": -1, "lz4": 9, "zstd": 3}
+
+# What is read stays below, so nothing larger is written: Partition bounds its batches by this.
 # A batch of the default size at the codecs' usual ratios stays far below (RELIABILITY E2).
 MAX_DECOMPRESSED_BYTES: Final = 64 << 20
 _XERIAL_MAGIC: Final = b"\x82SNAPPY\0"
 _XERIAL_HEADER_BYTES: Final = 16
+_XERIAL_HEADER: Final = _XERIAL_MAGIC + struct.pack(">ii", 1, 1)
+_XERIAL_BLOCK_BYTES: Final = 32 << 10  # snappy-java's default
 _GZIP_WINDOW: Final = 31  # zlib's number for "a gzip wrapper, 32 KiB window"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compression:
+    """What a writer does to the records of a batch: codec number and level.
+
+    level: as in Kafka's settings; without meaning for codecs that have none.
+    """
+
+    codec: int = NONE
+    level: int = 0
+
+    @classmethod
+    def named(cls, name: str, level: int | None = None) -> Compression:
+        """Return the compression of a name in NUMBERS, by default at Kafka's level for it."""
+        return cls(NUMBERS[name], DEFAULT_LEVELS.get(name, 0) if level is None else level)
+
+    def compress(self, payload: memoryview) -> bytes:
+        """Return a batch's records as Kafka's own clients frame them.
+
+        Nothing is spared when compression does not help, as in Kafka: the result may be larger.
+        Raises MissingExtraError when the codec's package is not installed.  One library call, for
+        snappy one for 32 KiB; they release the GIL.  Source: FORMAT section 4, KIP-390.
+        """
+        return _ENCODERS[self.codec](payload, self.level)
+
+
+UNCOMPRESSED: Final = Compression()
+
+
+def _compress_gzip(payload: memoryview, level: int) -> bytes:
+    return zlib.compress(payload, level, _GZIP_WINDOW)
+
+
+def _compress_lz4(payload: memoryview, level: int) -> bytes:
+    # Kafka's default level is its fast compressor, all others are lz4's high compression, whose
+    # lowest level here is 3.  Kafka's reader takes independent blocks only.
+    data: bytes = lz4.frame.compress(
+        payload,
+        compression_level=0 if level == DEFAULT_LEVELS["lz4"] else max(level, 3),
+        block_size=lz4.frame.BLOCKSIZE_MAX64KB,
+        block_linked=False,
+        store_size=False,
+    )
+    return data
+
+
+def _compress_zstd(payload: memoryview, level: int) -> bytes:
+    zstd = _import_zstd()
+    parameter = zstd.CompressionParameter
+    options = {parameter.compression_level: level, parameter.content_size_flag: 0}
+    data: bytes = zstd.compress(payload, options=options)
+    return data
+
+
+def _compress_snappy(payload: memoryview, level: int) -> bytes:
+    """Frame as snappy-java: a header, then blocks behind their sizes.  There are no levels."""
+    compress = _import_cramjam().snappy.compress_raw
+    parts = [_XERIAL_HEADER]
+    for start in range(0, len(payload), _XERIAL_BLOCK_BYTES):
+        block = bytes(compress(payload[start : start + _XERIAL_BLOCK_BYTES]))
+        parts += struct.pack(">i", len(block)), block
+    return b"".join(parts)
+
+
+_ENCODERS: Final[dict[int, Callable[[memoryview, int], bytes]]] = {
+    GZIP: _compress_gzip,
+    SNAPPY: _compress_snappy,
+    LZ4: _compress_lz4,
+    ZSTD: _compress_zstd,
+}
 
 
 def decompress(codec: int, payload: memoryview) -> bytes:
@@ -50,7 +135,7 @@ def _too_large(codec: str) -> InvalidRecordError:
     return _refused(codec, f"more than {MAX_DECOMPRESSED_BYTES} bytes come out")
 
 
-def _gunzip(payload: memoryview) -> bytes:
+def _decompress_gzip(payload: memoryview) -> bytes:
     return _all_frames("gzip", payload, lambda: zlib.decompressobj(_GZIP_WINDOW), zlib.error)
 
 
@@ -76,7 +161,7 @@ def _all_frames(
     return b"".join(parts)
 
 
-def _lz4(payload: memoryview) -> bytes:
+def _decompress_lz4(payload: memoryview) -> bytes:
     decoder = lz4.frame.LZ4FrameDecompressor()
     try:
         # Kafka reads the first frame only and ignores what follows it; so does this.
@@ -90,7 +175,7 @@ def _lz4(payload: memoryview) -> bytes:
     return data
 
 
-def _zstd(payload: memoryview) -> bytes:
+def _decompress_zstd(payload: memoryview) -> bytes:
     zstd = _import_zstd()
     return _all_frames("zstd", payload, zstd.ZstdDecompressor, zstd.ZstdError)
 
@@ -106,12 +191,17 @@ def _import_zstd() -> Any:
     return zstd
 
 
-def _snappy(payload: memoryview) -> bytes:
-    """Decode xerial's framing, or one raw block when its magic is absent, as Kafka does."""
+def _import_cramjam() -> Any:
     try:
         import cramjam
     except ImportError:
         raise MissingExtraError("cramjam", "snappy") from None
+    return cramjam
+
+
+def _decompress_snappy(payload: memoryview) -> bytes:
+    """Decode xerial's framing, or one raw block when its magic is absent, as Kafka does."""
+    cramjam = _import_cramjam()
     data = bytes(payload)
     blocks = _xerial_blocks(data) if data.startswith(_XERIAL_MAGIC) else [data]
     parts: list[bytes] = []
@@ -159,8 +249,8 @@ def _snappy_length(block: bytes) -> int:
 
 
 _DECODERS: Final[dict[int, Callable[[memoryview], bytes]]] = {
-    GZIP: _gunzip,
-    SNAPPY: _snappy,
-    LZ4: _lz4,
-    ZSTD: _zstd,
+    GZIP: _decompress_gzip,
+    SNAPPY: _decompress_snappy,
+    LZ4: _decompress_lz4,
+    ZSTD: _decompress_zstd,
 }

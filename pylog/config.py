@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from pylog.codecs import DEFAULT_LEVELS
 from pylog.errors import InvalidConfigurationError, UnknownSettingError
 
 NEVER: Final = 2**63 - 1  # Kafka's Long.MAX_VALUE: a time or count that is not reached
@@ -29,17 +30,24 @@ Value = bool | int | float | str
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Integers:
-    """Integers in [minimum, maximum], both included as in Kafka's documentation."""
+    """Integers in [minimum, maximum], both included as in Kafka's documentation.
+
+    or_else: one more, that stands for a default.
+    """
 
     minimum: int
     maximum: int = NEVER
+    or_else: int | None = None
 
     def describe(self) -> str:
-        return f"an integer in [{self.minimum}, {self.maximum}]"
+        more = "" if self.or_else is None else f", or {self.or_else}"
+        return f"an integer in [{self.minimum}, {self.maximum}]{more}"
 
     def accepts(self, value: object) -> bool:
         # A bool is an int to isinstance; here it is a mistake.
-        return type(value) is int and self.minimum <= value <= self.maximum
+        return type(value) is int and (
+            self.minimum <= value <= self.maximum or value == self.or_else
+        )
 
     def parse(self, text: str) -> Value:
         # int() takes "1_000" and other scripts' digits, which Kafka does not.
@@ -153,6 +161,9 @@ _TABLE: Final = (
     _setting("message_timestamp_before_max_ms", "ms", _Integers(0)),
     _setting("message_timestamp_after_max_ms", "ms", _Integers(0)),
     _setting("compression_type", "", _Choice(COMPRESSION_TYPES)),
+    _setting("compression_gzip_level", "", _Integers(1, 9, or_else=DEFAULT_LEVELS["gzip"])),
+    _setting("compression_lz4_level", "", _Integers(1, 17)),
+    _setting("compression_zstd_level", "", _Integers(-131_072, 22)),
     _setting("cleanup_policy", "", _Words(CLEANUP_POLICIES)),
     _setting("retention_ms", "ms", _Integers(UNLIMITED)),
     _setting("retention_bytes", "bytes", _Integers(UNLIMITED)),
@@ -187,12 +198,16 @@ class TopicConfig:
     index_interval_bytes: bytes of log between two index entries.
     preallocate: stored, takes effect never: zeros are always written ahead, so that a full disk is
         an error before a byte of a record is placed.
-    max_message_bytes: largest batch, header included.
+    max_message_bytes: largest batch as it is written, header included.
     message_timestamp_type: stored, takes effect with producers: "CreateTime" keeps the caller's
         timestamps, "LogAppendTime" replaces them.
     message_timestamp_before_max_ms, message_timestamp_after_max_ms: stored, take effect with
         producers: how far from now a caller's timestamp may lie.
-    compression_type: stored, takes effect with compression: "producer" keeps batches as they come.
+    compression_type: "producer" keeps batches as they come, so an append by the log itself is not
+        compressed; a codec ("gzip", "snappy", "lz4", "zstd") or "uncompressed" is what every batch
+        is brought to before it is written.
+    compression_gzip_level, compression_lz4_level, compression_zstd_level: how hard to try; for gzip
+        -1 is zlib's own default, for lz4 9 is its fast compressor.
     cleanup_policy: stored, takes effect with retention and compaction: "delete" and "compact",
         joined by a comma, or "" to keep everything.
     retention_ms, retention_bytes: stored, take effect with retention: age and size from which
@@ -219,6 +234,9 @@ class TopicConfig:
     message_timestamp_before_max_ms: int = NEVER
     message_timestamp_after_max_ms: int = 3_600_000
     compression_type: str = "producer"
+    compression_gzip_level: int = DEFAULT_LEVELS["gzip"]
+    compression_lz4_level: int = DEFAULT_LEVELS["lz4"]
+    compression_zstd_level: int = DEFAULT_LEVELS["zstd"]
     cleanup_policy: str = "delete"
     retention_ms: int = 7 * 86_400_000
     retention_bytes: int = UNLIMITED

@@ -130,15 +130,18 @@ class InvalidRecordError(PylogError, ValueError):
 class RecordTooLargeError(InvalidRecordError):
     """Raised when one record, as a batch, is larger than `max_message_bytes`.
 
-    Nothing was appended and no offset was used.  size, limit: bytes of the whole batch.
+    Nothing was appended and no offset was used.  size, limit: bytes of the whole batch, compressed
+    if the topic is.  limit_name: what the limit is, "max_message_bytes" unless it is the most that
+    a reader takes from a compressed batch; size and limit are those before compression then.
     """
 
-    _fields = ("size", "limit")
+    _fields = ("size", "limit", "limit_name")
 
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"record needs a batch of {size} bytes, max_message_bytes is {limit}")
+    def __init__(self, size: int, limit: int, limit_name: str = "max_message_bytes") -> None:
+        super().__init__(f"record needs a batch of {size} bytes, {limit_name} is {limit}")
         self.size = size
         self.limit = limit
+        self.limit_name = limit_name
 
 
 class UnknownTopicOrPartitionError(PylogError, LookupError):

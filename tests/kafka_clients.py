@@ -8,7 +8,22 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder as Aiokafk
 with warnings.catch_warnings():
     # kafka-python reads its schemas with a function that Python 3.11 has deprecated.
     warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka import codec as kafka_codec
     from kafka.record.default_records import DefaultRecordBatch as KafkaPythonBatch
     from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
 
-__all__ = ["AiokafkaBatch", "AiokafkaBuilder", "KafkaPythonBatch", "KafkaPythonBuilder"]
+__all__ = [
+    "AiokafkaBatch",
+    "AiokafkaBuilder",
+    "KafkaPythonBatch",
+    "KafkaPythonBuilder",
+    "missing_extra",
+]
+
+
+def missing_extra(client: object, codec: str) -> str | None:
+    """Return which extra a client lacks for a codec, as the reason of a skip."""
+    has = {"snappy": kafka_codec.has_snappy, "zstd": kafka_codec.has_zstd}
+    if client in (KafkaPythonBatch, KafkaPythonBuilder) and codec in has and not has[codec]():
+        return f"kafka-python needs its extra {codec}"
+    return None

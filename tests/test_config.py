@@ -25,6 +25,9 @@ KAFKA_DEFAULTS = {
     "message.timestamp.before.max.ms": "9223372036854775807",
     "message.timestamp.after.max.ms": "3600000",
     "compression.type": "producer",
+    "compression.gzip.level": "-1",
+    "compression.lz4.level": "9",
+    "compression.zstd.level": "3",
     "cleanup.policy": "delete",
     "retention.ms": "604800000",
     "retention.bytes": "-1",
@@ -56,6 +59,9 @@ OTHERS: list[tuple[str, Any, str]] = [
     ("message_timestamp_before_max_ms", 0, "0"),
     ("message_timestamp_after_max_ms", NEVER, "9223372036854775807"),
     ("compression_type", "zstd", "zstd"),
+    ("compression_gzip_level", 9, "9"),
+    ("compression_lz4_level", 17, "17"),
+    ("compression_zstd_level", -131072, "-131072"),
     ("cleanup_policy", "compact,delete", "compact,delete"),
     ("retention_ms", -1, "-1"),
     ("retention_bytes", 0, "0"),
@@ -127,6 +133,13 @@ def test_setting_goes_to_kafka_and_back(name: str, value: Any, text: str) -> Non
         ("durability", "FSYNC"),
         ("durability", None),
         ("compression_type", "lz5"),
+        ("compression_gzip_level", 0),
+        ("compression_gzip_level", 10),
+        ("compression_gzip_level", -2),
+        ("compression_lz4_level", 0),
+        ("compression_lz4_level", 18),
+        ("compression_zstd_level", -131073),
+        ("compression_zstd_level", 23),
         ("cleanup_policy", "compact,compact"),
         ("cleanup_policy", "delete,"),
         ("cleanup_policy", ["delete"]),
@@ -145,6 +158,11 @@ def test_wrong_value_is_refused_with_what_is_allowed(name: str, value: Any) -> N
 def test_limits_are_inclusive() -> None:
     config = TopicConfig(segment_bytes=14, max_message_bytes=61, segment_ms=NEVER)
     assert (config.segment_bytes, config.max_message_bytes) == (14, 61)
+
+
+def test_default_of_gzip_stands_beside_its_range() -> None:
+    assert SETTINGS["compression_gzip_level"].allowed == "an integer in [1, 9], or -1"
+    assert TopicConfig(compression_gzip_level=-1) == TopicConfig()
 
 
 @pytest.mark.parametrize("policy", ["", "delete", "compact", "compact,delete", "delete,compact"])

@@ -63,6 +63,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "inspect_segment",
         "inspect",
         "inspect_file",
+        "encoding",
         "attachment",
         "handle",
         "partition",

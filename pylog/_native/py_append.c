@@ -127,6 +127,9 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (plog_parse_arguments(&append_signature, args, count, keyword_names, given) < 0) {
         return NULL;
     }
+    if (self->core.rules.is_compressed) {
+        return plog_tail_not_placed(self, PLOG_NOT_OPEN);
+    }
     PyObject *expected = given[EXPECTED_OFFSET];
     if (expected != NULL && expected != Py_None) {
         if (plog_int64_from_object(expected, "expected_offset", &expected_offset) < 0) {

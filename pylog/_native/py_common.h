@@ -144,6 +144,7 @@ PyObject *plog_record_metadata_new(const plog_module_state *state, PyObject *top
 int plog_add_record_types(PyObject *module);
 int plog_add_records_types(PyObject *module);
 int plog_add_encode_functions(PyObject *module);
+int plog_add_compress_functions(PyObject *module);
 int plog_add_batch_functions(PyObject *module);
 int plog_add_scanner_type(PyObject *module);
 int plog_add_page_types(PyObject *module);

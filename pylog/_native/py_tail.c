@@ -115,14 +115,15 @@ typedef enum {
     INDEX_INTERVAL_BYTES,
     CONFIGURE_NUMBERS,
     VISIBLE_ON_APPEND = CONFIGURE_NUMBERS,
+    IS_COMPRESSED,
     CONFIGURE_ARGUMENTS
 } configure_argument;
 
 static const char *const configure_names[CONFIGURE_ARGUMENTS] = {
-    "max_message_bytes", "segment_bytes", "segment_ms", "index_interval_bytes",
-    "visible_on_append"};
+    "max_message_bytes",    "segment_bytes",     "segment_ms",
+    "index_interval_bytes", "visible_on_append", "is_compressed"};
 static const plog_signature configure_signature = {"configure", configure_names,
-                                                   CONFIGURE_ARGUMENTS, CONFIGURE_ARGUMENTS, 0};
+                                                   CONFIGURE_ARGUMENTS, IS_COMPRESSED, 0};
 
 static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                 PyObject *keyword_names)
@@ -142,14 +143,17 @@ static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssiz
         }
     }
     const int visible_on_append = PyObject_IsTrue(given[VISIBLE_ON_APPEND]);
-    if (visible_on_append < 0) {
+    const int is_compressed =
+        given[IS_COMPRESSED] == NULL ? 0 : PyObject_IsTrue(given[IS_COMPRESSED]);
+    if (visible_on_append < 0 || is_compressed < 0) {
         return NULL;
     }
     self->core.rules = (plog_tail_rules){.max_message_bytes = numbers[MAX_MESSAGE_BYTES],
                                          .segment_bytes = numbers[SEGMENT_BYTES],
                                          .segment_ms = numbers[SEGMENT_MS],
                                          .index_interval_bytes = numbers[INDEX_INTERVAL_BYTES],
-                                         .visible_on_append = visible_on_append != 0};
+                                         .visible_on_append = visible_on_append != 0,
+                                         .is_compressed = is_compressed != 0};
     self->is_configured = true;
     Py_RETURN_NONE;
 }
@@ -393,7 +397,9 @@ static PyMethodDef tail_methods[] = {
     {"detach", tail_detach, METH_NOARGS,
      "Drop the buffers; appends then return NOT_OPEN.  Idempotent."},
     {"append", METHOD(plog_tail_append), METH_FASTCALL | METH_KEYWORDS,
-     "Append one record as a batch: RecordMetadata, or NO_ROOM, STALE or NOT_OPEN.\n\n"
+     "Append one record as a batch: RecordMetadata, or NO_ROOM, STALE or NOT_OPEN; always "
+     "NOT_OPEN\n"
+     "where batches are to be compressed.\n\n"
      "timestamp: None asks the clock.  expected_offset: the log end offset relied on, None any.\n"
      "A status means that nothing was appended.  Raises RecordTooLargeError, InvalidRecordError,\n"
      "ClosedError, RuntimeError when this thread holds the page's lock.  No system call, unless\n"

@@ -26,6 +26,7 @@ typedef struct {
     int64_t segment_ms;
     int64_t index_interval_bytes;
     bool visible_on_append; /* the high watermark moves with the log end */
+    bool is_compressed;     /* by a library that is not the core's: single records are not taken */
 } plog_tail_rules;
 
 typedef struct {

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from pylog import _native
+from pylog import _native, codecs
 from pylog._native import Events, Marks, SharedPage
 from pylog.config import TopicConfig
 from pylog.errors import (
@@ -28,6 +28,7 @@ from pylog.errors import (
 )
 from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.descriptors import Descriptors
+from pylog.storage.encoding import compression_of
 from pylog.storage.files import Directory, File
 from pylog.storage.manifest import Manifest
 from pylog.storage.segment import Segment
@@ -164,6 +165,7 @@ class Attachment:
             index_interval_bytes=config.index_interval_bytes,
             max_message_bytes=config.max_message_bytes,
             is_visible_on_append=not self._is_fsync,
+            is_compressed=compression_of(config).codec != codecs.NONE,
             zero_bytes=policy.PAGE if self._is_fsync else policy.MAX_GROWTH,
         )
         self.tail = WritableTail(

@@ -13,10 +13,11 @@ import itertools
 import operator
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, SupportsIndex
+from typing import Final, SupportsIndex
 
 from pylog import _native
-from pylog._native import Marks, Reader, Record, RecordMetadata, Records, encode
+from pylog._native import Marks, Reader, Record, RecordMetadata, Records
+from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import TopicConfig
 from pylog.errors import (
     ClosedError,
@@ -25,8 +26,9 @@ from pylog.errors import (
     OffsetOutOfRangeError,
 )
 from pylog.records import AppendedRecords, Columns, OffsetAndTimestamp, columns_of
-from pylog.storage import policy
+from pylog.storage import encoding, policy
 from pylog.storage.attachment import Environment
+from pylog.storage.encoding import Chunk, Chunks, Headers
 from pylog.storage.files import Directory
 from pylog.storage.handle import PartitionHandle
 from pylog.storage.segment import Segment
@@ -36,13 +38,6 @@ from pylog.storage.times import Span, first_at, latest_of, visible_spans
 DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
 _MAX_ROUNDS: Final = 10_000
-
-
-class Chunks(NamedTuple):
-    """Encoded records: (whole batches, number of records, greatest timestamp) each."""
-
-    chunks: list[tuple[bytearray, int, int]]
-    timestamps: Sequence[int] | int
 
 
 class Partition(PartitionHandle):
@@ -79,10 +74,6 @@ class Partition(PartitionHandle):
         if not self._waits_for_sync:
             # Nothing is left to do after the C call, so it is the method itself: no Python frame.
             self.append = self.appender.append  # type: ignore[method-assign]
-        limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
-        # What append_many places at once, all or nothing: it fits into one segment with its
-        # indexes.
-        self._chunk_bytes = max(min(config.segment_bytes, limit), config.max_message_bytes)
 
     # ------------------------------------------------------------------ append
 
@@ -101,11 +92,13 @@ class Partition(PartitionHandle):
         only if the record gets just this offset, decided atomically: what was read before still
         holds then.
         Raises TypeError, OverflowError, ValueError for an expected_offset below 0,
-        InvalidRecordError, RecordTooLargeError (nothing was appended); OffsetMismatchError,
-        PartitionFullError, PartitionFailedError, NotAppendedError (certainly not appended);
-        DurabilityUnknownError (may or may not be there); ClosedError; and what opening raises.
-        One C call and no system call in the usual case; with durability "fsync" it then blocks for
-        a sync that all waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
+        InvalidRecordError, RecordTooLargeError, MissingExtraError for a topic whose codec is not
+        installed (nothing was appended); OffsetMismatchError, PartitionFullError,
+        PartitionFailedError, NotAppendedError (certainly not appended); DurabilityUnknownError (may
+        or may not be there); ClosedError; and what opening raises.
+        One C call and no system call in the usual case; where the topic asks for a codec, a batch
+        of one record is compressed.  With durability "fsync" it then blocks for a sync that all
+        waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
         """
         metadata = self.appender.append(value, key, headers, timestamp, expected_offset)
         self._wait_durable(metadata.offset, metadata.offset + 1)
@@ -126,7 +119,8 @@ class Partition(PartitionHandle):
         the `appended` of a NotAppendedError holds the records of the chunks before the failure.
         Raises what `append` raises, and ValueError for lengths that differ; argument errors come
         before anything is appended.
-        About 50 ns a record, then a pwrite for each chunk of 64 KiB or more.
+        About 50 ns a record, then a pwrite for each chunk of 64 KiB or more; where the topic asks
+        for a codec, the codec's time for each batch as well, without the GIL.
         """
         return self.append_chunks(self.encode_chunks(values, keys, headers, timestamps))
 
@@ -134,33 +128,30 @@ class Partition(PartitionHandle):
         self,
         values: Sequence[bytes | None],
         keys: Sequence[bytes | None] | None,
-        headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None,
+        headers: Sequence[Headers] | None,
         timestamps: Sequence[int] | int | None,
+        compression: Compression = UNCOMPRESSED,
     ) -> Chunks:
         """Encode records into the chunks that are each placed whole; nothing is appended.
 
+        compression: of who writes them; counts where the topic's compression_type is "producer".
         Raises what `append_many` raises for arguments.
         """
-        if timestamps is None:
-            timestamps = self._environment.clock()
-        chunks = []
-        start, count = 0, len(values)
-        while start < count:
-            data, end = encode(
-                values, keys, headers, timestamps,
-                self.config.max_message_bytes, start, self._chunk_bytes,
-            )  # fmt: skip
-            latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
-            chunks.append((data, end - start, latest))
-            start = end
-        return Chunks(chunks, timestamps)
+        return encoding.encode_chunks(
+            values,
+            keys,
+            headers,
+            self._environment.clock() if timestamps is None else timestamps,
+            config=self.config,
+            compression=compression,
+        )
 
     def append_chunks(self, chunks: Chunks) -> AppendedRecords:
         """Append what `encode_chunks` made; see `append_many`."""
         spans: list[range] = []
-        for data, count, latest in chunks.chunks:
+        for chunk in chunks.chunks:
             try:
-                spans.append(range(*self._write(data, count, latest, -1)))
+                spans.append(range(*self._write(chunk, -1)))
             except NotAppendedError as error:
                 error.appended = self._acknowledged(spans, chunks.timestamps)
                 raise
@@ -185,20 +176,16 @@ class Partition(PartitionHandle):
             expected_offset = _whole("expected_offset", expected_offset)
             if expected_offset < 0:
                 raise ValueError(f"expected_offset={expected_offset}: expected at least 0")
-        if timestamp is None:
-            timestamp = self._environment.clock()
-        timestamp = _whole("timestamp", timestamp)
-        data, _ = encode(
-            (value,), (key,), (headers,), timestamp, self.config.max_message_bytes
-        )  # fmt: skip
+        if timestamp is not None:
+            timestamp = _whole("timestamp", timestamp)
+        (chunk,) = self.encode_chunks((value,), (key,), (headers,), timestamp).chunks
         expected = -1 if expected_offset is None else expected_offset
-        first, _ = self._write(data, 1, timestamp, expected)
-        return RecordMetadata(self.topic, self.number, first, timestamp)
+        first, _ = self._write(chunk, expected)
+        return RecordMetadata(self.topic, self.number, first, chunk.latest)
 
-    def _write(
-        self, data: bytearray, count: int, timestamp: int, expected_offset: int
-    ) -> tuple[int, int]:
+    def _write(self, chunk: Chunk, expected_offset: int) -> tuple[int, int]:
         """Place whole batches, making room as needed; returns (first, end offset)."""
+        data, count, timestamp = chunk
         is_large = len(data) >= policy.LARGE_WRITE
         for _ in range(_MAX_ROUNDS):
             attachment = self._attachment

@@ -34,6 +34,7 @@ class TailSettings:
     index_interval_bytes: int
     max_message_bytes: int
     is_visible_on_append: bool
+    is_compressed: bool  # batches come encoded; see Tail.append
     zero_bytes: int  # written at a time; see File.fill_zeros
 
 
@@ -78,6 +79,7 @@ class WritableTail:
             segment_ms=settings.segment_ms,
             index_interval_bytes=settings.index_interval_bytes,
             visible_on_append=settings.is_visible_on_append,
+            is_compressed=settings.is_compressed,
         )
 
     def attach_locked(self, marks: Marks, log: File) -> None:

@@ -1,0 +1,163 @@
+"""Records into the batches that are appended: how large, in which codec.
+
+Knows a topic's settings for batches.  Must not know files or where a batch goes.  Pure: takes no
+lock, and no clock but the time it is given.
+
+A batch is bounded twice: what is written by `max_message_bytes`, as in Kafka, and what comes out of
+it again by what our own reader accepts, so that everything written can be read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from pylog import codecs
+from pylog._native import BATCH_HEADER_BYTES, compress_batches, encode
+from pylog.codecs import UNCOMPRESSED, Compression
+from pylog.config import TopicConfig
+from pylog.errors import RecordTooLargeError
+from pylog.storage import policy
+
+Headers = Sequence[tuple[str, bytes | None]] | None
+# From (most bytes of a batch, start, most bytes) to whole batches and the index behind their last.
+_Encode = Callable[[int, int, int], tuple[bytearray, int]]
+
+# What incompressible bytes grow by in the worst of the codecs, a part and a constant: gzip and
+# snappy need 10 bytes for 32 KiB (measured on random bytes).
+_GROWTH_PART: Final = 1024
+_GROWTH_BYTES: Final = 64
+
+
+class Chunk(NamedTuple):
+    """Whole batches that are placed together, all or nothing.
+
+    latest: the greatest timestamp of their records.
+    """
+
+    data: bytearray
+    record_count: int
+    latest: int
+
+
+class Chunks(NamedTuple):
+    """Encoded records, in order, with their timestamps (one may stand for all)."""
+
+    chunks: list[Chunk]
+    timestamps: Sequence[int] | int
+
+
+def compression_of(config: TopicConfig, producer: Compression = UNCOMPRESSED) -> Compression:
+    """Return how a topic's batches are compressed: as the topic says, else as the producer does.
+
+    Source: Kafka BrokerCompressionType.targetCompression; KIP-390.
+    """
+    name = config.compression_type
+    if name == "producer":
+        return producer
+    if name == "uncompressed":
+        return UNCOMPRESSED
+    levels = {
+        "gzip": config.compression_gzip_level,
+        "lz4": config.compression_lz4_level,
+        "zstd": config.compression_zstd_level,
+    }
+    return Compression.named(name, levels.get(name))
+
+
+def recode(data: bytearray, config: TopicConfig) -> bytearray:
+    """Return whole batches in the codec that the topic asks for; the same object if they may stay.
+
+    data: each batch's CRC has been checked.  Batches keep their records, offsets and producer.
+    Raises InvalidRecordError for a payload that does not decode, MissingExtraError.
+    Source: Kafka LogValidator.
+    """
+    if config.compression_type == "producer":
+        return data
+    target = compression_of(config)
+    compress = target.compress if target.codec else None
+    return compress_batches(data, target.codec, compress, codecs.decompress)
+
+
+def chunk_bytes(config: TopicConfig) -> int:
+    """Return how many bytes are placed at once: they fit into one segment with its indexes."""
+    limit = policy.max_index_entries(config.segment_index_bytes) * config.index_interval_bytes
+    return max(min(config.segment_bytes, limit), config.max_message_bytes)
+
+
+def encode_chunks(
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None] | None,
+    headers: Sequence[Headers] | None,
+    timestamps: Sequence[int] | int,
+    *,
+    config: TopicConfig,
+    compression: Compression,
+) -> Chunks:
+    """Encode records into the chunks that are each placed whole.
+
+    compression: of the producer, which the topic may overrule.  Raises TypeError, ValueError,
+    OverflowError, InvalidRecordError, RecordTooLargeError, MissingExtraError.
+    """
+    limit = chunk_bytes(config)
+    target = compression_of(config, compression)
+    write = functools.partial(encode, values, keys, headers, timestamps)
+    chunks: list[Chunk] = []
+    start = 0
+    for data, end in _pieces(write, len(values), config.max_message_bytes, limit, target):
+        latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
+        if chunks and len(chunks[-1].data) + len(data) <= limit:
+            last = chunks[-1]
+            last.data.extend(data)
+            count = last.record_count + end - start
+            chunks[-1] = Chunk(last.data, count, max(last.latest, latest))
+        else:
+            chunks.append(Chunk(data, end - start, latest))
+        start = end
+    return Chunks(chunks, timestamps)
+
+
+def _pieces(
+    write: _Encode,
+    count: int,
+    max_message_bytes: int,
+    limit: int,
+    target: Compression,
+) -> Iterator[tuple[bytearray, int]]:
+    """Yield whole batches of at most `limit` bytes, and the index of the record behind them."""
+    start = 0
+    while start < count:
+        if target.codec == codecs.NONE:
+            data, start = write(max_message_bytes, start, limit)
+        else:
+            data, start = _compressed_batch(write, start, max_message_bytes, target)
+        yield data, start
+
+
+def _compressed_batch(
+    write: _Encode,
+    start: int,
+    max_message_bytes: int,
+    target: Compression,
+) -> tuple[bytearray, int]:
+    """Return one compressed batch of the records from `start` on, and the index behind them.
+
+    Before compression it is as large as one that is not compressed may be; only a single record may
+    be larger, up to what can be read again.
+    """
+    longest = BATCH_HEADER_BYTES + codecs.MAX_DECOMPRESSED_BYTES
+    growth = max_message_bytes // _GROWTH_PART + _GROWTH_BYTES
+    room = max(0, min(max_message_bytes - growth, longest))
+    while True:
+        try:
+            plain, end = write(longest, start, room)
+        except RecordTooLargeError as error:
+            raise RecordTooLargeError(error.size, longest, "what can be decompressed") from None
+        data = compress_batches(plain, target.codec, target.compress)
+        if len(data) <= max_message_bytes:
+            return data, end
+        if end == start + 1:
+            raise RecordTooLargeError(len(data), max_message_bytes)
+        # It grew by more than was left for it: with half of the records there is room to spare.
+        room = len(plain) // 2
