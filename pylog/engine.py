@@ -29,8 +29,8 @@ from pylog.background import Background
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
 from pylog.storage import layout
-from pylog.storage.attachment import Environment, Flushable
 from pylog.storage.descriptors import DEFAULT_BUDGET, Descriptors
+from pylog.storage.environment import Environment, Flushable
 from pylog.storage.files import (
     NETWORK_FILE_SYSTEMS,
     Directory,

@@ -31,8 +31,8 @@ from memory_files import MemoryFiles
 from pylog import codecs
 from pylog.config import TopicConfig
 from pylog.errors import CorruptRangeError, PylogError
-from pylog.storage.attachment import Environment, Flushable
 from pylog.storage.descriptors import Descriptors
+from pylog.storage.environment import Environment, Flushable
 from pylog.storage.partition import Partition
 
 MAX_LEVELS = 3

@@ -43,6 +43,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "storage": (
         "files",
         "descriptors",
+        "environment",
         "layout",
         "epochs",
         "manifest",  # text of facts about segments, so it stands below those who act on them

@@ -9,15 +9,14 @@ Locks: the page lock, taken here; the partition's own lock is held by every call
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from pylog import _native, codecs
-from pylog._native import Events, Marks, SharedPage
+from pylog._native import Marks, SharedPage
 from pylog.config import TopicConfig
 from pylog.errors import (
     DurabilityUnknownError,
@@ -27,9 +26,9 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.storage import lifecycle, policy, recovery
-from pylog.storage.descriptors import Descriptors
 from pylog.storage.encoding import compression_of
-from pylog.storage.files import Directory, File
+from pylog.storage.environment import Environment
+from pylog.storage.files import Directory
 from pylog.storage.manifest import Manifest
 from pylog.storage.segment import Segment
 from pylog.storage.segment_files import sync_indexes
@@ -42,41 +41,6 @@ logger = logging.getLogger("pylog")
 
 # After these the files cannot be trusted to take another write (RELIABILITY section 5).
 _READ_ONLY_ERRORS: Final = frozenset({errno.EIO, errno.EROFS})
-
-
-class Flushable(Protocol):
-    """What the background needs of a partition."""
-
-    @property
-    def config(self) -> TopicConfig:
-        """The topic's settings."""
-
-    def flush(self) -> int:
-        """Make everything durable that was appended so far."""
-
-    def flush_sealed(self) -> None:
-        """Make everything durable below the active segment."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """What all partitions of a log share.
-
-    clock: milliseconds since the epoch.  monotonic: seconds.  on_attach: told of each partition
-    that opens its files.  on_unsynced_roll: told when a sealed segment was left unsynced.
-    check_topic: raises UnknownTopicOrPartitionError when the topic of this name and id is no more.
-    """
-
-    lock_file: Callable[[], File]
-    boot_identity: str
-    descriptors: Descriptors
-    clock: Callable[[], int]
-    monotonic: Callable[[], float]
-    log_events: Events | None
-    decompress: Callable[[int, memoryview], bytes]
-    on_attach: Callable[[Flushable], None]
-    on_unsynced_roll: Callable[[Flushable], None]
-    check_topic: Callable[[str, uuid.UUID], None]
 
 
 class Attachment:

@@ -22,7 +22,8 @@ from pylog import _native
 from pylog._native import Appender, Marks, RecordMetadata
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
-from pylog.storage.attachment import Attachment, Environment
+from pylog.storage.attachment import Attachment
+from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.policy import LOOK_AGAIN_SECONDS

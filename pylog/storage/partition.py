@@ -27,8 +27,8 @@ from pylog.errors import (
 )
 from pylog.records import AppendedRecords, Columns, OffsetAndTimestamp, columns_of
 from pylog.storage import encoding, policy
-from pylog.storage.attachment import Environment
 from pylog.storage.encoding import Chunk, Chunks, Headers
+from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.handle import PartitionHandle
 from pylog.storage.segment import Segment
