@@ -6,7 +6,10 @@ Begin with `open`.  What can go wrong is in `errors`, one tree under `PylogError
 from pylog import errors
 from pylog.config import TopicConfig
 from pylog.errors import PylogError
+from pylog.futures import SendFuture
 from pylog.log import Log, open
+from pylog.producer import Producer
+from pylog.producer_config import ProducerConfig
 from pylog.records import (
     AppendedRecords,
     Columns,
@@ -24,10 +27,13 @@ __all__ = [
     "Log",
     "OffsetAndTimestamp",
     "Partition",
+    "Producer",
+    "ProducerConfig",
     "PylogError",
     "Record",
     "RecordMetadata",
     "Records",
+    "SendFuture",
     "Topic",
     "TopicConfig",
     "errors",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeAlias, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 # Statuses that a method may return instead of a result (never negative, never a bool).
 NO_ROOM: Final[
@@ -204,6 +204,43 @@ def compress_batches(
     compress: Callable[[memoryview], Buffer] | None,
     decompress: Callable[[int, memoryview], Buffer] | None = None,
 ) -> bytearray: ...
+
+# The bytes of a batch with just this record.
+def batch_size(value: Buffer | None, key: Buffer | None, headers: _Headers, /) -> int: ...
+
+@disjoint_base
+class Sent:
+    """One record of a batch that is being built; made by BatchBuilder.append."""
+
+    @property
+    def _batch(self) -> Any: ...
+    @property
+    def _timestamp(self) -> int: ...
+    @property
+    def _index(self) -> int: ...
+
+@final
+class BatchBuilder:
+    """A batch that grows record by record."""
+
+    def __new__(
+        cls, sent: type[Sent], batch: object, capacity: int, clock: Callable[[], int]
+    ) -> BatchBuilder: ...
+    def append(
+        self,
+        value: Buffer | None,
+        key: Buffer | None,
+        headers: _Headers,
+        timestamp: int | None,
+        /,
+    ) -> Any: ...  # an instance of `sent`, or None
+    def close(self) -> None: ...
+    # Producer id, epoch and base sequence, or none of them.
+    def seal(self, *producer: int) -> bytearray: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def max_timestamp(self) -> int: ...
 
 @final
 class Descriptor:

@@ -21,7 +21,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from pylog import codecs
 from pylog._native import PAGE_BYTES, Events, system_clock
@@ -53,6 +53,16 @@ _PRESENCE_BYTE: Final = 0  # of pylog.lock; held shared while the log is open
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
+class Client(Protocol):
+    """Who uses a log in the background, and has to end before it."""
+
+    def close(self) -> None:
+        """End, with everything done that was begun.  Idempotent."""
+
+    def after_fork(self) -> None:
+        """In a forked child: forget what is the parent's."""
+
+
 class Engine:
     """One process's share of a log directory."""
 
@@ -77,6 +87,7 @@ class Engine:
         self._environment: Environment | None = None
         self._is_forked = False
         self.fork_listeners: list[Callable[[], None]] = []
+        self.clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self.log_id = uuid.UUID(int=0)
         # Who knows the topics says here whether one still exists, before files are made for it.
         self.check_topic: Callable[[str, uuid.UUID], None] = lambda topic, topic_id: None
@@ -126,6 +137,8 @@ class Engine:
 
     def close(self) -> None:
         """Close every partition; the first error is raised when all are closed.  Idempotent."""
+        for client in list(self.clients):
+            client.close()
         with self._closing:
             self._close()
 
@@ -257,6 +270,8 @@ class Engine:
             partition.after_fork()
         for listener in self.fork_listeners:
             listener()
+        for client in list(self.clients):
+            client.after_fork()
 
 
 def _flush_later(background: Background, reference: weakref.ref[Partition]) -> None:

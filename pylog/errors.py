@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pylog._native import RecordMetadata
 
 __all__ = [
+    "BufferExhaustedError",
     "ClosedError",
     "CorruptFileError",
     "CorruptRangeError",
     "CorruptionError",
+    "DeliveryTimeoutError",
     "DurabilityUnknownError",
     "IncompatibleFormatError",
     "InvalidConfigurationError",
@@ -337,6 +339,40 @@ class OffsetMismatchError(NotAppendedError):
         super().__init__(f"expected log end offset {expected}, it is {actual}", appended)
         self.expected = expected
         self.actual = actual
+
+
+class DeliveryTimeoutError(NotAppendedError, TimeoutError):
+    """Raised by a future when its record was not appended in the time that the producer has.
+
+    Certainly not appended.  Its __cause__, if any, is what kept it from being appended; it was
+    retriable.  errno is ETIMEDOUT.
+    """
+
+    retriable = True
+
+    def __init__(self, message: str, appended: Sequence[RecordMetadata] = ()) -> None:
+        super().__init__(message, appended)
+        self.errno = errno.ETIMEDOUT
+        self.strerror = message
+
+
+class BufferExhaustedError(PylogError, TimeoutError):
+    """Raised by `send` when the producer's memory stayed full for `max_block_ms`.
+
+    The record was not taken.  used: bytes that wait for their acknowledgement;  max_block_ms: how
+    long was waited.  errno is ETIMEDOUT.
+    """
+
+    retriable = True
+    _fields = ("used", "max_block_ms")
+
+    def __init__(self, used: int, max_block_ms: int) -> None:
+        message = f"{used} bytes wait to be appended; no room after max_block_ms={max_block_ms}"
+        super().__init__(message)
+        self.errno = errno.ETIMEDOUT
+        self.strerror = message
+        self.used = used
+        self.max_block_ms = max_block_ms
 
 
 class DurabilityUnknownError(PylogError, OSError):

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pylog._native import Record
 from pylog.engine import Engine
+from pylog.producer import Producer
+from pylog.producer_config import ProducerConfig
 from pylog.registry import TopicRegistry
 from pylog.topics import Topic
 
@@ -90,6 +92,39 @@ class Log:
         Raises what `topic` and `Topic.read` raise.
         """
         return self.topic(topic).read(partition, start, end, follow=follow)
+
+    def producer(
+        self,
+        *,
+        acks: Literal[0, 1, "all"] = "all",
+        linger_ms: int = 5,
+        batch_size: int = 16_384,
+        compression: Literal["gzip", "snappy", "lz4", "zstd"] | None = None,
+        compression_level: int | None = None,
+        buffer_memory: int = 32 << 20,
+        max_block_ms: int = 60_000,
+        delivery_timeout_ms: int = 120_000,
+        retry_backoff_ms: int = 100,
+    ) -> Producer:
+        """Return a producer: it sends records to any topic in the background, batched.
+
+        Settings as in `ProducerConfig`, Kafka's names and defaults.  Starts no thread before its
+        first record.  Raises InvalidConfigurationError, MissingExtraError.
+        """
+        config = ProducerConfig(
+            acks=acks,
+            linger_ms=linger_ms,
+            batch_size=batch_size,
+            compression=compression,
+            compression_level=compression_level,
+            buffer_memory=buffer_memory,
+            max_block_ms=max_block_ms,
+            delivery_timeout_ms=delivery_timeout_ms,
+            retry_backoff_ms=retry_backoff_ms,
+        )
+        producer = Producer(self._registry.get, config)
+        self._engine.clients.add(producer.sender)
+        return producer
 
     def close(self) -> None:
         """Sync what the topics' durability asks for and close.  Idempotent.

@@ -34,6 +34,8 @@ EXAMPLES: list[errors.PylogError] = [
     errors.OffsetMismatchError(5, 9, ("metadata",)),
     errors.DurabilityUnknownError("fdatasync failed", errno.ENXIO, 5, 9),
     errors.LockTimeoutError("page lock", 1.5),
+    errors.DeliveryTimeoutError("not appended", ("metadata",)),
+    errors.BufferExhaustedError(32 << 20, 60_000),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -99,6 +101,9 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.OffsetMismatchError, errors.NotAppendedError),
         (errors.DurabilityUnknownError, OSError),
         (errors.LockTimeoutError, TimeoutError),
+        (errors.DeliveryTimeoutError, errors.NotAppendedError),
+        (errors.DeliveryTimeoutError, TimeoutError),
+        (errors.BufferExhaustedError, TimeoutError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:
@@ -115,6 +120,8 @@ def test_only_errors_that_pass_by_themselves_are_retriable() -> None:
         errors.PartitionFullError,
         errors.OffsetMismatchError,
         errors.LockTimeoutError,
+        errors.DeliveryTimeoutError,
+        errors.BufferExhaustedError,
     }
 
 

@@ -42,6 +42,8 @@ typedef enum {
     PLOG_READER_TYPE,
     PLOG_APPENDER_TYPE,
     PLOG_ROUTER_TYPE,
+    PLOG_SENT_TYPE,
+    PLOG_BATCH_BUILDER_TYPE,
     PLOG_TYPE_COUNT,
 } plog_type;
 
@@ -152,5 +154,6 @@ int plog_add_tail_types(PyObject *module);
 int plog_add_reader_type(PyObject *module);
 int plog_add_appender_type(PyObject *module);
 int plog_add_router_type(PyObject *module);
+int plog_add_builder_types(PyObject *module);
 
 #endif

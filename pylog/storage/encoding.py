@@ -66,6 +66,26 @@ def compression_of(config: TopicConfig, producer: Compression = UNCOMPRESSED) ->
     return Compression.named(name, levels.get(name))
 
 
+def compress(data: bytearray, config: TopicConfig, producer: Compression) -> bytearray:
+    """Return whole batches that are not compressed as the topic wants them, else the producer.
+
+    The same object if they stay as they are.  Raises RecordTooLargeError for a batch that grew too
+    large, MissingExtraError.
+    """
+    target = compression_of(config, producer)
+    if target.codec == codecs.NONE:
+        return data
+    data = compress_batches(data, target.codec, target.compress)
+    if len(data) > config.max_message_bytes:
+        raise RecordTooLargeError(len(data), config.max_message_bytes)
+    return data
+
+
+def fitting_bytes(max_message_bytes: int) -> int:
+    """Return how large a batch may be so that no codec makes it larger than this."""
+    return max(0, max_message_bytes - max_message_bytes // _GROWTH_PART - _GROWTH_BYTES)
+
+
 def recode(data: bytearray, config: TopicConfig) -> bytearray:
     """Return whole batches in the codec that the topic asks for; the same object if they may stay.
 
@@ -147,8 +167,7 @@ def _compressed_batch(
     be larger, up to what can be read again.
     """
     longest = BATCH_HEADER_BYTES + codecs.MAX_DECOMPRESSED_BYTES
-    growth = max_message_bytes // _GROWTH_PART + _GROWTH_BYTES
-    room = max(0, min(max_message_bytes - growth, longest))
+    room = min(fitting_bytes(max_message_bytes), longest)
     while True:
         try:
             plain, end = write(longest, start, room)

@@ -222,6 +222,15 @@ class PartitionHandle(ABC):
             if attachment is None or attachment.commit.wait(end_offset):
                 return end_offset
 
+    def wait_durable(self, start: int, end_offset: int) -> None:
+        """Return when the offsets in [start, end_offset) are as durable as the topic asks.
+
+        Raises DurabilityUnknownError, ClosedError.  With durability "fsync" it blocks for a sync
+        that all waiting threads share, else it returns at once.
+        """
+        if self._waits_for_sync:
+            self._wait_durable(start, end_offset)
+
     def _wait_durable(self, start: int, end_offset: int) -> None:
         # Attaches again when another thread suspended the partition between append and sync.
         while True:

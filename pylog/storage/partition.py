@@ -157,6 +157,19 @@ class Partition(PartitionHandle):
                 raise
         return self._acknowledged(spans, chunks.timestamps)
 
+    def place_batch(
+        self, data: bytearray, count: int, timestamp: int, compression: Compression
+    ) -> int:
+        """Append one batch of records, visible as the topic says; return its first offset.
+
+        data: one whole batch, not compressed, which may be stamped in place.  count: its records.
+        timestamp: the greatest of them.  compression: as in `encode_chunks`.
+        Does not wait for durability: `wait_durable` does.
+        Raises what `append` raises, except for what is wrong with a record.
+        """
+        data = encoding.compress(data, self.config, compression)
+        return self._write(Chunk(data, count, timestamp), -1)[0]
+
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
         if self._waits_for_sync and spans:

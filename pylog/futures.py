@@ -1,0 +1,209 @@
+"""What a send returns: a future of the record's metadata, cheap because its batch does the work.
+
+Knows batches as something that is pending, appended or failed.  Must not know who sends them.
+
+Locks: one condition a batch, shared by all of its futures.  Callbacks run without it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from pylog._native import RecordMetadata, Sent
+
+logger = logging.getLogger("pylog")
+
+# The states that the waiting functions of concurrent.futures compare with.
+_PENDING: Final = "PENDING"
+_FINISHED: Final = "FINISHED"
+
+
+class Delivery:
+    """What becomes of one batch, shared by the futures of its records.
+
+    base_offset: of its first record.  append_time: in place of the records' timestamps, if given.
+    """
+
+    __slots__ = (
+        "append_time",
+        "base_offset",
+        "callbacks",
+        "condition",
+        "error",
+        "is_done",
+        "partition",
+        "topic",
+        "waiters",
+    )
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.base_offset = -1
+        self.append_time: int | None = None
+        self.error: BaseException | None = None
+        self.is_done = False
+        self.condition = threading.Condition()
+        self.callbacks: list[tuple[SendFuture, Callable[[SendFuture], object]]] = []
+        self.waiters: dict[int, tuple[SendFuture, list[Any]]] = {}
+
+    def resolve(self, base_offset: int, append_time: int | None = None) -> None:
+        """Say that the batch was appended; callbacks run here."""
+        self.base_offset = base_offset
+        self.append_time = append_time
+        self._finish()
+
+    def fail(self, error: BaseException) -> None:
+        """Say that it was not, or that nobody knows; callbacks run here."""
+        self.error = error
+        self._finish()
+
+    def _finish(self) -> None:
+        with self.condition:
+            self.is_done = True
+            for future, waiters in self.waiters.values():
+                for waiter in waiters:
+                    tell = waiter.add_result if self.error is None else waiter.add_exception
+                    tell(future)
+            self.condition.notify_all()
+        callbacks, self.callbacks = self.callbacks, []
+        for future, function in callbacks:
+            _call(function, future)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Return whether the batch is done, after at most `timeout` seconds."""
+        with self.condition:
+            return self.condition.wait_for(lambda: self.is_done, timeout)
+
+    def after_fork(self, error: BaseException) -> None:
+        """In a forked child: fail, whatever lock another thread of the parent held."""
+        self.condition = threading.Condition()
+        # What was asked for in the parent runs in the parent.
+        self.callbacks, self.waiters = [], {}
+        self.fail(error)
+
+
+class _Reported:
+    """Logs what a caller's function raises: it is the caller's, and must not stop a sender."""
+
+    def __init__(self, future: SendFuture) -> None:
+        self._future = future
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        logger.error("a callback of %r failed", self._future, exc_info=error)
+        return True
+
+
+def _call(function: Callable[[SendFuture], object], future: SendFuture) -> None:
+    with _Reported(future):
+        function(future)
+
+
+class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):
+    """The future of one record that was sent.
+
+    As `concurrent.futures.Future`: `concurrent.futures.wait`, `as_completed` and
+    `asyncio.wrap_future` take it.  A record cannot be taken back, so `cancel` returns False.
+    """
+
+    __slots__ = ()
+
+    _batch: Delivery
+
+    def cancel(self) -> bool:
+        """Return False: it may be on its way."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Return False."""
+        return False
+
+    def running(self) -> bool:
+        """Return whether it is on its way."""
+        return not self._batch.is_done
+
+    def done(self) -> bool:
+        """Return whether it is known what became of the record."""
+        return self._batch.is_done
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:
+        """Return where the record is, once it is acknowledged as the producer's `acks` asks.
+
+        timeout: seconds, None for ever.  Raises TimeoutError after it, and what `exception`
+        returns.  Blocks without the GIL; ends on Ctrl-C.
+        """
+        batch = self._batch
+        if not (batch.is_done or batch.wait(timeout)):
+            raise TimeoutError
+        if batch.error is not None:
+            # All records of the batch raise this one object: none shall keep the others' frames.
+            raise batch.error.with_traceback(None)
+        append_time = batch.append_time
+        return RecordMetadata(
+            batch.topic,
+            batch.partition,
+            batch.base_offset + self._index,
+            self._timestamp if append_time is None else append_time,
+        )
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return why the record was not acknowledged, None if it was.
+
+        NotAppendedError and its kinds: it is certainly not in the log.  DurabilityUnknownError: it
+        may be.  ClosedError: in a forked child, whose parent alone knows.
+        timeout: as in `result`; raises TimeoutError after it.
+        """
+        if not (self._batch.is_done or self._batch.wait(timeout)):
+            raise TimeoutError
+        return self._batch.error
+
+    def add_done_callback(self, function: Callable[[SendFuture], object]) -> None:
+        """Call `function` with this future when it is done, or now if it is.
+
+        In the producer's thread, in the order of a partition's records; what is slow there delays
+        all that is sent.  What it raises is logged.
+        """
+        batch = self._batch
+        with batch.condition:
+            if not batch.is_done:
+                batch.callbacks.append((self, function))
+                return
+        _call(function, self)
+
+    def __repr__(self) -> str:
+        batch = self._batch
+        state = "pending"
+        if batch.is_done:
+            state = f"offset {batch.base_offset + self._index}"
+            if batch.error is not None:
+                state = f"failed: {batch.error!r}"
+        return f"<SendFuture {batch.topic}-{batch.partition}: {state}>"
+
+    # What `concurrent.futures.wait` and `as_completed` look at; no public way exists.
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        return self._batch.condition
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        return _FINISHED if self._batch.is_done else _PENDING
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        return self._batch.waiters.setdefault(self._index, (self, []))[1]

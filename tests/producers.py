@@ -1,0 +1,74 @@
+"""What the tests of producers share: partitions that do as told, and a clock by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pylog import ProducerConfig, SendFuture, TopicConfig
+from pylog._native import batch_headers
+from pylog.accumulator import Accumulator, Given
+from pylog.codecs import Compression
+from pylog.sender import Sender
+
+NOW = 1_700_000_000_000
+
+
+class StubPartition:
+    """Keeps the batches it is given.  `answers` come first: an error is raised, None appends."""
+
+    def __init__(self, topic: str = "t", number: int = 0, *, max_message_bytes: int = 1 << 20):
+        self.topic = topic
+        self.number = number
+        self.config = TopicConfig(max_message_bytes=max_message_bytes)
+        self.batches: list[bytes] = []
+        self.end = 0
+        self.syncs: list[tuple[int, int]] = []
+        self.answers: list[BaseException | None] = []
+        self.sync_answers: list[BaseException] = []
+        self.on_sync: Callable[[], object] = lambda: None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def place_batch(
+        self, data: bytearray, count: int, timestamp: int, compression: Compression
+    ) -> int:
+        self.gate.wait()
+        answer = self.answers.pop(0) if self.answers else None
+        if answer is not None:
+            raise answer
+        header = batch_headers(data)[0]
+        assert (header["count"], header["max_timestamp"]) == (count, timestamp)
+        self.batches.append(bytes(data))
+        first, self.end = self.end, self.end + count
+        return first
+
+    def wait_durable(self, start: int, end_offset: int) -> None:
+        self.syncs.append((start, end_offset))
+        self.on_sync()
+        if self.sync_answers:
+            raise self.sync_answers.pop(0)
+
+    def headers(self) -> list[dict[str, int]]:
+        return [batch_headers(batch)[0] for batch in self.batches]
+
+
+class Bench:
+    """An accumulator and a sender without a thread; time stands still until it is told to move."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 100.0
+        self.config = ProducerConfig(**settings)
+        self.accumulator = Accumulator(self.config, clock=lambda: NOW, monotonic=lambda: self.now)
+        self.sender = Sender(self.accumulator, self.config, on_fork=lambda: None)
+
+    def put(self, partition: Any, value: bytes = b"v", key: bytes | None = None) -> SendFuture:
+        future, _ = self.accumulator.append(partition, Given(value, key, None, None))
+        return future
+
+    def run(self) -> int:
+        """Send what is due now; return the number of batches that were tried."""
+        due = self.accumulator.take_due(self.now)
+        self.sender.send(due)
+        return sum(len(batches) for _, batches in due)
