@@ -356,6 +356,7 @@ class Tail:
         partition: int,
         clock: Callable[[], int],
         log_events: Events | None = None,
+        settings: Events | None = None,
     ) -> Tail: ...
     def configure(
         self,
@@ -366,6 +367,7 @@ class Tail:
         index_interval_bytes: int,
         visible_on_append: bool,
         is_compressed: bool = False,
+        settings_seen: int = 0,
     ) -> None: ...
     def attach(
         self,
@@ -395,6 +397,7 @@ class Appender:
 
     def __new__(cls, otherwise: Callable[..., RecordMetadata]) -> Appender: ...
     def use(self, tail: Tail | None, /) -> None: ...
+    def then(self, call: Callable[[RecordMetadata], object] | None, /) -> None: ...
     def append(
         self,
         value: bytes | None,
@@ -413,6 +416,8 @@ class Router:
         partitions: int,
         resolve: Callable[[int], Appender],
         sticky_bytes: int,
+        settings: Events | None = None,
+        count_now: Callable[[], int] = ...,
     ) -> Router: ...
     def append(
         self,

@@ -269,6 +269,18 @@ class TopicConfig:
                 raise UnknownSettingError(name, value, _nearest(name, SETTINGS))
         return cls(**settings)
 
+    def altered(self, **settings: Any) -> TopicConfig:
+        """Return these settings with some replaced, by pylog's names; None is a default.
+
+        Raises UnknownSettingError that names the nearest known one, InvalidConfigurationError.
+        Source: Kafka's incrementalAlterConfigs, SET and DELETE.
+        """
+        defaults = dataclasses.asdict(TopicConfig())
+        given = {
+            name: defaults.get(name) if value is None else value for name, value in settings.items()
+        }
+        return TopicConfig.from_settings(**(dataclasses.asdict(self) | given))
+
     @classmethod
     def from_kafka(cls, settings: Mapping[str, Value]) -> TopicConfig:
         """Return the defaults with some settings replaced, by Kafka's names.

@@ -6,8 +6,9 @@ what topics mean.
 Locks: `_lock`, around the table of partitions; no I/O is done while it is held, except closing.
 `_closing`, around the end: the lock file is not closed while another thread still ends partitions.
 
-`pylog.lock` is one page that every process maps: an event counter that tells waiters of any
-partition to look again.  Its bytes also number the locks of partitions (storage/shared_page.py).
+`pylog.lock` is one page that every process maps, with two counters: events, which tell waiters of
+any partition to look again, and changes of settings.  Its bytes also number the locks of
+partitions (storage/shared_page.py).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ logger = logging.getLogger("pylog")
 LOCK_NAME: Final = "pylog.lock"
 _MAX_PROPERTIES_BYTES: Final = 1 << 16
 _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
+_SETTINGS_POSITION: Final = 64  # in pylog.lock: another cache line than the events'
 _PRESENCE_BYTE: Final = 0  # of pylog.lock; held shared while the log is open
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -89,8 +91,8 @@ class Engine:
         self.fork_listeners: list[Callable[[], None]] = []
         self.clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self.log_id = uuid.UUID(int=0)
-        # Who knows the topics says here whether one still exists, before files are made for it.
-        self.check_topic: Callable[[str, uuid.UUID], None] = lambda topic, topic_id: None
+        # Who knows the topics says here what their settings are, and whether they still exist.
+        self.settings_of: Callable[[str, uuid.UUID], TopicConfig | None] = lambda *topic: None
 
     # ------------------------------------------------------------------ open and close
 
@@ -118,10 +120,12 @@ class Engine:
             clock=system_clock,
             monotonic=time.monotonic,
             log_events=Events(memory),
+            settings=Events(memory, _SETTINGS_POSITION),
+            settings_of=lambda topic, topic_id: self.settings_of(topic, topic_id),
             decompress=codecs.decompress,
             on_attach=self._note_attached,
+            on_configured=self._note_configured,
             on_unsynced_roll=self._flush_sealed_soon,
-            check_topic=lambda topic, topic_id: self.check_topic(topic, topic_id),
         )
         _engines.add(self)
 
@@ -175,6 +179,13 @@ class Engine:
         assert events is not None
         return events
 
+    @property
+    def settings(self) -> Events:
+        """The counter of changes of settings; see Environment."""
+        settings = self._open_environment().settings
+        assert settings is not None
+        return settings
+
     def _open_environment(self) -> Environment:
         environment = self._environment
         if environment is None:
@@ -217,13 +228,15 @@ class Engine:
     def _note_attached(self, flushable: Flushable) -> None:
         partition = flushable
         assert isinstance(partition, Partition)
-        if partition.config.durability == "interval":
-            _flush_later(self._background, weakref.ref(partition))
         self._attached.pop(partition, None)
         self._attached[partition] = 1
         if len(self._attached) > self._max_open_partitions:
             # Not here: the caller holds the new partition's lock, and suspending takes another's.
             self._background.schedule("suspend", 0.0, self._suspend_idle)
+
+    def _note_configured(self, flushable: Flushable) -> None:
+        assert isinstance(flushable, Partition)
+        _flush_later(self._background, weakref.ref(flushable))
 
     def _suspend_idle(self) -> None:
         """Suspend the partitions that were attached longest ago, first those not used since."""
@@ -280,17 +293,20 @@ def _flush_later(background: Background, reference: weakref.ref[Partition]) -> N
     The timetable holds no strong reference, so that a log which nobody uses can be collected.
     """
     partition = reference()
-    if partition is None:
+    if partition is None or partition.config.durability != "interval":
         return
-    delay = partition.config.flush_ms / 1000
+    flush_ms = partition.config.flush_ms
 
     def flush() -> None:
         partition = reference()
-        if partition is not None and partition.is_attached:
-            _flush_later(background, reference)
+        if partition is None or not partition.is_attached:
+            return
+        _flush_later(background, reference)
+        if partition.config.flush_ms == flush_ms:
             partition.flush()
 
-    background.schedule(("flush", reference), delay, flush)
+    # With its period in its name: a shorter one begins at once.
+    background.schedule(("flush", reference, flush_ms), flush_ms / 1000, flush)
 
 
 def _after_fork_in_child() -> None:

@@ -67,6 +67,20 @@ class Log:
         """
         return self._registry.names()
 
+    def alter_topic(self, name: str, **settings: Any) -> None:
+        """Change some settings of a topic; the others stay.
+
+        settings: fields of `TopicConfig`; None returns one to its default.
+        Every handle in every process follows them from its next append on, without being opened
+        again: an append that begins when this has returned is acknowledged by the new durability.
+        Records appended before keep the durability that they were acknowledged with.
+        Raises UnknownTopicOrPartitionError, UnknownSettingError that names the nearest known one,
+        InvalidConfigurationError, each with nothing changed; PartitionFullError, NotAppendedError,
+        DurabilityUnknownError, CorruptionError, ClosedError, OSError.  One synced append.
+        Source: Kafka's incrementalAlterConfigs.
+        """
+        self._registry.alter(name, settings)
+
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records and give the space back.
 

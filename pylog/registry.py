@@ -10,9 +10,9 @@ Locks: `_lock`, around the replayed view.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from pylog.config import TopicConfig
@@ -41,9 +41,9 @@ class TopicRegistry:
         self._engine = engine
         self._lock = threading.Lock()
         self._facts: dict[str, TopicFacts] = {}
-        self._topics: dict[TopicFacts, Topic] = {}
+        self._topics: dict[uuid.UUID, Topic] = {}
         self._offset = 0
-        engine.check_topic = self._check_topic
+        engine.settings_of = self._settings_of
         engine.fork_listeners.append(self._after_fork)
 
     def _after_fork(self) -> None:
@@ -60,29 +60,39 @@ class TopicRegistry:
     def _refresh_locked(self) -> dict[str, TopicFacts]:
         """Return all topics by name; reads what was appended to `__metadata` since the last call.
 
+        A topic that was changed is counted before anybody here can act by that: its writer may have
+        been killed before it did.  See Environment.settings.
         Raises CorruptionError, OSError, ClosedError.  Without news: one copy of the marks.
         """
         metadata = self.metadata
         if metadata.high_watermark == self._offset:
             return self._facts
-        for record in metadata.records(self._offset):
-            name = (record.key or b"").decode(errors="replace")
-            if record.value is None:
-                self._forget_locked(name)
-            else:
-                facts = parse_topic(name, record.value)
-                self._forget_locked(name)
-                self._facts[name] = facts
-            self._offset = record.offset + 1
+        is_changed = False
+        try:
+            for record in metadata.records(self._offset):
+                name = (record.key or b"").decode(errors="replace")
+                facts = None if record.value is None else parse_topic(name, record.value)
+                is_changed = self._learn_locked(name, facts) or is_changed
+                self._offset = record.offset + 1
+        finally:
+            if is_changed:
+                self._engine.settings.notify()
         return self._facts
 
-    def _forget_locked(self, name: str) -> None:
+    def _learn_locked(self, name: str, facts: TopicFacts | None) -> bool:
+        """Note what is true of a name from now on; return whether a topic that exists changed."""
         old = self._facts.pop(name, None)
-        if old is not None:
-            self._topics.pop(old, None)
+        if facts is not None:
+            self._facts[name] = facts
+        if old is None:
+            return False
+        if facts is not None and facts.topic_id == old.topic_id:
+            return not facts.is_deleting
+        self._topics.pop(old.topic_id, None)
+        return False
 
     def get(self, name: str) -> Topic:
-        """Return a topic, the same object for as long as it is not changed.
+        """Return a topic, the same object until it is deleted.
 
         Raises UnknownTopicOrPartitionError and what a read raises.
         """
@@ -98,14 +108,17 @@ class TopicRegistry:
             facts = self._refresh_locked().values()
             return sorted(topic.name for topic in facts if not topic.is_deleting)
 
-    def _check_topic(self, name: str, topic_id: uuid.UUID) -> None:
-        """Raise UnknownTopicOrPartitionError unless this very topic exists; see Environment."""
-        if name == METADATA_TOPIC:
-            return
+    def _settings_of(self, name: str, topic_id: uuid.UUID) -> TopicConfig | None:
+        """Return the settings of this very topic, if it is kept here; see Environment."""
+        return None if name == METADATA_TOPIC else self._facts_of(name, topic_id).config
+
+    def _facts_of(self, name: str, topic_id: uuid.UUID) -> TopicFacts:
+        """Return what is known of this very topic.  Raises UnknownTopicOrPartitionError."""
         with self._lock:
             facts = self._refresh_locked().get(name)
         if facts is None or facts.is_deleting or facts.topic_id != topic_id:
             raise UnknownTopicOrPartitionError(name)
+        return facts
 
     def create(
         self,
@@ -133,6 +146,31 @@ class TopicRegistry:
                 self._finish_deletion(existing)
             elif self._commit(name, facts.encode(), expected):
                 return self.get(name)
+
+    def alter(self, name: str, settings: dict[str, Any]) -> None:
+        """Change some settings of a topic; see Log.alter_topic."""
+
+        def altered(facts: TopicFacts) -> TopicFacts:
+            return dataclasses.replace(facts, config=facts.config.altered(**settings))
+
+        self._change(name, altered)
+
+    def _change(self, name: str, changed: Callable[[TopicFacts], TopicFacts]) -> None:
+        """Replace what is known of a topic, as soon as nobody else does.
+
+        changed: returns what shall be true, given what is; may raise.
+        """
+        while True:
+            with self._lock:
+                facts, expected = self._refresh_locked().get(name), self._offset
+            if facts is None or facts.is_deleting:
+                raise UnknownTopicOrPartitionError(name)
+            new = changed(facts)
+            if new == facts or self._commit(name, new.encode(), expected):
+                break
+        with self._lock:
+            # Reads the change, and so counts it.  Killed before: whoever reads it next does.
+            self._refresh_locked()
 
     def delete(self, name: str) -> None:
         """Delete a topic and give its space back; see Log.delete_topic.
@@ -184,10 +222,14 @@ class TopicRegistry:
         return True
 
     def _topic_locked(self, facts: TopicFacts) -> Topic:
-        topic = self._topics.get(facts)
+        topic = self._topics.get(facts.topic_id)
         if topic is None:
-            topic = self._topics[facts] = Topic(
-                facts, functools.partial(self._partition, facts), events=self._engine.events
+            topic = self._topics[facts.topic_id] = Topic(
+                facts,
+                partition_of=self._partition,
+                newest=self._facts_of,
+                events=self._engine.events,
+                settings=self._engine.settings,
             )
         return topic
 

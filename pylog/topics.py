@@ -6,15 +6,18 @@ read together.  Must not know where topics are written down, nor files.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
 from pylog._native import Appender, Events, Record, RecordMetadata, Router
-from pylog.errors import NotAppendedError, UnknownTopicOrPartitionError
+from pylog.config import TopicConfig
+from pylog.errors import ClosedError, NotAppendedError, UnknownTopicOrPartitionError
 from pylog.metadata import TopicFacts
 from pylog.moments import milliseconds_of
 from pylog.records import AppendedRecords, OffsetAndTimestamp
@@ -22,39 +25,74 @@ from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
 _STICKY_BYTES: Final = 16384  # Kafka's batch.size
+_NEVER_ASKED: Final = -1  # a count of changes that no counter has
 
 
 class Topic:
     """A named set of partitions.  Cheap to make: partitions come into being when they are used.
 
-    name: as given to `create_topic`.  config: its settings, a TopicConfig, fixed at creation.
+    name: as given to `create_topic`.
     Every method may be called by many threads at once.
     """
 
     def __init__(
-        self, facts: TopicFacts, partition_of: Callable[[int], Partition], *, events: Events
+        self,
+        facts: TopicFacts,
+        *,
+        partition_of: Callable[[TopicFacts, int], Partition],
+        newest: Callable[[str, uuid.UUID], TopicFacts],
+        events: Events,
+        settings: Events,
     ) -> None:
         self.name = facts.name
-        self.config = facts.config
-        self._count = facts.partitions
+        self._known = (_NEVER_ASKED, facts)  # as of which count of changes
         self._partition_of = partition_of
+        self._newest = newest
         self._events = events
-        self._router = Router(self._count, self._appender_of, _STICKY_BYTES)
-        if facts.config.durability != "fsync":
-            # Nothing is left to do after the C call, so it is the method itself: no Python frame.
-            self.append = self._router.append  # type: ignore[method-assign]
+        self._settings = settings
+        self._router = Router(
+            facts.partitions,
+            self._appender_of,
+            _STICKY_BYTES,
+            settings=settings,
+            count_now=self.__len__,
+        )
+        # Nothing is left to do after the C call, so it is the method itself: no Python frame.
+        self.append = self._router.append  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
-        return f"<Topic {self.name}: {self._count} partitions>"
+        return f"<Topic {self.name}: {self._known[1].partitions} partitions>"
 
     def __len__(self) -> int:
-        """Return the number of partitions."""
-        return self._count
+        """Return the number of partitions, those included that another process added."""
+        return self._facts.partitions
+
+    @property
+    def _facts(self) -> TopicFacts:
+        """What is known of the topic now; when it or the log is no more, what was known.
+
+        Raises CorruptionError, OSError.
+        """
+        # The count first: what is changed after it makes another count.
+        count = self._settings.value
+        if count != self._known[0]:
+            with contextlib.suppress(UnknownTopicOrPartitionError, ClosedError):
+                self._known = (count, self._newest(self.name, self._known[1].topic_id))
+        return self._known[1]
+
+    @property
+    def config(self) -> TopicConfig:
+        """Its settings, with the last change that anybody made; when it is no more, as they were.
+
+        Raises CorruptionError, OSError.
+        """
+        return self._facts.config
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
         """All partitions, by number.  Raises ClosedError."""
-        return tuple(self._partition_of(number) for number in range(self._count))
+        facts = self._facts
+        return tuple(self._partition_of(facts, number) for number in range(facts.partitions))
 
     def partition(self, number: int) -> Partition:
         """Return one partition; no I/O.
@@ -63,9 +101,10 @@ class Topic:
         """
         if not isinstance(number, int):
             raise TypeError(f"partition must be an int, not {type(number).__name__}")
-        if not 0 <= number < self._count:
+        facts = self._facts
+        if not 0 <= number < facts.partitions:
             raise UnknownTopicOrPartitionError(self.name, number)
-        return self._partition_of(number)
+        return self._partition_of(facts, number)
 
     def _appender_of(self, number: int) -> Appender:
         return self.partition(number).appender
@@ -106,7 +145,7 @@ class Topic:
         `appended` of a NotAppendedError need not be a prefix of what was given.
         Raises UnknownTopicOrPartitionError too.
         """
-        if partition is None and self._count > 1 and keys is not None:
+        if partition is None and keys is not None and len(self) > 1:
             return self._append_keyed(values, keys, headers, timestamps)
         number = self._router.pick(None, None) if partition is None else partition
         return self.partition(number).append_many(values, keys, headers, timestamps)
@@ -127,7 +166,7 @@ class Topic:
             rows_of.setdefault(self._router.pick(key, value), []).append(row)
         # All is encoded before anything is appended, so that a wrong argument leaves no traces.
         chunks = {
-            number: self._partition_of(number).encode_chunks(
+            number: self.partition(number).encode_chunks(
                 [values[row] for row in rows],
                 [keys[row] for row in rows],
                 None if headers is None else [headers[row] for row in rows],
@@ -138,7 +177,7 @@ class Topic:
         parts: list[tuple[list[int], AppendedRecords]] = []
         try:
             for number, rows in rows_of.items():
-                appended = self._partition_of(number).append_chunks(chunks[number])
+                appended = self.partition(number).append_chunks(chunks[number])
                 parts.append((rows, appended))
         except NotAppendedError as error:
             assert isinstance(error.appended, AppendedRecords)
@@ -165,7 +204,7 @@ class Topic:
         timestamp = None
         if isinstance(start, datetime.datetime):
             timestamp, start = milliseconds_of(start), None
-        if partition is None and self._count == 1:
+        if partition is None and len(self) == 1:
             partition = 0
         if partition is not None:
             one = self.partition(partition)

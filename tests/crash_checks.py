@@ -74,10 +74,12 @@ class Process:
             clock=lambda: self.now,
             monotonic=lambda: 0.0,
             log_events=None,
+            settings=None,
+            settings_of=lambda topic, topic_id: None,
             decompress=codecs.decompress,
             on_attach=lambda _: None,
+            on_configured=lambda _: None,
             on_unsynced_roll=self.unsynced.append,
-            check_topic=lambda topic, topic_id: None,
         )
 
     def partition(self, config: TopicConfig) -> Partition:

@@ -85,8 +85,9 @@ def acknowledges_before_data_is_synced(patch: Patch) -> None:
 def rolls_without_syncing_the_old_segment(patch: Patch) -> None:
     original = lifecycle.roll_locked
 
-    def roll(directory: Any, page: Any, manifest: Any, active: Any, **options: Any) -> Any:
-        return original(directory, page, manifest, _Unsynced(active), **options)
+    def roll(directory: Any, page: Any, manifest: Any, *, unsynced: Any) -> Any:
+        skipped = [_Unsynced(segment) for segment in unsynced]
+        return original(directory, page, manifest, unsynced=skipped)
 
     patch.setattr(lifecycle, "roll_locked", roll)
 

@@ -26,7 +26,9 @@ def test_a_change_whose_writer_died_before_its_sync_is_synced_by_the_next_one(lo
     log.create_topic("a")
     metadata = TopicRegistry(log._engine).metadata
     facts = TopicFacts("b", uuid.uuid4(), 1, pylog.TopicConfig())
-    metadata.appender.append(facts.encode(), b"b")  # as if killed here: placed, not synced
+    attachment = metadata._attached()
+    assert attachment is not None
+    attachment.tail.native.append(facts.encode(), b"b")  # as if killed here: placed, not synced
     assert log.topics() == ["a"]
 
     log.create_topic("c")

@@ -96,6 +96,9 @@ static PyObject *append_record(plog_tail_object *self, const plog_record_in *rec
     const size_t size = plog_record_batch_bound(record);
     plog_placed placed;
     plog_status status;
+    if (!plog_tail_is_current(&self->core)) {
+        return plog_tail_not_placed(self, PLOG_NOT_OPEN); /* what these rules refuse may be fine */
+    }
     if (self->is_configured && size > (uint64_t)self->core.rules.max_message_bytes) {
         return plog_raise_too_large(state, size, (size_t)self->core.rules.max_message_bytes);
     }

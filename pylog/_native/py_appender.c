@@ -10,6 +10,7 @@
 typedef struct {
     PyObject_HEAD PyObject *tail; /* strong: a Tail, or NULL while the files are closed */
     PyObject *otherwise;          /* strong: gets the same arguments when the tail cannot append */
+    PyObject *then;               /* strong: gets what the tail returned; NULL: nothing is left */
 } appender_object;
 
 /* The limited API has no vectorcall before 3.12. */
@@ -35,6 +36,24 @@ static PyObject *call_with(PyObject *callable, PyObject *const *args, Py_ssize_t
     return result;
 }
 
+/* Returns `result`, which it takes over, after `then` had it.  Looked up only now: who changes what
+ * a record must wait for says so before the tail takes the next one. */
+static PyObject *pass_on(appender_object *self, PyObject *result)
+{
+    PyObject *then = self->then;
+    if (then == NULL) {
+        return result;
+    }
+    Py_INCREF(then);
+    PyObject *nothing = PyObject_CallFunctionObjArgs(then, result, NULL); /* strong */
+    Py_DECREF(then);
+    if (nothing == NULL) {
+        Py_CLEAR(result);
+    }
+    Py_XDECREF(nothing);
+    return result;
+}
+
 PyObject *plog_appender_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                PyObject *keyword_names)
 {
@@ -45,7 +64,7 @@ PyObject *plog_appender_append(PyObject *object, PyObject *const *args, Py_ssize
         PyObject *result = plog_tail_append(tail, args, count, keyword_names);
         Py_DECREF(tail);
         if (result == NULL || !PyLong_Check(result)) {
-            return result;
+            return result == NULL ? NULL : pass_on(self, result);
         }
         Py_DECREF(result);
     }
@@ -65,6 +84,15 @@ static PyObject *appender_use(PyObject *object, PyObject *tail)
     }
     PyObject *old = self->tail;
     self->tail = tail == Py_None ? NULL : Py_NewRef(tail);
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *appender_then(PyObject *object, PyObject *then)
+{
+    appender_object *self = (appender_object *)object;
+    PyObject *old = self->then;
+    self->then = then == Py_None ? NULL : Py_NewRef(then);
     Py_XDECREF(old);
     Py_RETURN_NONE;
 }
@@ -89,6 +117,7 @@ static int appender_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->tail);
     Py_VISIT(self->otherwise);
+    Py_VISIT(self->then);
     return 0;
 }
 
@@ -97,6 +126,7 @@ static int appender_clear(PyObject *object)
     appender_object *self = (appender_object *)object;
     Py_CLEAR(self->tail);
     Py_CLEAR(self->otherwise);
+    Py_CLEAR(self->then);
     return 0;
 }
 
@@ -117,6 +147,8 @@ static PyMethodDef appender_methods[] = {
     {"append", METHOD(plog_appender_append), METH_FASTCALL | METH_KEYWORDS,
      "Append one record through the tail in use; what it cannot do is handed to `otherwise`."},
     {"use", appender_use, METH_O, "Append through this Tail from now on, None for none."},
+    {"then", appender_then, METH_O,
+     "Call this with what each append of the tail returns, before it is returned; None: nothing."},
     {NULL, NULL, 0, NULL},
 };
 

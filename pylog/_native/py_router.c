@@ -5,11 +5,15 @@
  */
 #include "murmur2.h"
 #include "py_appender.h"
+#include "py_page.h"
 
 typedef struct {
     PyObject_HEAD PyObject *appenders; /* strong: a list, one per partition, None until resolved */
     PyObject
         *resolve; /* strong: partition number -> Appender; raises for one that does not exist */
+    PyObject *count_now;    /* strong: returns the number of partitions, or NULL */
+    PyObject *settings;     /* strong: an Events that counts changes of it, or NULL */
+    uint32_t settings_seen; /* the count that `count` is as new as */
     Py_ssize_t count;
     int64_t sticky_bytes; /* after so many bytes without a key the next partition is taken */
     int64_t sticky_so_far;
@@ -53,6 +57,31 @@ static Py_ssize_t pick_by_key(router_object *self, PyObject *key)
     return number;
 }
 
+/* Make room for partitions that were added, whoever did it; -1 with an error. */
+static int see_added(router_object *self)
+{
+    if (self->settings == NULL) {
+        return 0;
+    }
+    /* Before the count is asked for: what is added after it makes another value. */
+    const uint32_t seen = plog_events_value(plog_events_of(self->settings));
+    if (seen == self->settings_seen) {
+        return 0;
+    }
+    PyObject *now = PyObject_CallNoArgs(self->count_now); /* strong */
+    int64_t count = 0;
+    int status = now == NULL ? -1 : plog_int64_from_object(now, "the number of partitions", &count);
+    Py_XDECREF(now);
+    while (status == 0 && PyList_Size(self->appenders) < count) {
+        status = PyList_Append(self->appenders, Py_None);
+    }
+    if (status == 0) {
+        self->count = PyList_Size(self->appenders);
+        self->settings_seen = seen;
+    }
+    return status;
+}
+
 /* The Appender of a partition (borrowed from the list), made when first asked for.  NULL with the
  * error that `resolve` raises, as it does for a partition that does not exist. */
 static PyObject *resolve_appender(router_object *self, int64_t number)
@@ -76,22 +105,30 @@ static PyObject *resolve_appender(router_object *self, int64_t number)
     return PyList_SetItem(self->appenders, (Py_ssize_t)number, made) < 0 ? NULL : made;
 }
 
-/* The partition asked for; -1 with an error, which for a negative one `resolve` raises. */
+/* The partition asked for; -1 with an error, which `resolve` raises for one that cannot exist. */
 static int64_t parse_partition(router_object *self, PyObject *partition)
 {
     int64_t number;
-    if (plog_int64_from_object(partition, "partition", &number) < 0) {
-        return -1;
+    const int status = plog_int64_from_object(partition, "partition", &number);
+    if (status == 0 && number >= 0) {
+        return number;
     }
-    if (number < 0) {
-        (void)resolve_appender(self, number);
-        return -1;
+    if (status == 0 || PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Clear();
+        PyObject *made = PyObject_CallFunctionObjArgs(self->resolve, partition, NULL); /* strong */
+        if (made != NULL) {
+            plog_raise_type(made, "what resolve returns", "an Appender of a partition that exists");
+            Py_DECREF(made);
+        }
     }
-    return number;
+    return -1;
 }
 
 static int64_t pick(router_object *self, PyObject **given)
 {
+    if (see_added(self) < 0) {
+        return -1;
+    }
     if (given[PARTITION] != NULL && given[PARTITION] != Py_None) {
         return parse_partition(self, given[PARTITION]);
     }
@@ -145,12 +182,18 @@ static PyObject *unresolved(Py_ssize_t count)
 
 static PyObject *router_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"partitions", "resolve", "sticky_bytes", NULL};
-    PyObject *resolve; /* borrowed */
+    static char *names[] = {"partitions", "resolve", "sticky_bytes", "settings", "count_now", NULL};
+    PyObject *resolve, *settings = Py_None, *count_now = NULL; /* borrowed */
     int count;
     long long sticky_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOL:Router", names, &count, &resolve,
-                                     &sticky_bytes)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOL|OO:Router", names, &count, &resolve,
+                                     &sticky_bytes, &settings, &count_now)) {
+        return NULL;
+    }
+    const plog_module_state *state = PyType_GetModuleState(type);
+    if (settings != Py_None &&
+        (Py_TYPE(settings) != state->types[PLOG_EVENTS_TYPE] || count_now == NULL)) {
+        PyErr_SetString(PyExc_TypeError, "settings must be an Events, with a count_now");
         return NULL;
     }
     if (count < 1 || sticky_bytes < 0) {
@@ -162,6 +205,9 @@ static PyObject *router_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         return NULL;
     }
     self->resolve = Py_NewRef(resolve);
+    self->count_now = Py_XNewRef(count_now);
+    self->settings = settings == Py_None ? NULL : Py_NewRef(settings);
+    self->settings_seen = UINT32_MAX; /* which is no count */
     self->count = count;
     self->sticky_bytes = sticky_bytes;
     self->appenders = unresolved(count);
@@ -178,6 +224,7 @@ static int router_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->appenders);
     Py_VISIT(self->resolve);
+    Py_VISIT(self->count_now);
     return 0;
 }
 
@@ -186,8 +233,11 @@ static int router_clear(PyObject *object)
 {
     router_object *self = (router_object *)object;
     PyObject *resolve = self->resolve;
+    PyObject *count_now = self->count_now;
     self->resolve = Py_NewRef(Py_None);
+    self->count_now = count_now == NULL ? NULL : Py_NewRef(Py_None);
     Py_XDECREF(resolve);
+    Py_XDECREF(count_now);
     return 0;
 }
 
@@ -198,6 +248,8 @@ static void router_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
     Py_XDECREF(self->appenders);
     Py_XDECREF(self->resolve);
+    Py_XDECREF(self->count_now);
+    Py_XDECREF(self->settings);
     PyObject_GC_Del(object);
     Py_DECREF((PyObject *)type);
 }

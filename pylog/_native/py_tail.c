@@ -116,12 +116,13 @@ typedef enum {
     CONFIGURE_NUMBERS,
     VISIBLE_ON_APPEND = CONFIGURE_NUMBERS,
     IS_COMPRESSED,
+    SETTINGS_SEEN,
     CONFIGURE_ARGUMENTS
 } configure_argument;
 
 static const char *const configure_names[CONFIGURE_ARGUMENTS] = {
-    "max_message_bytes",    "segment_bytes",     "segment_ms",
-    "index_interval_bytes", "visible_on_append", "is_compressed"};
+    "max_message_bytes", "segment_bytes", "segment_ms",   "index_interval_bytes",
+    "visible_on_append", "is_compressed", "settings_seen"};
 static const plog_signature configure_signature = {"configure", configure_names,
                                                    CONFIGURE_ARGUMENTS, IS_COMPRESSED, 0};
 
@@ -130,7 +131,7 @@ static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssiz
 {
     plog_tail_object *self = (plog_tail_object *)object;
     PyObject *given[CONFIGURE_ARGUMENTS] = {NULL}; /* borrowed */
-    int64_t numbers[CONFIGURE_NUMBERS];
+    int64_t numbers[CONFIGURE_NUMBERS], settings_seen = 0;
     if (plog_parse_arguments(&configure_signature, args, count, keyword_names, given) < 0) {
         return NULL;
     }
@@ -145,7 +146,9 @@ static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssiz
     const int visible_on_append = PyObject_IsTrue(given[VISIBLE_ON_APPEND]);
     const int is_compressed =
         given[IS_COMPRESSED] == NULL ? 0 : PyObject_IsTrue(given[IS_COMPRESSED]);
-    if (visible_on_append < 0 || is_compressed < 0) {
+    if (visible_on_append < 0 || is_compressed < 0 ||
+        (given[SETTINGS_SEEN] != NULL &&
+         plog_int64_from_object(given[SETTINGS_SEEN], "settings_seen", &settings_seen) < 0)) {
         return NULL;
     }
     self->core.rules = (plog_tail_rules){.max_message_bytes = numbers[MAX_MESSAGE_BYTES],
@@ -154,6 +157,7 @@ static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssiz
                                          .index_interval_bytes = numbers[INDEX_INTERVAL_BYTES],
                                          .visible_on_append = visible_on_append != 0,
                                          .is_compressed = is_compressed != 0};
+    self->core.settings_seen = (uint32_t)settings_seen;
     self->is_configured = true;
     Py_RETURN_NONE;
 }
@@ -301,8 +305,13 @@ static bool is_system_clock(PyTypeObject *type, PyObject *clock)
     return ours == clock;
 }
 
+static bool is_events_or_none(const plog_module_state *state, PyObject *object)
+{
+    return object == Py_None || Py_TYPE(object) == state->types[PLOG_EVENTS_TYPE];
+}
+
 static int check_types(const plog_module_state *state, PyObject *page, PyObject *clock,
-                       PyObject *log_events)
+                       PyObject *log_events, PyObject *settings)
 {
     if (clock == NULL) {
         PyErr_SetString(PyExc_TypeError, "a tail needs topic, partition and clock");
@@ -316,8 +325,8 @@ static int check_types(const plog_module_state *state, PyObject *page, PyObject 
         PyErr_SetString(PyExc_TypeError, "clock must be callable");
         return -1;
     }
-    if (log_events != Py_None && Py_TYPE(log_events) != state->types[PLOG_EVENTS_TYPE]) {
-        PyErr_SetString(PyExc_TypeError, "log_events must be an Events or None");
+    if (!is_events_or_none(state, log_events) || !is_events_or_none(state, settings)) {
+        PyErr_SetString(PyExc_TypeError, "log_events and settings must be an Events or None");
         return -1;
     }
     return 0;
@@ -325,13 +334,15 @@ static int check_types(const plog_module_state *state, PyObject *page, PyObject 
 
 static PyObject *tail_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"page", "topic", "partition", "clock", "log_events", NULL};
+    static char *names[] = {"page", "topic", "partition", "clock", "log_events", "settings", NULL};
     const plog_module_state *state = PyType_GetModuleState(type);
-    PyObject *page, *topic = NULL, *clock = NULL, *log_events = Py_None; /* borrowed */
+    PyObject *page, *topic = NULL, *clock = NULL;        /* borrowed */
+    PyObject *log_events = Py_None, *settings = Py_None; /* borrowed */
     int partition = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$UiOO", names, &page, &topic, &partition,
-                                     &clock, &log_events) ||
-        check_types(state, page, topic == NULL || partition < 0 ? NULL : clock, log_events) < 0) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$UiOOO", names, &page, &topic, &partition,
+                                     &clock, &log_events, &settings) ||
+        check_types(state, page, topic == NULL || partition < 0 ? NULL : clock, log_events,
+                    settings) < 0) {
         return NULL;
     }
     plog_tail_object *self = (plog_tail_object *)PyType_GenericAlloc(type, 0);
@@ -342,10 +353,12 @@ static PyObject *tail_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     self->topic = PyUnicode_FromObject(topic);
     self->clock = Py_NewRef(clock);
     self->log_events = log_events == Py_None ? NULL : Py_NewRef(log_events);
+    self->settings = settings == Py_None ? NULL : Py_NewRef(settings);
     self->partition = partition;
     self->is_system_clock = is_system_clock(type, clock);
     self->core.page = plog_page_of(page);
     self->core.log_events = self->log_events == NULL ? NULL : plog_events_of(self->log_events);
+    self->core.settings = self->settings == NULL ? NULL : plog_events_of(self->settings);
     if (self->topic == NULL) {
         Py_DECREF((PyObject *)self);
         return NULL;
@@ -360,6 +373,7 @@ static int tail_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->page);
     Py_VISIT(self->clock);
     Py_VISIT(self->log_events);
+    Py_VISIT(self->settings);
     return 0;
 }
 
@@ -382,6 +396,7 @@ static void tail_dealloc(PyObject *object)
     Py_XDECREF(self->topic);
     Py_XDECREF(self->clock);
     Py_XDECREF(self->log_events);
+    Py_XDECREF(self->settings);
     PyObject_GC_Del(object);
     Py_DECREF((PyObject *)type);
 }
@@ -390,7 +405,9 @@ static void tail_dealloc(PyObject *object)
 
 static PyMethodDef tail_methods[] = {
     {"configure", METHOD(tail_configure), METH_FASTCALL | METH_KEYWORDS,
-     "Set the rules of the topic; may be called again at any time."},
+     "Set the rules of the topic; may be called again at any time.\n\n"
+     "settings_seen: the value of the tail's `settings` that these rules are as new as; at any\n"
+     "other value appends return NOT_OPEN."},
     {"attach", METHOD(tail_attach), METH_FASTCALL | METH_KEYWORDS,
      "Use the memory of a segment, in place of any other: `window` is its .log from\n"
      "window_position, `index` and `timeindex` are its whole index files.  The buffers are held."},

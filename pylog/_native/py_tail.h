@@ -16,11 +16,12 @@ typedef struct {
     PyObject *topic;              /* strong: an exact str */
     PyObject *clock;              /* strong; not called when it is system_clock */
     PyObject *log_events;         /* strong: an Events, or NULL */
+    PyObject *settings;           /* strong: an Events, or NULL */
     int32_t partition;
     bool is_system_clock;
     bool is_configured;
     plog_attachment *memory; /* owned; NULL when detached */
-    plog_tail core;          /* borrows from page, log_events and memory */
+    plog_tail core;          /* borrows from page, log_events, settings and memory */
 } plog_tail_object;
 
 /* Place batches; waits for the lock without the GIL.  INTERRUPTED: a Python error is set, and

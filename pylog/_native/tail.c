@@ -162,6 +162,11 @@ static plog_status undo_intent(const plog_tail *tail, const plog_marks *marks)
     return PLOG_OK;
 }
 
+bool plog_tail_is_current(const plog_tail *tail)
+{
+    return tail->settings == NULL || plog_events_value(tail->settings) == tail->settings_seen;
+}
+
 static plog_status check_open(const plog_tail *tail, const plog_marks *marks)
 {
     return tail->is_attached && marks->state != PLOG_STATE_FAILED &&
@@ -175,7 +180,7 @@ static plog_status begin(const plog_tail *tail, plog_memory data, int64_t expect
                          plog_marks *marks, plog_marks *staged)
 {
     plog_page_marks(tail->page, marks);
-    plog_status status = check_open(tail, marks);
+    plog_status status = plog_tail_is_current(tail) ? check_open(tail, marks) : PLOG_NOT_OPEN;
     if (status == PLOG_OK) {
         status = undo_intent(tail, marks);
     }

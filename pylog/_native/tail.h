@@ -32,6 +32,8 @@ typedef struct {
 typedef struct {
     plog_page *page;         /* borrowed */
     plog_events *log_events; /* borrowed; NULL for none */
+    plog_events *settings;   /* borrowed; counts changes of settings; NULL: they never change */
+    uint32_t settings_seen;  /* the count that `rules` belong to */
     plog_tail_rules rules;
     bool is_attached;       /* what follows counts only then */
     int64_t segment_serial; /* of the segment that these memories map */
@@ -44,6 +46,10 @@ typedef struct {
     int64_t position;
     int64_t first_offset, end_offset;
 } plog_placed;
+
+/* Whether the rules are the topic's newest ones.  Decided again inside the lock by place and stamp,
+ * which answer NOT_OPEN when they are not: who acts by newer settings has counted them before. */
+bool plog_tail_is_current(const plog_tail *tail);
 
 /* Append the whole batches in `data`, all or none, in one turn of the lock; stamps them in `data`.
  * The batches may carry any base offsets: they get the next ones, densely, in their order.

@@ -27,7 +27,7 @@ from pylog.errors import (
 )
 from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.encoding import compression_of
-from pylog.storage.environment import Environment
+from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.manifest import Manifest
 from pylog.storage.segment import Segment
@@ -35,7 +35,7 @@ from pylog.storage.segment_files import sync_indexes
 from pylog.storage.segments import NO_SEGMENTS, SegmentSet, segments_of
 from pylog.storage.shared_page import Presence
 from pylog.storage.sync import GroupCommit, advance_durable_locked
-from pylog.storage.tail import TailSettings, WritableTail, full_error
+from pylog.storage.tail import TailRules, WritableTail, full_error
 
 logger = logging.getLogger("pylog")
 
@@ -57,7 +57,7 @@ class Attachment:
         topic: str,
         number: int,
         topic_id: uuid.UUID,
-        config: TopicConfig,
+        settings: KnownSettings,
         environment: Environment,
         on_unsynced_roll: Callable[[], None],
     ) -> None:
@@ -66,14 +66,26 @@ class Attachment:
         self._topic = topic
         self._number = number
         self._topic_id = topic_id
-        self._config = config
+        self._settings = settings
         self._environment = environment
         self._segments: SegmentSet = NO_SEGMENTS
         self._rolled: list[int] = []  # base offsets of segments whose indexes are not synced
-        self._is_fsync = config.durability == "fsync"
         self._presence = Presence(
             directory, environment.lock_file(), boot_identity=environment.boot_identity
         )
+
+    @property
+    def settings_seen(self) -> int:
+        """The count of the settings that are followed."""
+        return self._settings.seen
+
+    @property
+    def _config(self) -> TopicConfig:
+        return self._settings.config
+
+    @property
+    def _is_fsync(self) -> bool:
+        return self._settings.config.durability == "fsync"
 
     # ------------------------------------------------------------------ open and close
 
@@ -121,8 +133,43 @@ class Attachment:
 
     def _make_parts(self) -> None:
         """Make the writable end and the group commit, which need the page."""
-        config, environment = self._config, self._environment
-        settings = TailSettings(
+        environment = self._environment
+        self.tail = WritableTail(
+            self._directory,
+            self.page,
+            self._tail_rules(),
+            topic=self._topic,
+            partition=self._number,
+            clock=environment.clock,
+            log_events=environment.log_events,
+            settings=environment.settings,
+            settings_seen=self._settings.seen,
+        )
+        self.commit = GroupCommit(
+            self.page,
+            self._sync,
+            moves_high_watermark=True,
+            log_events=environment.log_events,
+            path=self._directory.path,
+        )
+
+    # ------------------------------------------------------------------ settings
+
+    def follow(self, settings: KnownSettings) -> None:
+        """Write by these settings from now on.
+
+        What other threads place meanwhile they place by the old settings, before this returns, or
+        not at all: the C core sees in every turn of the page lock that they are no longer counted.
+        """
+        with self.page:
+            self._settings = settings
+            self.tail.configure(self._tail_rules(), settings_seen=settings.seen)
+            if not self._is_fsync:
+                self._show_placed_locked()
+
+    def _tail_rules(self) -> TailRules:
+        config = self._config
+        return TailRules(
             segment_bytes=config.segment_bytes,
             segment_ms=config.segment_ms,
             segment_index_bytes=config.segment_index_bytes,
@@ -132,22 +179,17 @@ class Attachment:
             is_compressed=compression_of(config).codec != codecs.NONE,
             zero_bytes=policy.PAGE if self._is_fsync else policy.MAX_GROWTH,
         )
-        self.tail = WritableTail(
-            self._directory,
-            self.page,
-            settings,
-            topic=self._topic,
-            partition=self._number,
-            clock=environment.clock,
-            log_events=environment.log_events,
-        )
-        self.commit = GroupCommit(
-            self.page,
-            self._sync,
-            moves_high_watermark=self._is_fsync,
-            log_events=environment.log_events,
-            path=self._directory.path,
-        )
+
+    def _show_placed_locked(self) -> None:
+        """Make visible what waits for a sync that this durability does not ask for.
+
+        Whoever placed it may find, on its way back, that it need not wait.
+        """
+        marks = self.page.marks()
+        if marks.high_watermark < marks.log_end_offset and marks.state != _native.FAILED:
+            self.page.publish(high_watermark=marks.log_end_offset)
+            if self._environment.log_events is not None:
+                self._environment.log_events.notify()
 
     def close(self, *, sync: bool) -> None:
         """Leave; the last one to leave syncs and promises a clean end.
@@ -194,7 +236,7 @@ class Attachment:
             end_offset = self._sync()
         except OSError as error:
             raise self._sync_failed_locked(error) from error
-        advance_durable_locked(self.page, end_offset, moves_high_watermark=self._is_fsync)
+        advance_durable_locked(self.page, end_offset, moves_high_watermark=True)
 
     def _sync_failed_locked(self, error: OSError) -> DurabilityUnknownError:
         self.page.publish(state=_native.FAILED)
@@ -290,9 +332,7 @@ class Attachment:
                 raise self._sync_failed_locked(error) from error
         self._sync_indexes()
         with self.page:
-            advance_durable_locked(
-                self.page, marks.base_offset, moves_high_watermark=self._is_fsync
-            )
+            advance_durable_locked(self.page, marks.base_offset, moves_high_watermark=True)
         segments = self.segments(marks)
         for segment in segments.segments[: segments.floor(marks.base_offset)]:
             segment.holder.is_pinned = False
@@ -380,7 +420,7 @@ class Attachment:
         """Do what the flags ask for before the first write."""
         directory, page = self._directory, self.page
         if marks.flags & lifecycle.IS_ROLLING:
-            rolled = lifecycle.finish_roll_locked(directory, page, is_durable=self._is_fsync)
+            rolled = lifecycle.finish_roll_locked(directory, page)
             self._segments = self._segments_of(rolled)
             return
         if marks.flags & lifecycle.NEEDS_REPAIR:
@@ -414,16 +454,20 @@ class Attachment:
                 logger.warning("%s: index not synced: %s", self._directory.path, error)
 
     def _roll_locked(self, segments: SegmentSet) -> Marks:
+        """Roll, and attach the writable end to the new segment; returns the marks after it."""
         assert segments.manifest is not None
         old = segments.segments[-1]
+        # With "fsync" these are more than the active one if another durability left them unsynced.
+        first = segments.floor(self.page.marks().durable_offset)
+        unsynced = segments.segments[first:] if self._is_fsync else ()
         manifest = lifecycle.roll_locked(
-            self._directory, self.page, segments.manifest, old, sync=self._is_fsync
+            self._directory, self.page, segments.manifest, unsynced=unsynced
         )
         self._segments = self._segments_of(manifest)
         self._rolled.append(old.base_offset)
-        if self._is_fsync:
-            old.holder.is_pinned = False
-        else:
+        for segment in unsynced:
+            segment.holder.is_pinned = False
+        if not self._is_fsync:
             self._on_unsynced_roll()
         marks = self.page.marks()
         self._attach_tail_locked(marks, self._segments.segments[-1])

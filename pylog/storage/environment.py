@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pylog._native import Events
 from pylog.config import TopicConfig
@@ -34,9 +34,15 @@ class Flushable(Protocol):
 class Environment:
     """What all partitions of a log share.
 
-    clock: milliseconds since the epoch.  monotonic: seconds.  on_attach: told of each partition
-    that opens its files.  on_unsynced_roll: told when a sealed segment was left unsynced.
-    check_topic: raises UnknownTopicOrPartitionError when the topic of this name and id is no more.
+    clock: milliseconds since the epoch.  monotonic: seconds.
+    settings: counts changes of any topic's settings, None when there are none.  Whoever acts by
+    changed settings has counted them before, so that nobody acts by older ones after that.
+    settings_of: the newest settings of the topic of this name and id; None when nobody keeps any,
+    and a partition has those it was made with.  Raises UnknownTopicOrPartitionError when the topic
+    is no more.
+    on_attach: told of each partition that opens its files.  on_configured: told of each that
+    follows other settings from now on.  on_unsynced_roll: told when a sealed segment was left
+    unsynced.
     """
 
     lock_file: Callable[[], File]
@@ -45,7 +51,16 @@ class Environment:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     log_events: Events | None
+    settings: Events | None
+    settings_of: Callable[[str, uuid.UUID], TopicConfig | None]
     decompress: Callable[[int, memoryview], bytes]
     on_attach: Callable[[Flushable], None]
+    on_configured: Callable[[Flushable], None]
     on_unsynced_roll: Callable[[Flushable], None]
-    check_topic: Callable[[str, uuid.UUID], None]
+
+
+class KnownSettings(NamedTuple):
+    """A topic's settings, and the count of changes (Environment.settings) they are as new as."""
+
+    seen: int
+    config: TopicConfig

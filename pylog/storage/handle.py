@@ -12,6 +12,7 @@ Reading marks takes none.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from abc import ABC, abstractmethod
@@ -23,11 +24,12 @@ from pylog._native import Appender, Marks, RecordMetadata
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment
-from pylog.storage.environment import Environment
+from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
+_NEVER_ASKED: Final = -1  # a count of settings that no counter has
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 
@@ -49,7 +51,7 @@ class PartitionHandle(ABC):
     ) -> None:
         self.topic = topic
         self.number = number
-        self.config = config
+        self._settings = KnownSettings(_NEVER_ASKED, config)
         self.appender = Appender(self._append_slowly)
         self._directory = directory
         self._topic_id = topic_id
@@ -57,7 +59,7 @@ class PartitionHandle(ABC):
         self._lock = threading.RLock()
         self._attachment: Attachment | None = None
         self._is_closed = False
-        self._waits_for_sync = config.durability == "fsync"
+        self._waits_for_sync = True  # until an attachment says how the topic is written
         self._was_used = False
         self._seen_end_offset = -1
 
@@ -74,6 +76,52 @@ class PartitionHandle(ABC):
         expected_offset: int | None = None,
     ) -> RecordMetadata:
         """Append what the C call could not."""
+
+    # ------------------------------------------------------------------ settings
+
+    @property
+    def config(self) -> TopicConfig:
+        """The topic's settings, with the last change that anybody made.
+
+        When the topic or the log is no more, as they were.  Raises CorruptionError, OSError.
+        """
+        counter = self._environment.settings
+        if counter is None or counter.value != self._settings.seen:
+            with contextlib.suppress(UnknownTopicOrPartitionError, ClosedError):
+                return self._newest_settings().config
+        return self._settings.config
+
+    def _newest_settings(self) -> KnownSettings:
+        """Return the topic's settings of now.  Raises UnknownTopicOrPartitionError."""
+        counter = self._environment.settings
+        # The count first: what is changed after it makes another count.
+        count = 0 if counter is None else counter.value
+        config = self._environment.settings_of(self.topic, self._topic_id)
+        # One assignment, or another thread's count could come with these settings.
+        self._settings = KnownSettings(count, config or self._settings.config)
+        return self._settings
+
+    def _follow_settings(self, attachment: Attachment) -> None:
+        """Write by the topic's newest settings; the caller holds `_lock`.
+
+        A thread that placed a record looks afterwards whether it waits.  So waiting begins before a
+        record can be placed that has to be waited for, and ends when all are visible.
+        """
+        settings = self._newest_settings()
+        if settings.seen == attachment.settings_seen:
+            return
+        waits = settings.config.durability == "fsync"
+        self._set_waiting(waits=waits or self._waits_for_sync)
+        attachment.follow(settings)
+        self._set_waiting(waits=waits)
+        self._environment.on_configured(self)
+
+    def _set_waiting(self, *, waits: bool) -> None:
+        self._waits_for_sync = waits
+        self.appender.then(self._wait_for if waits else None)
+
+    def _wait_for(self, metadata: RecordMetadata) -> None:
+        self._wait_durable(metadata.offset, metadata.offset + 1)
 
     # ------------------------------------------------------------------ facts
 
@@ -161,7 +209,7 @@ class PartitionHandle(ABC):
             if self._is_closed:
                 raise ClosedError(f"{self!r} is closed")
             if self._attachment is None:
-                self._environment.check_topic(self.topic, self._topic_id)
+                self._newest_settings()
                 if create or self._directory.exists():
                     self._check_topic_again(self._attach_or_ask())
             return self._attachment
@@ -170,19 +218,22 @@ class PartitionHandle(ABC):
         """Open the files, creating the directory if need be; the caller holds `_lock`."""
         if not self._directory.exists():
             self._directory.make()
+        settings = self._settings
         attachment = Attachment(
             self._directory,
             topic=self.topic,
             number=self.number,
             topic_id=self._topic_id,
-            config=self.config,
+            settings=settings,
             environment=self._environment,
             on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
         )
         attachment.open()
         self._attachment = attachment
+        self._set_waiting(waits=settings.config.durability == "fsync")
         self.appender.use(attachment.tail.native)
         self._environment.on_attach(self)
+        self._environment.on_configured(self)
         return attachment
 
     def _attach_or_ask(self) -> Attachment:
@@ -191,7 +242,7 @@ class PartitionHandle(ABC):
         except CorruptFileError:
             # Files of another topic: this one may have been deleted, and made anew, since it was
             # asked for.  Then that is what to say.
-            self._environment.check_topic(self.topic, self._topic_id)
+            self._newest_settings()
             raise
 
     def _check_topic_again(self, attachment: Attachment) -> None:
@@ -200,7 +251,7 @@ class PartitionHandle(ABC):
         Whoever deletes it from now on meets this process at the page.
         """
         try:
-            self._environment.check_topic(self.topic, self._topic_id)
+            self._newest_settings()
         except BaseException:
             self._forget()
             attachment.close(sync=False)

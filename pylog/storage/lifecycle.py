@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import struct
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 from pylog import _native
@@ -157,27 +158,32 @@ def repair_locked(
 
 
 def roll_locked(
-    directory: Directory, page: SharedPage, manifest: Manifest, active: Segment, *, sync: bool
+    directory: Directory,
+    page: SharedPage,
+    manifest: Manifest,
+    *,
+    unsynced: Sequence[Segment],
 ) -> Manifest:
     """Seal the active segment and open the next one; returns the new manifest.
 
-    sync: the old segment is made durable first, so that the durable offset stays contiguous.
-    Raises OSError with the old segment still active.  Blocks all appenders for two syncs, three
-    with `sync`: replacing the manifest syncs the directory, and so the new files' entries.
+    unsynced: every segment that may hold bytes above the durable offset, to be made durable first;
+    none: the durable offset stays where it is, for a sync to come.
+    Raises OSError with the old segment still active.  Blocks all appenders for two syncs and those
+    of `unsynced`: replacing the manifest syncs the directory, and so the new files' entries.
     Source: Kafka LocalLog.roll; the manifest takes the place of its recovery checkpoint.
     """
     marks = page.marks()
     base = marks.log_end_offset
     try:
         create_segment(directory, base)
-        if sync:
-            _sync_locked(page, active)
+        for segment in unsynced:
+            _sync_locked(page, segment)
         time_entries = _seal_timeindex(directory, marks)
     except OSError:
         with contextlib.suppress(OSError):
             remove_empty_segment(directory, base)
         raise
-    durable_offset = base if sync else marks.durable_offset
+    durable_offset = base if unsynced else marks.durable_offset
     manifest = dataclasses.replace(
         manifest,
         generation=manifest.generation + 1,
@@ -194,32 +200,32 @@ def roll_locked(
     # after the commit, a record that went to the old segment would be lost at the next recovery.
     page.publish(segment_serial=marks.segment_serial + 1, flags=IS_ROLLING)
     write_manifest(directory, manifest)
-    _publish_roll_locked(page, manifest, is_durable=sync)
+    _publish_roll_locked(page, manifest)
     trim(directory, marks, time_entries, sync=False)
     return manifest
 
 
-def _sync_locked(page: SharedPage, active: Segment) -> None:
-    file = active.file()
+def _sync_locked(page: SharedPage, segment: Segment) -> None:
+    file = segment.file()
     try:
         file.sync_data()
     except OSError as error:
         # Whatever its errno, a sync that failed is never tried again (RELIABILITY A1).
         page.publish(state=_native.FAILED)
-        raise PartitionFailedError(f"{active.path}: {error.strerror}") from error
+        raise PartitionFailedError(f"{segment.path}: {error.strerror}") from error
 
 
-def _publish_roll_locked(page: SharedPage, manifest: Manifest, *, is_durable: bool) -> None:
-    """Make the segment that the manifest names last the active one; it is empty."""
+def _publish_roll_locked(page: SharedPage, manifest: Manifest) -> None:
+    """Make the segment that the manifest names last the active one; it is empty.
+
+    Whoever wrote the manifest had synced as far as it says.
+    """
     marks = page.marks()
-    offsets = {}
-    if is_durable:
-        durable_offset = max(marks.durable_offset, manifest.durable_offset)
-        high_watermark = max(marks.high_watermark, durable_offset)
-        offsets = {"durable_offset": durable_offset, "high_watermark": high_watermark}
+    durable_offset = max(marks.durable_offset, manifest.durable_offset)
     page.publish(
         **_EMPTY_SEGMENT,
-        **offsets,
+        durable_offset=durable_offset,
+        high_watermark=max(marks.high_watermark, durable_offset),
         base_offset=manifest.segments[-1].base_offset,
         generation=manifest.generation,
         segment_serial=marks.segment_serial + 1,
@@ -227,17 +233,17 @@ def _publish_roll_locked(page: SharedPage, manifest: Manifest, *, is_durable: bo
     )
 
 
-def finish_roll_locked(directory: Directory, page: SharedPage, *, is_durable: bool) -> Manifest:
+def finish_roll_locked(directory: Directory, page: SharedPage) -> Manifest:
     """Finish or forget the roll of a process that died in it; returns the manifest on disk.
 
-    is_durable: the topic syncs before it rolls.  Raises OSError with the question still open.
+    Raises OSError with the question still open.
     """
     manifest = recovery.load_manifest(directory)
     assert manifest is not None, "a roll begins with a manifest"
     # The entry that was found may be one that a power cut would still take back.
     directory.sync()
     if manifest.generation > page.marks().generation:
-        _publish_roll_locked(page, manifest, is_durable=is_durable)
+        _publish_roll_locked(page, manifest)
     else:
         remove_empty_segment(directory, page.marks().log_end_offset)
         page.publish(flags=0)

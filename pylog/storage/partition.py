@@ -71,9 +71,8 @@ class Partition(PartitionHandle):
         self._reader = Reader(topic, number, environment.decompress)
         # Where the next sequential read goes on without a lookup: offset, segment, position.
         self._place: tuple[int, Segment, int] | None = None
-        if not self._waits_for_sync:
-            # Nothing is left to do after the C call, so it is the method itself: no Python frame.
-            self.append = self.appender.append  # type: ignore[method-assign]
+        # The C call waits for what is left to do, so it is the method itself: no Python frame.
+        self.append = self.appender.append  # type: ignore[method-assign]
 
     # ------------------------------------------------------------------ append
 
@@ -100,9 +99,7 @@ class Partition(PartitionHandle):
         of one record is compressed.  With durability "fsync" it then blocks for a sync that all
         waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
         """
-        metadata = self.appender.append(value, key, headers, timestamp, expected_offset)
-        self._wait_durable(metadata.offset, metadata.offset + 1)
-        return metadata
+        return self.appender.append(value, key, headers, timestamp, expected_offset)
 
     def append_many(
         self,
@@ -193,7 +190,9 @@ class Partition(PartitionHandle):
             timestamp = _whole("timestamp", timestamp)
         (chunk,) = self.encode_chunks((value,), (key,), (headers,), timestamp).chunks
         expected = -1 if expected_offset is None else expected_offset
-        first, _ = self._write(chunk, expected)
+        first, end_offset = self._write(chunk, expected)
+        if self._waits_for_sync:
+            self._wait_durable(first, end_offset)
         return RecordMetadata(self.topic, self.number, first, chunk.latest)
 
     def _write(self, chunk: Chunk, expected_offset: int) -> tuple[int, int]:
@@ -209,6 +208,7 @@ class Partition(PartitionHandle):
             if result == _native.NO_ROOM or result == _native.NOT_OPEN:
                 with self._lock:
                     attachment = self._attach_for_writing()
+                    self._follow_settings(attachment)
                     result = attachment.write(
                         data, count, timestamp, expected_offset, is_large=is_large
                     )

@@ -25,7 +25,7 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TailSettings:
+class TailRules:
     """What the writable end needs of a topic's configuration."""
 
     segment_bytes: int
@@ -56,30 +56,48 @@ class WritableTail:
         self,
         directory: Directory,
         page: SharedPage,
-        settings: TailSettings,
+        rules: TailRules,
         *,
         topic: str,
         partition: int,
         clock: Callable[[], int],
         log_events: _native.Events | None,
+        settings: _native.Events | None,
+        settings_seen: int,
     ) -> None:
         self._directory = directory
         self._page = page
-        self._settings = settings
+        self._rules = rules
         self._log: File | None = None
         self._base_offset = 0
         self._window_end = 0
         self.serial = -1
         self.native = _native.Tail(
-            page, topic=topic, partition=partition, clock=clock, log_events=log_events
+            page,
+            topic=topic,
+            partition=partition,
+            clock=clock,
+            log_events=log_events,
+            settings=settings,
         )
+        self.configure(rules, settings_seen=settings_seen)
+
+    def configure(self, rules: TailRules, *, settings_seen: int) -> None:
+        """Follow these rules from now on, as long as the count of settings is `settings_seen`.
+
+        Other rules mean other maps: they are made with the next append that finds none.
+        """
+        if rules != self._rules:
+            self.detach()
+        self._rules = rules
         self.native.configure(
-            max_message_bytes=settings.max_message_bytes,
-            segment_bytes=settings.segment_bytes,
-            segment_ms=settings.segment_ms,
-            index_interval_bytes=settings.index_interval_bytes,
-            visible_on_append=settings.is_visible_on_append,
-            is_compressed=settings.is_compressed,
+            max_message_bytes=rules.max_message_bytes,
+            segment_bytes=rules.segment_bytes,
+            segment_ms=rules.segment_ms,
+            index_interval_bytes=rules.index_interval_bytes,
+            visible_on_append=rules.is_visible_on_append,
+            is_compressed=rules.is_compressed,
+            settings_seen=settings_seen,
         )
 
     def attach_locked(self, marks: Marks, log: File) -> None:
@@ -105,9 +123,9 @@ class WritableTail:
 
     def _map_locked(self, marks: Marks, *, needed: int) -> None:
         assert self._log is not None
-        index_bytes = policy.rounded_up(self._settings.segment_index_bytes)
+        index_bytes = policy.rounded_up(self._rules.segment_index_bytes)
         start, size = policy.window_of(
-            position=marks.position, needed=needed, segment_bytes=self._settings.segment_bytes
+            position=marks.position, needed=needed, segment_bytes=self._rules.segment_bytes
         )
         with self._indexes() as (index, timeindex):
             self.native.attach(
@@ -132,9 +150,9 @@ class WritableTail:
             target = policy.grown_size(
                 allocated=marks.allocated,
                 needed=needed,
-                segment_bytes=self._settings.segment_bytes,
+                segment_bytes=self._rules.segment_bytes,
             )
-            allocated = _grow(log, marks.allocated, target, needed, step=self._settings.zero_bytes)
+            allocated = _grow(log, marks.allocated, target, needed, step=self._rules.zero_bytes)
             self._page.publish(allocated=allocated)
         self._grow_indexes_locked(marks, size)
         if needed > self._window_end and size < policy.LARGE_WRITE:
@@ -142,8 +160,8 @@ class WritableTail:
 
     def _grow_indexes_locked(self, marks: Marks, size: int) -> None:
         """Take space in the index files for the entries that `size` bytes of batches may add."""
-        spare = policy.index_entries_needed(size, self._settings.index_interval_bytes)
-        maximum = policy.max_index_entries(self._settings.segment_index_bytes)
+        spare = policy.index_entries_needed(size, self._rules.index_interval_bytes)
+        maximum = policy.max_index_entries(self._rules.segment_index_bytes)
         entries = policy.grown_entries(
             allocated=marks.index_allocated, needed=marks.index_entries + spare, maximum=maximum
         )
