@@ -194,6 +194,9 @@ def encode(
     max_batch_bytes: int,
     start: int = 0,
     max_bytes: int = ...,
+    attributes: int = 0,
+    earliest: int = 0,
+    latest: int = ...,
 ) -> tuple[bytearray, int]: ...
 
 # Whole batches with every payload in `codec`; those that are in it stay as they are.  compress is
@@ -365,9 +368,12 @@ class Tail:
         segment_bytes: int,
         segment_ms: int,
         index_interval_bytes: int,
+        timestamp_before_ms: int,
+        timestamp_after_ms: int,
         visible_on_append: bool,
-        is_compressed: bool = False,
-        settings_seen: int = 0,
+        is_compressed: bool,
+        is_log_append_time: bool,
+        settings_seen: int,
     ) -> None: ...
     def attach(
         self,

@@ -23,7 +23,9 @@ _LAST_MESSAGE: Final = _MAX_INT - 12  # a batch's length field counts all but it
 DURABILITIES: Final = ("fsync", "interval", "os")
 CLEANUP_POLICIES: Final = ("delete", "compact")
 COMPRESSION_TYPES: Final = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
-TIMESTAMP_TYPES: Final = ("CreateTime", "LogAppendTime")
+CREATE_TIME: Final = "CreateTime"
+LOG_APPEND_TIME: Final = "LogAppendTime"
+TIMESTAMP_TYPES: Final = (CREATE_TIME, LOG_APPEND_TIME)
 
 Value = bool | int | float | str
 
@@ -199,10 +201,10 @@ class TopicConfig:
     preallocate: stored, takes effect never: zeros are always written ahead, so that a full disk is
         an error before a byte of a record is placed.
     max_message_bytes: largest batch as it is written, header included.
-    message_timestamp_type: stored, takes effect with producers: "CreateTime" keeps the caller's
-        timestamps, "LogAppendTime" replaces them.
-    message_timestamp_before_max_ms, message_timestamp_after_max_ms: stored, take effect with
-        producers: how far from now a caller's timestamp may lie.
+    message_timestamp_type: "CreateTime" keeps the caller's timestamps, "LogAppendTime" ignores them
+        and stamps each batch with the time of its append.
+    message_timestamp_before_max_ms, message_timestamp_after_max_ms: how far from now a caller's
+        timestamp may lie with "CreateTime"; one beyond is refused.
     compression_type: "producer" keeps batches as they come, so an append by the log itself is not
         compressed; a codec ("gzip", "snappy", "lz4", "zstd") or "uncompressed" is what every batch
         is brought to before it is written.
@@ -230,7 +232,7 @@ class TopicConfig:
     index_interval_bytes: int = 4096
     preallocate: bool = False
     max_message_bytes: int = (1 << 20) + 12
-    message_timestamp_type: str = "CreateTime"
+    message_timestamp_type: str = CREATE_TIME
     message_timestamp_before_max_ms: int = NEVER
     message_timestamp_after_max_ms: int = 3_600_000
     compression_type: str = "producer"

@@ -27,6 +27,7 @@ __all__ = [
     "IncompatibleFormatError",
     "InvalidConfigurationError",
     "InvalidRecordError",
+    "InvalidTimestampError",
     "InvalidTopicError",
     "LockTimeoutError",
     "MissingExtraError",
@@ -127,6 +128,23 @@ class UnknownSettingError(InvalidConfigurationError):
 
 class InvalidRecordError(PylogError, ValueError):
     """Raised when a record cannot be written or decoded as given.  Nothing was appended."""
+
+
+class InvalidTimestampError(InvalidRecordError):
+    """Raised when a caller's timestamp is further from now than its topic allows, or negative.
+
+    Nothing was appended.  timestamp, earliest, latest: milliseconds since the epoch; both bounds
+    are allowed, and come from `message_timestamp_before_max_ms` and `..._after_max_ms`.
+    Source: Kafka INVALID_TIMESTAMP.
+    """
+
+    _fields = ("timestamp", "earliest", "latest")
+
+    def __init__(self, timestamp: int, earliest: int, latest: int) -> None:
+        super().__init__(f"timestamp {timestamp} is outside [{earliest}, {latest}]")
+        self.timestamp = timestamp
+        self.earliest = earliest
+        self.latest = latest
 
 
 class RecordTooLargeError(InvalidRecordError):

@@ -49,7 +49,12 @@ class TailMemory:
             "segment_bytes": 1 << 30,
             "segment_ms": 1 << 60,
             "index_interval_bytes": 4096,
+            "timestamp_before_ms": 2**63 - 1,
+            "timestamp_after_ms": 2**63 - 1,
             "visible_on_append": True,
+            "is_compressed": False,
+            "is_log_append_time": False,
+            "settings_seen": 0,
         }
         self.tail.configure(**(defaults | rules))
 

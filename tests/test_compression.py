@@ -384,3 +384,18 @@ def test_what_kafka_clients_wrote_is_brought_to_the_topics_codec(
 
 def test_no_compression_is_the_default() -> None:
     assert UNCOMPRESSED == Compression.named("none") == compression_of(TopicConfig())
+
+
+def test_change_of_codec_counts_for_the_next_append_of_everybody(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as one, pylog.open(tmp_path) as other:
+        mine = make_partition(one)
+        theirs = other.topic("t").partition(0)
+        for partition in (mine, theirs):
+            partition.append(EVENT)
+        for codec in ("gzip", "uncompressed", "lz4"):
+            one.alter_topic("t", compression_type=codec)
+            for partition in (mine, theirs):
+                partition.append(EVENT)
+                partition.append_many([EVENT] * 2)
+        assert values(mine) == [EVENT] * 20
+    assert codecs_in(tmp_path) == [0, 0, *[codecs.GZIP] * 4, *[0] * 4, *[codecs.LZ4] * 4]

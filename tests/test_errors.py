@@ -17,7 +17,7 @@ EXAMPLES: list[errors.PylogError] = [
     errors.InvalidTopicError("a/b", "'/' at 1 is not one of [A-Za-z0-9._-]"),
     errors.InvalidConfigurationError("segment_bytes", 3, "an integer in [14, 100]"),
     errors.UnknownSettingError("retention_mss", 5, "retention_ms"),
-    errors.InvalidRecordError("timestamp -5 is negative"),
+    errors.InvalidRecordError("a record that cannot be decoded"),
     errors.RecordTooLargeError(2000, 1000),
     errors.UnknownTopicOrPartitionError("orders", 7),
     errors.TopicExistsError("orders"),
@@ -36,6 +36,7 @@ EXAMPLES: list[errors.PylogError] = [
     errors.LockTimeoutError("page lock", 1.5),
     errors.DeliveryTimeoutError("not appended", ("metadata",)),
     errors.BufferExhaustedError(32 << 20, 60_000),
+    errors.InvalidTimestampError(50, 100, 200),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -88,6 +89,7 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.UnknownSettingError, errors.InvalidConfigurationError),
         (errors.InvalidRecordError, ValueError),
         (errors.RecordTooLargeError, errors.InvalidRecordError),
+        (errors.InvalidTimestampError, errors.InvalidRecordError),
         (errors.UnknownTopicOrPartitionError, LookupError),
         (errors.TopicExistsError, ValueError),
         (errors.OffsetOutOfRangeError, IndexError),
@@ -145,6 +147,7 @@ def test_os_error_has_an_errno_and_shows_it(error: OSError, number: int) -> None
     [
         (EXAMPLES[3], "segment_bytes=3: expected an integer in [14, 100]"),
         (EXAMPLES[4], "retention_mss=5: expected a known setting (did you mean retention_ms?)"),
+        (errors.InvalidTimestampError(50, 100, 200), "timestamp 50 is outside [100, 200]"),
         (errors.UnknownSettingError("zzz", 5, None), "zzz=5: expected a known setting"),
         (EXAMPLES[6], "record needs a batch of 2000 bytes, max_message_bytes is 1000"),
         (EXAMPLES[7], "unknown topic 'orders', partition 7"),

@@ -9,7 +9,7 @@ import pytest
 from tail_memory import NOW, TailMemory, batches_of, stamp_and_publish
 
 from pylog import _native
-from pylog.errors import InvalidRecordError, RecordTooLargeError
+from pylog.errors import InvalidRecordError, InvalidTimestampError, RecordTooLargeError
 
 NO_ROOM = _native.NO_ROOM
 # FORMAT.md 5.3, made by Kafka: six batches of two records and 99 bytes, base 1000, interval 100.
@@ -106,6 +106,42 @@ def test_the_clock_is_asked_only_when_no_timestamp_is_given() -> None:
     assert stamps == [11, 5, 12]
 
 
+def test_a_timestamp_is_measured_against_the_clock_only_where_the_topic_has_bounds() -> None:
+    times = iter([100, 200, 300])
+    memory = TailMemory(clock=lambda: next(times)).initialize()
+
+    memory.tail.append(b"", timestamp=2**63 - 1)
+    memory.configure(timestamp_before_ms=10)
+    memory.tail.append(b"", timestamp=90)
+    memory.configure(timestamp_after_ms=10)
+    memory.tail.append(b"", timestamp=210)
+    with pytest.raises(InvalidTimestampError) as caught:
+        memory.tail.append(b"", timestamp=311)
+
+    assert (caught.value.timestamp, caught.value.earliest, caught.value.latest) == (311, 0, 310)
+    assert memory.marks()["log_end_offset"] == 3
+
+
+def test_log_append_time_takes_the_clock_and_looks_at_nothing_else() -> None:
+    memory = TailMemory(clock=lambda: 77, rules={"is_log_append_time": True}).initialize()
+
+    placed = memory.tail.append(b"", timestamp=5)
+    memory.tail.append(b"", timestamp="ignored")  # type: ignore[arg-type]
+
+    assert placed.timestamp == 77
+    headers = _native.batch_headers(memory.window)
+    assert {header["attributes"] for header in headers} == {8}
+    assert {header["max_timestamp"] for header in headers} == {77}
+
+
+def test_compressed_topics_are_appended_to_elsewhere() -> None:
+    memory = TailMemory(rules={"is_compressed": True}).initialize()
+    data, _ = _native.encode([b"x"], None, None, NOW, 1000)
+
+    assert memory.tail.append(b"x") == _native.NOT_OPEN
+    assert memory.tail.place(data) == (0, 1)
+
+
 def test_the_system_clock_is_the_time() -> None:
     memory = TailMemory(clock=_native.system_clock).initialize()
 
@@ -124,7 +160,7 @@ def test_an_error_of_the_clock_passes_through(memory: TailMemory) -> None:
         TailMemory(clock=broken).initialize().tail.append(b"")
     with pytest.raises(TypeError):
         TailMemory(clock=lambda: "now").initialize().tail.append(b"")  # type: ignore
-    with pytest.raises(InvalidRecordError, match="-1"):
+    with pytest.raises(InvalidTimestampError, match="-1"):
         TailMemory(clock=lambda: -1).initialize().tail.append(b"")
 
 
@@ -136,7 +172,7 @@ def test_an_error_of_the_clock_passes_through(memory: TailMemory) -> None:
         ((b"", None, 5), TypeError),
         ((b"", None, [("name",)]), TypeError),
         ((b"", None, None, "now"), TypeError),
-        ((b"", None, None, -1), InvalidRecordError),
+        ((b"", None, None, -1), InvalidTimestampError),
         ((b"", None, None, 2**63), OverflowError),
         ((b"", None, None, 0, "first"), TypeError),
         ((), TypeError),

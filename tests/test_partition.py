@@ -14,7 +14,7 @@ import pylog
 from pylog import Log, Partition
 from pylog.errors import (
     ClosedError,
-    InvalidRecordError,
+    InvalidTimestampError,
     OffsetMismatchError,
     OffsetOutOfRangeError,
     RecordTooLargeError,
@@ -154,7 +154,7 @@ def test_append_many_larger_than_a_segment_fills_many(
         ({"value": b"", "headers": [("h", "text")]}, TypeError, "header's value .* not str"),
         ({"value": b"", "headers": 5}, TypeError, ""),
         ({"value": b"", "headers": [("\ud800", b"")]}, ValueError, ""),
-        ({"value": b"", "timestamp": -1}, InvalidRecordError, "timestamp -1"),
+        ({"value": b"", "timestamp": -1}, InvalidTimestampError, "timestamp -1"),
         ({"value": b"", "timestamp": 1.5}, TypeError, "timestamp must be an int, not float"),
         ({"value": b"", "timestamp": 2**63}, (OverflowError, ValueError), ""),
         ({"value": b"", "expected_offset": "1"}, TypeError, "expected_offset must be an int"),
@@ -196,8 +196,12 @@ def test_a_wrong_argument_is_refused_and_nothing_changed(
         ({"values": [b"a"], "headers": []}, ValueError, "headers has 0 elements, values has 1"),
         ({"values": [b"a"], "timestamps": [1, 2]}, ValueError, "timestamps has 2 elements"),
         ({"values": [b"a", b"b"], "timestamps": [1, "2"]}, TypeError, "timestamp"),
-        ({"values": [b"a", b"b"], "timestamps": [1, -2]}, InvalidRecordError, "-2 of record 1"),
-        ({"values": [b"a"], "timestamps": -7}, InvalidRecordError, "-7"),
+        (
+            {"values": [b"a", b"b"], "timestamps": [1, -2]},
+            InvalidTimestampError,
+            "timestamp -2 is outside",
+        ),
+        ({"values": [b"a"], "timestamps": -7}, InvalidTimestampError, "-7"),
         ({"values": 5}, TypeError, ""),
         ({"values": b"abc"}, TypeError, ""),
         ({"values": iter([b"a"])}, TypeError, ""),

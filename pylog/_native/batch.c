@@ -110,8 +110,8 @@ size_t plog_record_batch_bound(const plog_record_in *record)
     return PLOG_BATCH_HEADER_BYTES + plog_record_size(plog_record_body_size(record, 0, 0));
 }
 
-plog_status plog_batch_encode_one(const plog_record_in *record, uint8_t *out, size_t capacity,
-                                  size_t *size)
+plog_status plog_batch_encode_one(const plog_record_in *record, int16_t attributes, uint8_t *out,
+                                  size_t capacity, size_t *size)
 {
     size_t needed = plog_record_batch_bound(record);
     if (needed > INT32_MAX) {
@@ -121,7 +121,7 @@ plog_status plog_batch_encode_one(const plog_record_in *record, uint8_t *out, si
         return PLOG_NO_ROOM;
     }
     *size = needed;
-    return plog_batch_encode(record, 1, 0, out, needed);
+    return plog_batch_encode(record, 1, 0, attributes, out, needed);
 }
 
 plog_status plog_batch_measure(const plog_record_in *records, size_t count, size_t max_size,
@@ -147,7 +147,7 @@ plog_status plog_batch_measure(const plog_record_in *records, size_t count, size
 }
 
 plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64_t base_offset,
-                              uint8_t *out, size_t size)
+                              int16_t attributes, uint8_t *out, size_t size)
 {
     assert(count >= 1 && count <= INT32_MAX && size <= INT32_MAX);
     uint8_t *p = out + PLOG_BATCH_HEADER_BYTES, *limit = out + size;
@@ -155,6 +155,7 @@ plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64
         .base_offset = base_offset,
         .size = size,
         .leader_epoch = -1,
+        .attributes = attributes,
         .last_offset_delta = (int32_t)(count - 1),
         .base_timestamp = records[0].timestamp,
         .max_timestamp = records[0].timestamp,

@@ -63,6 +63,26 @@ typedef struct {
     int32_t base_sequence, count;
 } plog_batch_header;
 
+/* The timestamps that a topic takes of its callers, both ends included; never below 0. */
+typedef struct {
+    int64_t earliest, latest;
+} plog_time_range;
+
+#define PLOG_ANY_TIME ((plog_time_range){0, INT64_MAX})
+
+/* Those at most so many ms before and after `now`, all of which are >= 0. */
+static inline plog_time_range plog_time_range_around(int64_t now, int64_t before_ms,
+                                                     int64_t after_ms)
+{
+    return (plog_time_range){.earliest = before_ms < now ? now - before_ms : 0,
+                             .latest = after_ms < INT64_MAX - now ? now + after_ms : INT64_MAX};
+}
+
+static inline bool plog_time_is_in(plog_time_range range, int64_t timestamp)
+{
+    return timestamp >= range.earliest && timestamp <= range.latest;
+}
+
 /* One record to be encoded.  Timestamps are >= 0; the caller has checked. */
 typedef struct {
     plog_bytes key, value;
@@ -99,8 +119,8 @@ size_t plog_record_batch_bound(const plog_record_in *record);
 
 /* Encode a batch of one record: base offset 0, leader epoch -1, no producer, CRC filled in.
  * OK, NO_ROOM when `capacity` is smaller than plog_record_batch_bound, TOO_LARGE past 2**31 - 1. */
-plog_status plog_batch_encode_one(const plog_record_in *record, uint8_t *out, size_t capacity,
-                                  size_t *size);
+plog_status plog_batch_encode_one(const plog_record_in *record, int16_t attributes, uint8_t *out,
+                                  size_t capacity, size_t *size);
 
 /* Find how many of the first `count` (>= 1) records fit into one batch of at most `max_size` bytes.
  * OK with fit >= 1 and the exact size; TOO_LARGE, with its size, when the first does not fit. */
@@ -110,6 +130,6 @@ plog_status plog_batch_measure(const plog_record_in *records, size_t count, size
 /* Encode all `count` records as one batch at base offset `base_offset`, which plog_batch_measure
  * found to need `size` bytes.  NO_ROOM when it does not come out at exactly that size. */
 plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64_t base_offset,
-                              uint8_t *out, size_t size);
+                              int16_t attributes, uint8_t *out, size_t size);
 
 #endif

@@ -19,28 +19,58 @@ typedef struct {
     plog_record_in record;
 } held_record;
 
-static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *timestamp)
+/* The clock's time; not negative. */
+static int read_clock(plog_tail_object *self, int64_t *now)
 {
-    if (given != NULL && given != Py_None) {
-        if (plog_int64_from_object(given, "timestamp", timestamp) < 0) {
-            return -1;
-        }
-    } else if (self->is_system_clock) {
-        *timestamp = plog_wall_clock_ns() / 1000000;
+    if (self->is_system_clock) {
+        *now = plog_wall_clock_ns() / 1000000;
     } else {
-        PyObject *now = PyObject_CallNoArgs(self->clock); /* strong */
-        if (now == NULL || plog_int64_from_object(now, "the clock's time", timestamp) < 0) {
-            Py_XDECREF(now);
+        PyObject *object = PyObject_CallNoArgs(self->clock); /* strong */
+        if (object == NULL || plog_int64_from_object(object, "the clock's time", now) < 0) {
+            Py_XDECREF(object);
             return -1;
         }
-        Py_DECREF(now);
+        Py_DECREF(object);
     }
-    if (*timestamp < 0) {
-        PyErr_Format(plog_state_of((PyObject *)self)->errors[PLOG_INVALID_RECORD_ERROR],
-                     "timestamp %lld is negative", (long long)*timestamp);
+    if (*now < 0) {
+        plog_raise_timestamp(plog_state_of((PyObject *)self), *now, 0, INT64_MAX);
         return -1;
     }
     return 0;
+}
+
+/* Whether a caller's timestamp lies near enough to the clock's; asks the clock only if it must. */
+static int check_timestamp(plog_tail_object *self, int64_t timestamp)
+{
+    const plog_tail_rules *rules = &self->core.rules;
+    plog_time_range allowed = PLOG_ANY_TIME;
+    /* Who is not configured is not attached either, and places nothing. */
+    if (self->is_configured &&
+        (rules->timestamp_before_ms < INT64_MAX || rules->timestamp_after_ms < INT64_MAX)) {
+        int64_t now;
+        if (read_clock(self, &now) < 0) {
+            return -1;
+        }
+        allowed =
+            plog_time_range_around(now, rules->timestamp_before_ms, rules->timestamp_after_ms);
+    }
+    if (!plog_time_is_in(allowed, timestamp)) {
+        plog_raise_timestamp(plog_state_of((PyObject *)self), timestamp, allowed.earliest,
+                             allowed.latest);
+        return -1;
+    }
+    return 0;
+}
+
+static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *timestamp)
+{
+    if (given == NULL || given == Py_None || self->core.rules.is_log_append_time) {
+        return read_clock(self, timestamp);
+    }
+    if (plog_int64_from_object(given, "timestamp", timestamp) < 0) {
+        return -1;
+    }
+    return check_timestamp(self, *timestamp);
 }
 
 static void record_release(held_record *held)
@@ -81,7 +111,9 @@ static plog_status encode_and_place(plog_tail_object *self, const plog_record_in
                                     plog_placed *placed)
 {
     size_t encoded;
-    plog_status status = plog_batch_encode_one(record, memory, size, &encoded);
+    const int16_t attributes =
+        self->core.rules.is_log_append_time ? PLOG_ATTRIBUTE_LOG_APPEND_TIME : 0;
+    plog_status status = plog_batch_encode_one(record, attributes, memory, size, &encoded);
     if (status == PLOG_OK) {
         status =
             plog_tail_place_object(self, (plog_memory){memory, encoded}, expected_offset, placed);
@@ -96,9 +128,6 @@ static PyObject *append_record(plog_tail_object *self, const plog_record_in *rec
     const size_t size = plog_record_batch_bound(record);
     plog_placed placed;
     plog_status status;
-    if (!plog_tail_is_current(&self->core)) {
-        return plog_tail_not_placed(self, PLOG_NOT_OPEN); /* what these rules refuse may be fine */
-    }
     if (self->is_configured && size > (uint64_t)self->core.rules.max_message_bytes) {
         return plog_raise_too_large(state, size, (size_t)self->core.rules.max_message_bytes);
     }
@@ -130,7 +159,8 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (plog_parse_arguments(&append_signature, args, count, keyword_names, given) < 0) {
         return NULL;
     }
-    if (self->core.rules.is_compressed) {
+    /* What old rules refuse may be fine by the new ones. */
+    if (self->core.rules.is_compressed || !plog_tail_is_current(&self->core)) {
         return plog_tail_not_placed(self, PLOG_NOT_OPEN);
     }
     PyObject *expected = given[EXPECTED_OFFSET];

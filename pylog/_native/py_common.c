@@ -79,6 +79,14 @@ PyObject *plog_raise_too_large(const plog_module_state *state, size_t size, size
                       Py_BuildValue("(nn)", (Py_ssize_t)size, (Py_ssize_t)limit));
 }
 
+PyObject *plog_raise_timestamp(const plog_module_state *state, int64_t timestamp, int64_t earliest,
+                               int64_t latest)
+{
+    return raise_with(
+        state->errors[PLOG_INVALID_TIMESTAMP_ERROR],
+        Py_BuildValue("(LLL)", (long long)timestamp, (long long)earliest, (long long)latest));
+}
+
 PyObject *plog_raise_corrupt_range(const plog_module_state *state, int64_t first, int64_t last,
                                    plog_status status)
 {

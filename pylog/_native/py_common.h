@@ -23,6 +23,7 @@ typedef enum {
     PLOG_CORRUPTION_ERROR,
     PLOG_CORRUPT_RANGE_ERROR,
     PLOG_LOCK_TIMEOUT_ERROR,
+    PLOG_INVALID_TIMESTAMP_ERROR,
     PLOG_ERROR_COUNT,
 } plog_error;
 
@@ -75,6 +76,8 @@ static inline void plog_free_object(PyObject *self)
 /* The one table.  SYSTEM takes errno; INTERRUPTED keeps the error of the signal handler. */
 PyObject *plog_raise(const plog_module_state *state, plog_status status);
 PyObject *plog_raise_too_large(const plog_module_state *state, size_t size, size_t limit);
+PyObject *plog_raise_timestamp(const plog_module_state *state, int64_t timestamp, int64_t earliest,
+                               int64_t latest);
 /* first and last are offsets, both damaged; the reason is plog_status_text(status). */
 PyObject *plog_raise_corrupt_range(const plog_module_state *state, int64_t first, int64_t last,
                                    plog_status status);

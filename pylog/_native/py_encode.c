@@ -14,6 +14,7 @@ typedef struct {
     plog_rows rows;
     size_t max_batch_bytes, max_bytes;
     Py_ssize_t start;
+    int16_t attributes;
     planned_batch *batches; /* owned */
     size_t batch_count, batch_capacity;
     size_t planned_records, planned_bytes;
@@ -91,7 +92,7 @@ static plog_status write_batches(const encoder *self, uint8_t *out)
     for (size_t i = 0; i < self->batch_count; i++) {
         const planned_batch *batch = &self->batches[i];
         plog_status status = plog_batch_encode(self->rows.records + first, batch->count,
-                                               (int64_t)first, out, batch->size);
+                                               (int64_t)first, self->attributes, out, batch->size);
         if (status != PLOG_OK) {
             return status;
         }
@@ -126,8 +127,10 @@ static PyObject *write_result(const encoder *self)
 
 static int check_sizes(encoder *self, Py_ssize_t max_batch_bytes, Py_ssize_t max_bytes)
 {
-    if (self->start < 0 || self->start > self->rows.len || max_batch_bytes < 0 || max_bytes < 0) {
-        PyErr_SetString(PyExc_ValueError, "start, max_batch_bytes or max_bytes is out of range");
+    if (self->start < 0 || self->start > self->rows.len || max_batch_bytes < 0 || max_bytes < 0 ||
+        self->rows.allowed.earliest < 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "start, max_batch_bytes, max_bytes or earliest is out of range");
         return -1;
     }
     self->max_batch_bytes = self->rows.limit = (size_t)max_batch_bytes;
@@ -137,18 +140,21 @@ static int check_sizes(encoder *self, Py_ssize_t max_batch_bytes, Py_ssize_t max
 
 static PyObject *encode(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"values",          "keys",  "headers",   "timestamps",
-                            "max_batch_bytes", "start", "max_bytes", NULL};
+    static char *names[] = {"values",          "keys",   "headers",   "timestamps",
+                            "max_batch_bytes", "start",  "max_bytes", "attributes",
+                            "earliest",        "latest", NULL};
     encoder self = {.rows.state = (plog_module_state *)PyModule_GetState(module)};
     PyObject *values, *keys, *headers, *timestamps; /* borrowed */
     Py_ssize_t max_batch_bytes, max_bytes = PY_SSIZE_T_MAX;
+    long long earliest = 0, latest = INT64_MAX;
     PyObject *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOn|nn:encode", names, &values, &keys,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOn|nnhLL:encode", names, &values, &keys,
                                      &headers, &timestamps, &max_batch_bytes, &self.start,
-                                     &max_bytes)) {
+                                     &max_bytes, &self.attributes, &earliest, &latest)) {
         return NULL;
     }
-    if (plog_rows_begin(&self.rows, values, keys, headers, timestamps) == 0 &&
+    const plog_time_range allowed = {earliest, latest};
+    if (plog_rows_begin(&self.rows, values, keys, headers, timestamps, allowed) == 0 &&
         check_sizes(&self, max_batch_bytes, max_bytes) == 0 && take_records(&self) == 0 &&
         plan_batches(&self) == 0) {
         result = write_result(&self);

@@ -37,6 +37,7 @@ static int import_errors(plog_module_state *state)
         [PLOG_CORRUPTION_ERROR] = "CorruptionError",
         [PLOG_CORRUPT_RANGE_ERROR] = "CorruptRangeError",
         [PLOG_LOCK_TIMEOUT_ERROR] = "LockTimeoutError",
+        [PLOG_INVALID_TIMESTAMP_ERROR] = "InvalidTimestampError",
     };
     PyObject *errors = PyImport_ImportModule("pylog.errors"); /* strong */
     if (errors == NULL) {

@@ -100,9 +100,8 @@ static int take_timestamp(const plog_rows *self, Py_ssize_t index, int64_t *out)
             return -1;
         }
     }
-    if (*out < 0) {
-        PyErr_Format(self->state->errors[PLOG_INVALID_RECORD_ERROR],
-                     "timestamp %lld of record %zd is negative", (long long)*out, index);
+    if (!plog_time_is_in(self->allowed, *out)) {
+        plog_raise_timestamp(self->state, *out, self->allowed.earliest, self->allowed.latest);
         return -1;
     }
     return 0;
@@ -168,8 +167,9 @@ static int check_parallel(const plog_rows *self, PyObject *sequence, const char 
 }
 
 int plog_rows_begin(plog_rows *self, PyObject *values, PyObject *keys, PyObject *headers,
-                    PyObject *timestamps)
+                    PyObject *timestamps, plog_time_range allowed)
 {
+    self->allowed = allowed;
     self->values = values;
     self->keys = keys == Py_None ? NULL : keys;
     self->headers = headers == Py_None ? NULL : headers;

@@ -21,6 +21,7 @@ typedef struct {
     size_t limit; /* bytes of a batch, as RecordTooLargeError names it */
     PyObject *values, *keys, *headers, *timestamps; /* borrowed; NULL when None */
     int64_t timestamp;                              /* of all, when timestamps is NULL */
+    plog_time_range allowed;                        /* timestamps */
     Py_ssize_t len;                                 /* of each sequence */
     plog_record_in *records;                        /* owned, as is the next one */
     plog_kept_row *kept;
@@ -30,10 +31,11 @@ typedef struct {
 /* Begin with arguments as `encode` has them: keys and headers may be None, timestamps one int for
  * all.  TypeError, OverflowError; ValueError when their lengths differ. */
 int plog_rows_begin(plog_rows *self, PyObject *values, PyObject *keys, PyObject *headers,
-                    PyObject *timestamps);
+                    PyObject *timestamps, plog_time_range allowed);
 
 /* Append record number `index` of the sequences to self->records.  TypeError, OverflowError,
- * InvalidRecordError, RecordTooLargeError for a part of 2 GiB and more, and what they raise. */
+ * InvalidRecordError, InvalidTimestampError, RecordTooLargeError for a part of 2 GiB and more, and
+ * what they raise. */
 int plog_rows_take(plog_rows *self, Py_ssize_t index);
 
 /* Frees what was taken; may be called at any time after plog_rows_begin, once. */

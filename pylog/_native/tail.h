@@ -25,8 +25,10 @@ typedef struct {
     int64_t segment_bytes;
     int64_t segment_ms;
     int64_t index_interval_bytes;
-    bool visible_on_append; /* the high watermark moves with the log end */
-    bool is_compressed;     /* by a library that is not the core's: single records are not taken */
+    int64_t timestamp_before_ms, timestamp_after_ms; /* how far from now a caller's may lie */
+    bool visible_on_append;                          /* the high watermark moves with the log end */
+    bool is_compressed;      /* by a library that is not the core's: single records are not taken */
+    bool is_log_append_time; /* timestamps are the clock's, whatever the caller says */
 } plog_tail_rules;
 
 typedef struct {

@@ -17,7 +17,7 @@ from typing import Final
 
 from pylog import _native, codecs
 from pylog._native import Marks, SharedPage
-from pylog.config import TopicConfig
+from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
     DurabilityUnknownError,
     NotAppendedError,
@@ -177,6 +177,9 @@ class Attachment:
             max_message_bytes=config.max_message_bytes,
             is_visible_on_append=not self._is_fsync,
             is_compressed=compression_of(config).codec != codecs.NONE,
+            is_log_append_time=config.message_timestamp_type == LOG_APPEND_TIME,
+            timestamp_before_ms=config.message_timestamp_before_max_ms,
+            timestamp_after_ms=config.message_timestamp_after_max_ms,
             zero_bytes=policy.PAGE if self._is_fsync else policy.MAX_GROWTH,
         )
 

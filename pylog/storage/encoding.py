@@ -16,9 +16,11 @@ from typing import Final, NamedTuple
 from pylog import codecs
 from pylog._native import BATCH_HEADER_BYTES, compress_batches, encode
 from pylog.codecs import UNCOMPRESSED, Compression
-from pylog.config import TopicConfig
+from pylog.config import LOG_APPEND_TIME, NEVER, TopicConfig
 from pylog.errors import RecordTooLargeError
 from pylog.storage import policy
+
+_APPEND_TIME_ATTRIBUTE: Final = 1 << 3  # of a batch: its max timestamp counts for all records
 
 Headers = Sequence[tuple[str, bytes | None]] | None
 # From (most bytes of a batch, start, most bytes) to whole batches and the index behind their last.
@@ -110,19 +112,33 @@ def encode_chunks(
     values: Sequence[bytes | None],
     keys: Sequence[bytes | None] | None,
     headers: Sequence[Headers] | None,
-    timestamps: Sequence[int] | int,
+    timestamps: Sequence[int] | int | None,
     *,
+    now: int,
     config: TopicConfig,
     compression: Compression,
 ) -> Chunks:
     """Encode records into the chunks that are each placed whole.
 
-    compression: of the producer, which the topic may overrule.  Raises TypeError, ValueError,
-    OverflowError, InvalidRecordError, RecordTooLargeError, MissingExtraError.
+    timestamps: None for `now`, which also judges those that are given.  compression: of the
+    producer, which the topic may overrule.  Raises TypeError, ValueError, OverflowError,
+    InvalidRecordError, InvalidTimestampError, RecordTooLargeError, MissingExtraError.
     """
     limit = chunk_bytes(config)
     target = compression_of(config, compression)
-    write = functools.partial(encode, values, keys, headers, timestamps)
+    is_append_time = config.message_timestamp_type == LOG_APPEND_TIME
+    if timestamps is None or is_append_time:
+        timestamps = now
+    write = functools.partial(
+        encode,
+        values,
+        keys,
+        headers,
+        timestamps,
+        attributes=_APPEND_TIME_ATTRIBUTE if is_append_time else 0,
+        earliest=max(0, now - config.message_timestamp_before_max_ms),
+        latest=min(now + config.message_timestamp_after_max_ms, NEVER),
+    )
     chunks: list[Chunk] = []
     start = 0
     for data, end in _pieces(write, len(values), config.max_message_bytes, limit, target):

@@ -18,7 +18,7 @@ from typing import Final, SupportsIndex
 from pylog import _native
 from pylog._native import Marks, Reader, Record, RecordMetadata, Records
 from pylog.codecs import UNCOMPRESSED, Compression
-from pylog.config import TopicConfig
+from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
     ClosedError,
     NotAppendedError,
@@ -87,14 +87,15 @@ class Partition(PartitionHandle):
         """Append one record; return where it is, once the topic's durability is reached.
 
         value, key: bytes-like, None for null (a null value is a tombstone).  headers: (name, value)
-        pairs.  timestamp: milliseconds since the epoch, by default now.  expected_offset: append
-        only if the record gets just this offset, decided atomically: what was read before still
-        holds then.
+        pairs.  timestamp: milliseconds since the epoch, by default now; ignored where the topic's
+        message_timestamp_type is "LogAppendTime".  expected_offset: append only if the record gets
+        just this offset, decided atomically: what was read before still holds then.
         Raises TypeError, OverflowError, ValueError for an expected_offset below 0,
-        InvalidRecordError, RecordTooLargeError, MissingExtraError for a topic whose codec is not
-        installed (nothing was appended); OffsetMismatchError, PartitionFullError,
-        PartitionFailedError, NotAppendedError (certainly not appended); DurabilityUnknownError (may
-        or may not be there); ClosedError; and what opening raises.
+        InvalidRecordError, InvalidTimestampError for one too far from now, RecordTooLargeError,
+        MissingExtraError for a topic whose codec is not installed (nothing was appended);
+        OffsetMismatchError, PartitionFullError, PartitionFailedError, NotAppendedError (certainly
+        not appended); DurabilityUnknownError (may or may not be there); ClosedError; and what
+        opening raises.
         One C call and no system call in the usual case; where the topic asks for a codec, a batch
         of one record is compressed.  With durability "fsync" it then blocks for a sync that all
         waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
@@ -138,7 +139,8 @@ class Partition(PartitionHandle):
             values,
             keys,
             headers,
-            self._environment.clock() if timestamps is None else timestamps,
+            timestamps,
+            now=self._environment.clock(),
             config=self.config,
             compression=compression,
         )
@@ -186,7 +188,7 @@ class Partition(PartitionHandle):
             expected_offset = _whole("expected_offset", expected_offset)
             if expected_offset < 0:
                 raise ValueError(f"expected_offset={expected_offset}: expected at least 0")
-        if timestamp is not None:
+        if timestamp is not None and self.config.message_timestamp_type != LOG_APPEND_TIME:
             timestamp = _whole("timestamp", timestamp)
         (chunk,) = self.encode_chunks((value,), (key,), (headers,), timestamp).chunks
         expected = -1 if expected_offset is None else expected_offset

@@ -35,6 +35,9 @@ class TailRules:
     max_message_bytes: int
     is_visible_on_append: bool
     is_compressed: bool  # batches come encoded; see Tail.append
+    is_log_append_time: bool
+    timestamp_before_ms: int
+    timestamp_after_ms: int
     zero_bytes: int  # written at a time; see File.fill_zeros
 
 
@@ -95,8 +98,11 @@ class WritableTail:
             segment_bytes=rules.segment_bytes,
             segment_ms=rules.segment_ms,
             index_interval_bytes=rules.index_interval_bytes,
+            timestamp_before_ms=rules.timestamp_before_ms,
+            timestamp_after_ms=rules.timestamp_after_ms,
             visible_on_append=rules.is_visible_on_append,
             is_compressed=rules.is_compressed,
+            is_log_append_time=rules.is_log_append_time,
             settings_seen=settings_seen,
         )
 
