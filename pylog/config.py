@@ -214,7 +214,7 @@ class TopicConfig:
         joined by a comma, or "" to keep everything.
     retention_ms, retention_bytes: stored, take effect with retention: age and size from which
         "delete" drops old segments; -1 is unlimited.
-    file_delete_delay_ms: stored, takes effect with retention: how long dropped files stay on disk.
+    file_delete_delay_ms: how long the files of deleted segments stay on disk, as `*.deleted`.
     min_cleanable_dirty_ratio, min_compaction_lag_ms, max_compaction_lag_ms, delete_retention_ms:
         stored, take effect with compaction: when it runs, and how long it keeps tombstones.
     min_insync_replicas: stored, takes effect with replication: with fewer in sync, an append with

@@ -126,6 +126,7 @@ class Engine:
             on_attach=self._note_attached,
             on_configured=self._note_configured,
             on_unsynced_roll=self._flush_sealed_soon,
+            on_deleted_files=self._remove_deleted_later,
         )
         _engines.add(self)
 
@@ -262,6 +263,10 @@ class Engine:
     def _flush_sealed_soon(self, partition: Flushable) -> None:
         self._background.schedule(("sealed", partition), 0.0, partition.flush_sealed)
 
+    def _remove_deleted_later(self, partition: Flushable) -> None:
+        assert isinstance(partition, Partition)
+        _remove_later(self._background, weakref.ref(partition))
+
     # ------------------------------------------------------------------ fork
 
     def after_fork(self) -> None:
@@ -307,6 +312,21 @@ def _flush_later(background: Background, reference: weakref.ref[Partition]) -> N
 
     # With its period in its name: a shorter one begins at once.
     background.schedule(("flush", reference, flush_ms), flush_ms / 1000, flush)
+
+
+def _remove_later(background: Background, reference: weakref.ref[Partition]) -> None:
+    """Remove the files of deleted segments after a while, unless the partition is gone by then."""
+    partition = reference()
+    if partition is None:
+        return
+    delay = partition.config.file_delete_delay_ms / 1000
+
+    def remove() -> None:
+        partition = reference()
+        if partition is not None:
+            partition.remove_deleted()
+
+    background.schedule(("deleted", reference), delay, remove)
 
 
 def _after_fork_in_child() -> None:

@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -224,6 +224,19 @@ class Topic:
         """
         timestamp = milliseconds_of(when)
         return {one.number: one.offset_for_time(timestamp) for one in self.partitions}
+
+    def delete_records(self, before: Mapping[int, int]) -> dict[int, int]:
+        """Delete the records below an offset of each partition; return the new log start offsets.
+
+        before: offsets by partition number, -1 for all that is visible.
+        Raises UnknownTopicOrPartitionError before anything is deleted, and what
+        `Partition.delete_records` raises: partitions named earlier are done then.
+        """
+        partitions = {number: self.partition(number) for number in before}
+        return {
+            number: partition.delete_records(before[number])
+            for number, partition in partitions.items()
+        }
 
     def _replay(self, timestamp: int | None) -> Iterator[Record]:
         partitions = self.partitions

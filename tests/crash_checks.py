@@ -10,7 +10,8 @@ What is checked (the invariants of RELIABILITY section 4):
     open succeeds; every record promised is there, unaltered, at its offset; nothing is read that
     was not appended in this life or read at its beginning; offsets are dense; a torn tail is cut,
     and saved beside; an append after recovery gets a new offset; opening again shows the same, and
-    so it does after losing all that was unsynced
+    so it does after losing all that was unsynced; the log start never goes back, and nothing is
+    gone above what somebody asked to delete
 
 Promised is, after a power cut, what was below the durable offset; after a kill, what was appended.
 """
@@ -53,6 +54,7 @@ FAILURES = (
     ValueError,
 )
 Contents = list[bytes | None]  # values by offset; None: unreadable, and said so
+DELETED = b"deleted"  # in the place of the records below the log start
 
 
 class ViolationError(AssertionError):
@@ -80,6 +82,7 @@ class Process:
             on_attach=lambda _: None,
             on_configured=lambda _: None,
             on_unsynced_roll=self.unsynced.append,
+            on_deleted_files=lambda _: None,
         )
 
     def partition(self, config: TopicConfig) -> Partition:
@@ -93,13 +96,18 @@ class Process:
         )
 
 
+def start_of(contents: Contents) -> int:
+    """Return the log start offset."""
+    return next((n for n, value in enumerate(contents) if value is not DELETED), len(contents))
+
+
 def read_all(partition: Partition) -> Contents:
     """Return all values below the end, None where reading says that they are damaged.
 
     Raises ViolationError when offsets are not dense or reading does not move on.
     """
     end = partition.high_watermark
-    found: Contents = [None] * partition.log_start_offset
+    found: Contents = [DELETED] * partition.log_start_offset
     while len(found) < end:
         offset = len(found)
         try:
@@ -120,48 +128,74 @@ def read_all(partition: Partition) -> Contents:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claim:
-    """What was promised from a position of the trace on: the records below each end."""
+    """What was promised from a position of the trace on: the records in [start, each end)."""
 
     position: int
+    start: int
     durable_end: int
     appended_end: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Promise:
+    """What a crash has to leave: the log start may lie in [start, max_start]."""
+
+    start: int
+    max_start: int
+    end: int
+    allowed: Contents
 
 
 class History:
     """What one level appended and promised."""
 
-    def __init__(self, before: Contents, *, durable_end: int, appended_end: int) -> None:
-        """before: what may be read until recovery is done; the ends: what must be there."""
+    def __init__(self, before: Promise, *, appended_end: int) -> None:
+        """before: what holds until recovery is done; appended_end: what a kill must leave."""
         self.before = before
         self.values: Contents = []
+        self.asked_start = 0  # the highest log start that was asked for
         self.opened_at: int | None = None
-        self.claims = [Claim(0, durable_end, appended_end)]
+        self.claims = [Claim(0, before.start, before.end, appended_end)]
 
     def note_opened(self, position: int, contents: Contents) -> None:
         """From here on, what recovery let be read is promised like what was synced."""
         self.opened_at = position
         self.values = contents.copy()
-        self.claims.append(Claim(position, len(contents), len(contents)))
+        self.asked_start = start_of(contents)
+        self.claims.append(Claim(position, self.asked_start, len(contents), len(contents)))
 
     def note(self, position: int, partition: Partition) -> None:
-        claim = Claim(position, partition.durable_offset, partition.log_end_offset)
+        claim = Claim(
+            position,
+            partition.log_start_offset,
+            partition.durable_offset,
+            partition.log_end_offset,
+        )
         self.claims.append(claim)
 
-    def at(self, position: int, *, is_kill: bool) -> tuple[int, Contents]:
-        """Return (promised end, what may be read) for a crash after `position` operations."""
+    def at(self, position: int, *, is_kill: bool) -> Promise:
+        """Return what was promised for a crash after `position` operations."""
         claim = next(c for c in reversed(self.claims) if c.position <= position)
-        was_open = self.opened_at is not None and self.opened_at <= position
-        allowed = self.values if was_open else self.before
-        return claim.appended_end if is_kill else claim.durable_end, allowed
+        end = claim.appended_end if is_kill else claim.durable_end
+        if self.opened_at is None or self.opened_at > position:
+            before = self.before
+            return Promise(claim.start, before.max_start, end, before.allowed)
+        return Promise(claim.start, self.asked_start, end, self.values)
 
 
-def check_contents(found: Contents, promised_end: int, allowed: Contents) -> None:
+def check_contents(found: Contents, promise: Promise) -> None:
     """Raise ViolationError unless `found` keeps the promise and holds nothing else."""
+    promised_end, allowed = promise.end, promise.allowed
+    start = start_of(found)
+    if not promise.start <= start <= promise.max_start:
+        raise ViolationError(
+            f"the log starts at {start}, not in [{promise.start}, {promise.max_start}]"
+        )
     if len(found) < promised_end:
         raise ViolationError(f"{promised_end} records were promised, {len(found)} are there")
     if len(found) > len(allowed):
         raise ViolationError(f"{len(found)} records, but only {len(allowed)} were ever appended")
-    for offset, value in enumerate(found):
+    for offset, value in enumerate(found[start:], start):
         if value is None:
             if offset < promised_end and allowed[offset] is not None:
                 raise ViolationError(f"record {offset} of {promised_end} promised is unreadable")
@@ -188,6 +222,8 @@ def _config(
         segment_bytes=segment_bytes,
         segment_index_bytes=index,
         index_interval_bytes=interval,
+        # Files that are removed at once, and files that wait for the next open.
+        file_delete_delay_ms=0 if index == 96 else 60_000,
         # Less than a segment, so that append_many goes in chunks and rolls in the middle.
         max_message_bytes=segment_bytes // 2,
     )
@@ -235,7 +271,8 @@ class Life:
             index = rng.randrange(len(partitions))
             process = self._processes[index]
             process.now += rng.choice((0, 1, 1000))
-            kind = rng.choices(("append", "many", "flush", "reopen"), (12, 4, 1, 1))[0]
+            kinds = ("append", "many", "flush", "delete", "reopen")
+            kind = rng.choices(kinds, (12, 4, 1, 1, 1))[0]
             if kind == "append":
                 value = self._value(rng.randint(*self.profile.value_bytes))
                 history.values.append(value)
@@ -244,6 +281,8 @@ class Life:
                 self._append_many(partitions[index])
             elif kind == "flush":
                 partitions[index].flush()
+            elif kind == "delete":
+                self._delete_records(partitions[index])
             else:
                 partitions[index].close()
                 process.unsynced.clear()
@@ -264,6 +303,12 @@ class Life:
         self.history.values.extend(values)
         partition.append_many(values)
 
+    def _delete_records(self, partition: Partition) -> None:
+        start, end = partition.log_start_offset, partition.high_watermark
+        before = self._rng.choice((end, self._rng.randint(start, end)))
+        self.history.asked_start = max(self.history.asked_start, before)
+        partition.delete_records(before)
+
     def _value(self, size: int, *, ahead: int = 0) -> bytes:
         """Return a value that no other record of any level has."""
         text = f"{self.boot}.{len(self.history.values) + ahead}."
@@ -283,7 +328,7 @@ class Explorer:
     def explore(self) -> Iterator[ViolationError]:
         """Yield each broken promise."""
         rng = random.Random(self.seed)
-        history = History([], durable_end=0, appended_end=0)
+        history = History(Promise(0, 0, 0, []), appended_end=0)
         life = Life(Disk(), 1, history, self.profile, rng)
         yield from self._explore_life(life, rng, level=1, steps=self.profile.steps, where="")
 
@@ -324,18 +369,18 @@ class Explorer:
         damage = DAMAGES[(position + number * 5 + self.seed) % len(DAMAGES)]
         state = disk.copy() if is_kill else disk.crash(damage, rng)
         boot = life.boot if is_kill else life.boot + 1
-        durable_end, allowed = life.history.at(position, is_kill=False)
-        end = life.history.at(position, is_kill=True)[0] if is_kill else durable_end
+        durable = life.history.at(position, is_kill=False)
+        promise = life.history.at(position, is_kill=True) if is_kill else durable
         where += "kill" if is_kill else damage.__name__
         self.points += 1
         try:
-            check_state(state, boot, self.profile, end, allowed, is_thorough=is_thorough)
+            check_state(state, boot, self.profile, promise, is_thorough=is_thorough)
         except FAILURES as error:
             yield self._violation(error, where)
             return
         if level < MAX_LEVELS and rng.random() < (0.02 if level == 1 else 0.01):
             # A kill promises nothing more to the power cut that follows it.
-            history = History(allowed, durable_end=durable_end, appended_end=end)
+            history = History(durable, appended_end=promise.end)
             following = Life(state, boot, history, self.profile, rng)
             yield from self._explore_life(
                 following, rng, level=level + 1, steps=2, where=where + " > "
@@ -351,8 +396,7 @@ def check_state(
     disk: Disk,
     boot: int,
     profile: Profile,
-    promised_end: int,
-    allowed: Contents,
+    promise: Promise,
     *,
     is_thorough: bool,
 ) -> None:
@@ -361,7 +405,7 @@ def check_state(
     before = files.contents() if is_thorough else {}
     partition = Process(files).partition(profile.config)
     found = read_all(partition)
-    check_contents(found, promised_end, allowed)
+    check_contents(found, promise)
     if found and found[-1] is None and profile.config.durability == "fsync":
         raise ViolationError(f"the torn record {len(found) - 1} was not cut")
     partition.check()

@@ -17,7 +17,7 @@ from memory_files import MemoryDirectory, MemoryFile
 
 from pylog import _native
 from pylog._native import Scanner, crc32c
-from pylog.storage import lifecycle, recovery, scan, tail
+from pylog.storage import layout, lifecycle, policy, recovery, scan, tail
 from pylog.storage.attachment import Attachment
 from pylog.storage.files import replace_file
 from pylog.storage.sync import GroupCommit
@@ -179,6 +179,40 @@ def counts_records_that_are_not_there(patch: Patch) -> None:
 @_in(CRASH_PLANTS)
 def cuts_without_saving_the_bytes(patch: Patch) -> None:
     patch.setattr(recovery, "_save_cut", lambda *_: None)
+
+
+@_in(CRASH_PLANTS)
+def moves_the_log_start_in_memory_only(patch: Patch) -> None:
+    patch.setattr(lifecycle, "write_manifest", _without_new_starts(lifecycle.write_manifest))
+
+
+def _without_new_starts(original: Any) -> Any:
+    known: dict[int, int] = {}
+
+    def write(directory: Any, manifest: Any) -> None:
+        # A start that is named for the first time is kept from the disk; later ones are not missed.
+        if manifest.log_start_offset and not known.get(manifest.log_start_offset):
+            known[manifest.log_start_offset] = 1
+            return
+        original(directory, manifest)
+
+    return write
+
+
+@_in(CRASH_PLANTS)
+def removes_segments_before_the_manifest_forgets_them(patch: Patch) -> None:
+    original = lifecycle.advance_start_locked
+
+    def advance(
+        directory: Any, page: Any, manifest: Any, active: Any, log_start_offset: int
+    ) -> Any:
+        kept = policy.segments_from(manifest.segments, log_start_offset)
+        for facts in manifest.segments:
+            if facts.base_offset < kept[0].base_offset:
+                directory.unlink(layout.log_name(facts.base_offset))
+        return original(directory, page, manifest, active, log_start_offset)
+
+    patch.setattr(lifecycle, "advance_start_locked", advance)
 
 
 # ---------------------------------------------------------------- found by faults

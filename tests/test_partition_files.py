@@ -128,7 +128,7 @@ def test_a_large_first_batch_leaves_the_index_in_use(
     assert len(list(partition.read(0, 1))) == 1
     attachment = partition._attachment
     assert attachment is not None
-    (segment,) = attachment._segments.segments
+    (segment,) = attachment._segments.current.segments
     (record,) = partition.records(0, 1, max_bytes=10)
     assert record.offset == 0
     for _ in range(3_000):
@@ -152,7 +152,7 @@ def test_an_index_that_was_empty_when_it_was_mapped_is_used_when_it_is_not(tmp_p
             assert next(iter(partition.read(offset, 1))).offset == offset
         attachment = partition._attachment
         assert attachment is not None
-        (segment,) = attachment._segments.segments
+        (segment,) = attachment._segments.current.segments
         assert segment._index is not None and segment._index.capacity > 0
 
 

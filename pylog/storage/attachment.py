@@ -19,6 +19,7 @@ from pylog import _native, codecs
 from pylog._native import Marks, SharedPage
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
+    CorruptRangeError,
     DurabilityUnknownError,
     NotAppendedError,
     PartitionFailedError,
@@ -29,10 +30,10 @@ from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.encoding import compression_of
 from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
-from pylog.storage.manifest import Manifest
+from pylog.storage.known_segments import KnownSegments
 from pylog.storage.segment import Segment
-from pylog.storage.segment_files import sync_indexes
-from pylog.storage.segments import NO_SEGMENTS, SegmentSet, segments_of
+from pylog.storage.segment_files import sweep, sync_indexes
+from pylog.storage.segments import SegmentSet
 from pylog.storage.shared_page import Presence
 from pylog.storage.sync import GroupCommit, advance_durable_locked
 from pylog.storage.tail import TailRules, WritableTail, full_error
@@ -68,7 +69,9 @@ class Attachment:
         self._topic_id = topic_id
         self._settings = settings
         self._environment = environment
-        self._segments: SegmentSet = NO_SEGMENTS
+        self._segments = KnownSegments(
+            directory, descriptors=environment.descriptors, config=lambda: self._config
+        )
         self._rolled: list[int] = []  # base offsets of segments whose indexes are not synced
         self._presence = Presence(
             directory, environment.lock_file(), boot_identity=environment.boot_identity
@@ -127,7 +130,8 @@ class Attachment:
                 is_repaired = False
                 logger.warning("%s: no space for repairs; reading goes on", self._directory.path)
         if opened.manifest is not None:
-            self._segments = self._segments_of(opened.manifest)
+            self._segments.take(opened.manifest)
+            sweep(self._directory, opened.manifest.segments[0].base_offset)
         marks = lifecycle.initial_marks(opened, is_repaired=is_repaired)
         self._presence.initialize(marks)
 
@@ -212,15 +216,14 @@ class Attachment:
                     presence.leave()
         finally:
             self.commit.end()
-            for segment in self._segments.segments:
-                segment.forget_files()
+            self._segments.forget_files()
 
     def _end(self, *, is_alone: bool, sync: bool) -> None:
         """Sync if asked or alone; alone, promise a clean end as well."""
         with self.page:
             marks = self.page.marks()
             # Other flags say that nothing was written since; after an unfinished roll much may be.
-            if marks.state == _native.FAILED or marks.flags & ~lifecycle.IS_ROLLING:
+            if marks.state == _native.FAILED or marks.flags & ~lifecycle.WHILE_WRITING:
                 return
             if marks.durable_offset < marks.log_end_offset and (is_alone or sync):
                 self._sync_locked()
@@ -258,8 +261,7 @@ class Attachment:
                 presence.leave()
                 lifecycle.remove_directory(self._directory)
         finally:
-            for segment in self._segments.segments:
-                segment.forget_files()
+            self._segments.forget_files()
 
     def abandon(self) -> None:
         """In a forked child: let go without a word; the page and the locks are the parent's."""
@@ -272,36 +274,7 @@ class Attachment:
 
         Reads the manifest when another process changed it; otherwise no system call.
         """
-        current = self._segments
-        return current if current.generation >= marks.generation else self._reload(marks)
-
-    def _reload(self, marks: Marks) -> SegmentSet:
-        """Read the manifest anew; the result is at least as new as `marks`."""
-        if marks.flags & lifecycle.NEEDS_REPAIR:
-            # The manifest on disk is not the one that the marks were made from: derive it again.
-            opened = recovery.examine(
-                self._directory,
-                index_interval_bytes=self._config.index_interval_bytes,
-                same_boot=True,
-            )
-            manifest = opened.manifest
-        else:
-            manifest = recovery.load_manifest(self._directory)
-        assert manifest is not None, "a partition with a generation has a manifest"
-        segments = self._segments_of(manifest)
-        # Another thread may have read a newer manifest meanwhile.
-        if segments.generation >= self._segments.generation:
-            self._segments = segments
-        return segments
-
-    def _segments_of(self, manifest: Manifest) -> SegmentSet:
-        return segments_of(
-            manifest,
-            self._segments,
-            self._directory,
-            descriptors=self._environment.descriptors,
-            index_bytes=policy.rounded_up(self._config.segment_index_bytes),
-        )
+        return self._segments.as_of(marks)
 
     def _sync(self) -> int:
         """Sync every segment that may hold bytes above the durable offset; see GroupCommit."""
@@ -314,7 +287,12 @@ class Attachment:
         segments = self.segments(marks)
         for segment in segments.segments[segments.floor(marks.durable_offset) :]:
             if segment.base_offset < end_offset:
-                segment.file().sync_data()
+                try:
+                    segment.file().sync_data()
+                except CorruptRangeError:
+                    # Without its file: if it was deleted meanwhile, nothing of it is missed.
+                    if segment.facts.end_offset > self.page.marks().log_start_offset:
+                        raise
 
     def sync_sealed(self) -> None:
         """Make everything below the active segment durable.  Raises DurabilityUnknownError.
@@ -357,15 +335,19 @@ class Attachment:
             self._environment.log_events.notify()
         return result
 
+    def check_writable(self, marks: Marks) -> None:
+        """Raise UnknownTopicOrPartitionError or PartitionFailedError if nothing can be changed."""
+        if marks.flags & lifecycle.IS_DELETED:
+            raise UnknownTopicOrPartitionError(self._topic, self._number)
+        if marks.state == _native.FAILED:
+            raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
+
     def _write_locked(
         self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
     ) -> tuple[int, int] | int:
         """Write as `write` does; an error leaves the state that says what it means."""
         marks = self.page.marks()
-        if marks.flags & lifecycle.IS_DELETED:
-            raise UnknownTopicOrPartitionError(self._topic, self._number)
-        if marks.state == _native.FAILED:
-            raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
+        self.check_writable(marks)
         try:
             self._make_room_locked(marks, len(data), count, timestamp)
             if marks.state == _native.FULL:
@@ -392,10 +374,7 @@ class Attachment:
         return NotAppendedError(message)
 
     def _make_room_locked(self, marks: Marks, size: int, count: int, timestamp: int) -> None:
-        if marks.flags:
-            self._begin_locked(marks)
-            marks = self.page.marks()
-        segments = self.segments(marks)
+        marks, segments = self.ready_locked(marks)
         if self.tail.serial != marks.segment_serial:
             self._attach_tail_locked(marks, segments.segments[-1])
         if self.page.intent != (0, 0):
@@ -403,6 +382,13 @@ class Attachment:
         if self._should_roll(marks, size, count, timestamp):
             marks = self._roll_locked(segments)
         self.tail.make_room_locked(marks, size)
+
+    def ready_locked(self, marks: Marks) -> tuple[Marks, SegmentSet]:
+        """Do what the flags ask for before the first write, and what was left unfinished."""
+        if marks.flags:
+            self._begin_locked(marks)
+            marks = self.page.marks()
+        return marks, self.segments(marks)
 
     def _should_roll(self, marks: Marks, size: int, count: int, timestamp: int) -> bool:
         config = self._config
@@ -422,9 +408,14 @@ class Attachment:
     def _begin_locked(self, marks: Marks) -> None:
         """Do what the flags ask for before the first write."""
         directory, page = self._directory, self.page
+        if marks.flags & lifecycle.IS_ADVANCING:
+            self._segments.take(lifecycle.finish_advance_locked(directory, page))
+            marks = page.marks()
+            if not marks.flags:
+                return
         if marks.flags & lifecycle.IS_ROLLING:
             rolled = lifecycle.finish_roll_locked(directory, page)
-            self._segments = self._segments_of(rolled)
+            self._segments.take(rolled)
             return
         if marks.flags & lifecycle.NEEDS_REPAIR:
             interval = self._config.index_interval_bytes
@@ -436,7 +427,7 @@ class Attachment:
             manifest = lifecycle.begin_new_locked(directory, page, topic_id=self._topic_id)
         else:
             manifest = lifecycle.begin_again_locked(directory, page, manifest)
-        self._segments = self._segments_of(manifest)
+        self._segments.take(manifest)
 
     def _attach_tail_locked(self, marks: Marks, active: Segment) -> None:
         self.tail.detach()
@@ -450,11 +441,7 @@ class Attachment:
         """
         rolled, self._rolled = self._rolled, []
         for base_offset in rolled:
-            try:
-                sync_indexes(self._directory, base_offset)
-            except OSError as error:
-                # A cache: whoever finds it wrong rebuilds it.
-                logger.warning("%s: index not synced: %s", self._directory.path, error)
+            sync_indexes(self._directory, base_offset)
 
     def _roll_locked(self, segments: SegmentSet) -> Marks:
         """Roll, and attach the writable end to the new segment; returns the marks after it."""
@@ -466,15 +453,28 @@ class Attachment:
         manifest = lifecycle.roll_locked(
             self._directory, self.page, segments.manifest, unsynced=unsynced
         )
-        self._segments = self._segments_of(manifest)
+        self._segments.take(manifest)
         self._rolled.append(old.base_offset)
         for segment in unsynced:
             segment.holder.is_pinned = False
         if not self._is_fsync:
             self._on_unsynced_roll()
         marks = self.page.marks()
-        self._attach_tail_locked(marks, self._segments.segments[-1])
+        self._attach_tail_locked(marks, self._segments.current.segments[-1])
         return marks
+
+    def advance_start_locked(self, segments: SegmentSet, log_start_offset: int) -> list[int]:
+        """Forget the records below an offset; return base offsets of segments that go with them.
+
+        segments: as `ready_locked` returned them.  Raises what lifecycle's function raises.
+        """
+        assert segments.manifest is not None
+        manifest = lifecycle.advance_start_locked(
+            self._directory, self.page, segments.manifest, segments.segments[-1], log_start_offset
+        )
+        self._segments.take(manifest)
+        lifecycle.advance_epochs(self._directory, log_start_offset)
+        return [base for base in segments.bases if base < manifest.segments[0].base_offset]
 
     # ------------------------------------------------------------------ check
 

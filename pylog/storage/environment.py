@@ -29,6 +29,9 @@ class Flushable(Protocol):
     def flush_sealed(self) -> None:
         """Make everything durable below the active segment."""
 
+    def remove_deleted(self) -> None:
+        """Remove the files of deleted segments whose time has come."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -43,6 +46,7 @@ class Environment:
     on_attach: told of each partition that opens its files.  on_configured: told of each that
     follows other settings from now on.  on_unsynced_roll: told when a sealed segment was left
     unsynced.
+    on_deleted_files: told when files wait for their removal.
     """
 
     lock_file: Callable[[], File]
@@ -57,6 +61,7 @@ class Environment:
     on_attach: Callable[[Flushable], None]
     on_configured: Callable[[Flushable], None]
     on_unsynced_roll: Callable[[Flushable], None]
+    on_deleted_files: Callable[[Flushable], None]
 
 
 class KnownSettings(NamedTuple):

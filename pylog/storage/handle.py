@@ -62,6 +62,7 @@ class PartitionHandle(ABC):
         self._waits_for_sync = True  # until an attachment says how the topic is written
         self._was_used = False
         self._seen_end_offset = -1
+        self._deleted_since: dict[str, float] = {}  # files that wait for their removal
 
     def __repr__(self) -> str:
         return f"<Partition {self.topic}-{self.number}>"
@@ -76,6 +77,10 @@ class PartitionHandle(ABC):
         expected_offset: int | None = None,
     ) -> RecordMetadata:
         """Append what the C call could not."""
+
+    @abstractmethod
+    def remove_deleted(self) -> None:
+        """Remove the files of deleted segments whose time has come."""
 
     # ------------------------------------------------------------------ settings
 

@@ -333,6 +333,9 @@ def _epoch_findings(
     except OSError as error:
         yield Finding(path=path, message=f"cannot be read: {error.strerror}")
         return
+    # The first batch may begin below the log start, the epochs never do.
+    log_start = _log_start(moment)
+    found = [(epoch, max(offset, log_start)) for epoch, offset in found]
     # After an unclean end the batches are newer, and the next open writes the file anew.
     is_due = moment.manifest is not None and (moment.is_in_use or moment.manifest.is_clean)
     for epoch, offset in found:
@@ -364,6 +367,9 @@ def _stray_findings(directory: Directory, moment: Moment) -> Iterator[Finding]:
         if name in _OWN_NAMES or (segment is not None and segment[0] in listed):
             if name == layout.PARTITION_METADATA:
                 yield from _metadata_findings(directory)
+        elif layout.parse_deleted_name(name) is not None:
+            message = "waits for its removal; no record counts on it"
+            yield Finding(path=path, message=message, is_damage=False)
         elif cut is not None:
             message = f"was cut off by recovery at position {cut[1]}; no record counts on it"
             yield Finding(path=path, message=message, is_damage=False)

@@ -35,6 +35,7 @@ _MAX_PARTITION: Final = 2**31 - 1
 _MAX_OFFSET: Final = 2**63 - 1
 _MAX_EPOCH: Final = 2**31 - 1
 
+DELETED_SUFFIX: Final = ".deleted"  # Kafka's: the file no longer counts and is removed later
 _LOG: Final = ".log"
 _INDEX: Final = ".index"
 _TIMEINDEX: Final = ".timeindex"
@@ -142,6 +143,18 @@ def parse_segment_name(name: str) -> tuple[int, str] | None:
     if match is None or int(match[1]) > _MAX_OFFSET:
         return None
     return int(match[1]), match[2]
+
+
+def deleted_name(name: str) -> str:
+    """Return the name of a segment's file while it waits for its removal."""
+    return name + DELETED_SUFFIX
+
+
+def parse_deleted_name(name: str) -> tuple[int, str] | None:
+    """Return (base offset, suffix) of a segment's file that waits for its removal; else None."""
+    if not name.endswith(DELETED_SUFFIX):
+        return None
+    return parse_segment_name(name.removesuffix(DELETED_SUFFIX))
 
 
 def parse_log_name(name: str) -> int | None:

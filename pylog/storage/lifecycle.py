@@ -19,7 +19,7 @@ from typing import Final
 from pylog import _native
 from pylog._native import Marks, SharedPage
 from pylog.errors import CorruptFileError, PartitionFailedError
-from pylog.storage import layout, recovery
+from pylog.storage import layout, policy, recovery
 from pylog.storage.files import Directory, read_file, replace_file
 from pylog.storage.manifest import (
     MANIFEST_NAME,
@@ -43,6 +43,9 @@ IS_CLEAN: Final = 2  # the manifest promises an exact end and must be replaced f
 IS_NEW: Final = 4  # there is no manifest and no segment yet
 IS_DELETED: Final = 8  # the topic is gone; nothing can be done
 IS_ROLLING: Final = 16  # a roll may have been committed; the manifest on disk tells
+IS_ADVANCING: Final = 32  # the log start may have been moved; the manifest on disk tells
+# The flags that may stand beside writes; with any other nothing was written since it was set.
+WHILE_WRITING: Final = IS_ROLLING | IS_ADVANCING
 
 _TIME_ENTRY: Final = struct.Struct(">qi")
 assert _TIME_ENTRY.size == TIME_ENTRY_BYTES
@@ -248,6 +251,80 @@ def finish_roll_locked(directory: Directory, page: SharedPage) -> Manifest:
         remove_empty_segment(directory, page.marks().log_end_offset)
         page.publish(flags=0)
     return manifest
+
+
+def advance_start_locked(
+    directory: Directory,
+    page: SharedPage,
+    manifest: Manifest,
+    active: Segment,
+    log_start_offset: int,
+) -> Manifest:
+    """Forget the records below an offset, and segments that hold no others; returns the manifest.
+
+    log_start_offset: above the current one, at most the log end offset.  The files of segments that
+    no longer count are the caller's to remove, now that the manifest does not name them.
+    Raises OSError with the old start, or, if it was the directory's sync that failed, with the
+    question open.  Blocks appenders for two syncs, and for one more when the new start is not yet
+    known to be on disk.  Source: Kafka UnifiedLog.maybeIncrementLogStartOffset, KIP-107.
+    """
+    marks = page.marks()
+    facts = manifest.segments[-1]
+    if log_start_offset > facts.end_offset:
+        # After a power cut the log must not end below its start.
+        _sync_locked(page, active)
+        facts = _sealed_facts(manifest, marks, marks.time_entries)
+    segments = policy.segments_from((*manifest.segments[:-1], facts), log_start_offset)
+    manifest = dataclasses.replace(
+        manifest,
+        generation=manifest.generation + 1,
+        log_start_offset=log_start_offset,
+        segments=segments,
+    )
+    page.publish(flags=marks.flags | IS_ADVANCING)
+    write_manifest(directory, manifest)
+    _publish_start_locked(page, manifest)
+    return manifest
+
+
+def _publish_start_locked(page: SharedPage, manifest: Manifest) -> None:
+    page.publish(
+        log_start_offset=manifest.log_start_offset,
+        generation=manifest.generation,
+        flags=page.marks().flags & ~IS_ADVANCING,
+    )
+
+
+def finish_advance_locked(directory: Directory, page: SharedPage) -> Manifest:
+    """Finish or forget the move of the log start of a process that died in it.
+
+    Returns the manifest on disk.  Raises OSError with the question still open.
+    """
+    manifest = recovery.load_manifest(directory)
+    assert manifest is not None, "a log whose start moves has a manifest"
+    # The entry that was found may be one that a power cut would still take back.
+    directory.sync()
+    if manifest.generation > page.marks().generation:
+        _publish_start_locked(page, manifest)
+    else:
+        page.publish(flags=page.marks().flags & ~IS_ADVANCING)
+    return manifest
+
+
+def advance_epochs(directory: Directory, log_start_offset: int) -> None:
+    """Let the leader epochs begin with the log.  Source: Kafka LeaderEpochFileCache.
+
+    A file that is left as it was says nothing wrong of what the log still holds, so an error is
+    only reported.
+    """
+    try:
+        epochs = recovery.load_epochs(directory)
+        advanced = epochs.truncate_from_start(log_start_offset)
+        if advanced is not epochs:
+            data = layout.encode_leader_epochs(advanced.entries)
+            replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, data, sync_directory=False)
+    except OSError as error:
+        logger.warning("%s: leader epochs are left as they were: %s", directory.path, error)
 
 
 def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifest) -> Manifest:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import operator
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, SupportsIndex
 
 from pylog import _native
@@ -21,6 +21,7 @@ from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
     ClosedError,
+    CorruptRangeError,
     NotAppendedError,
     OffsetMismatchError,
     OffsetOutOfRangeError,
@@ -30,7 +31,7 @@ from pylog.storage import encoding, policy
 from pylog.storage.encoding import Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
-from pylog.storage.handle import PartitionHandle
+from pylog.storage.retention import RetainingPartition
 from pylog.storage.segment import Segment
 from pylog.storage.segments import SegmentSet, view_of
 from pylog.storage.times import Span, first_at, latest_of, visible_spans
@@ -40,7 +41,7 @@ DEFAULT_READ_BYTES: Final = 1 << 20
 _MAX_ROUNDS: Final = 10_000
 
 
-class Partition(PartitionHandle):
+class Partition(RetainingPartition):
     """An ordered, durable sequence of records, shared by any number of threads and processes.
 
     topic: the topic's name.  number: which of its partitions.  config: the topic's settings.
@@ -251,18 +252,23 @@ class Partition(PartitionHandle):
             return self._nothing_at(offset, max_bytes, marks)
         if end is not None and end < limit:
             limit = end
-        place = self._place
-        if place is not None and place[0] == offset:
-            _, segment, position = place
-            view = view_of(segment, marks)
-            records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
-        else:
-            records = None
-        if records is None:
-            found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
-            if found is None:
-                return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
-            segment, records = found
+        try:
+            place = self._place
+            if place is not None and place[0] == offset:
+                _, segment, position = place
+                view = view_of(segment, marks)
+                records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
+            else:
+                records = None
+            if records is None:
+                found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
+                if found is None:
+                    return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
+                segment, records = found
+        except CorruptRangeError:
+            # A file that is missing may have been deleted since the marks were copied.
+            self._check_start(offset, self.log_start_offset)
+            raise
         # One assignment: another thread sees the old place or the new one.
         self._place = records.next_offset, segment, records.end_position
         return records
@@ -272,6 +278,9 @@ class Partition(PartitionHandle):
     ) -> tuple[Segment, Records] | None:
         """Return the first records at or after `offset`, and the segment that holds them."""
         self._was_used = True
+        assert segments.manifest is not None, "there are records"
+        # The manifest may be newer than the marks: then segments that it leaves out are gone.
+        self._check_start(offset, segments.manifest.log_start_offset)
         for position in range(segments.floor(offset), len(segments.segments)):
             segment = segments.segments[position]
             view = view_of(segment, marks)
@@ -281,6 +290,10 @@ class Partition(PartitionHandle):
                 if records is not None:
                     return segment, records
         return None
+
+    def _check_start(self, offset: int, log_start_offset: int) -> None:
+        if offset < log_start_offset:
+            raise OffsetOutOfRangeError(offset, log_start_offset, self.log_end_offset)
 
     def _nothing_at(self, offset: int, max_bytes: int, marks: Marks | None) -> Records:
         start, end = (0, 0) if marks is None else (marks.log_start_offset, marks.log_end_offset)
@@ -308,7 +321,7 @@ class Partition(PartitionHandle):
         Source: Kafka UnifiedLog.fetchOffsetByTimestamp.
         """
         timestamp = _whole("timestamp", timestamp)
-        return first_at(self._reader, self._visible_spans(), timestamp)
+        return self._search(lambda spans: first_at(self._reader, spans, timestamp))
 
     @property
     def max_timestamp(self) -> OffsetAndTimestamp | None:
@@ -316,7 +329,19 @@ class Partition(PartitionHandle):
 
         Raises and costs what `offset_for_time` does.  Source: KIP-734.
         """
-        return latest_of(self._reader, self._visible_spans())
+        return self._search(lambda spans: latest_of(self._reader, spans))
+
+    def _search(
+        self, search: Callable[[list[Span]], OffsetAndTimestamp | None]
+    ) -> OffsetAndTimestamp | None:
+        while True:
+            spans = self._visible_spans()
+            try:
+                return search(spans)
+            except CorruptRangeError:
+                # A file that is missing may have been deleted meanwhile.
+                if self.log_start_offset <= spans[0].start:
+                    raise
 
     def _visible_spans(self) -> list[Span]:
         attachment = self._attachment or self._attached()
@@ -366,7 +391,15 @@ class Partition(PartitionHandle):
             if offset >= end:
                 self.read(offset)  # raises when the offset is out of range
         while end is None or offset < end:
-            records = self._read_below(offset, max_bytes, end)
+            try:
+                records = self._read_below(offset, max_bytes, end)
+            except OffsetOutOfRangeError:
+                if start is not None:
+                    raise
+                # Retention was faster than this first read, which is to begin where the log does.
+                offset = self.log_start_offset
+                continue
+            start = offset
             yield records
             if records.next_offset == offset:
                 if not follow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from pylog._native import BATCH_HEADER_BYTES
+from pylog.storage.manifest import SegmentFacts
 
 PAGE: Final = 4096  # what files are grown by, so that a mapped page is never half past their end
 MIN_GROWTH: Final = 64 << 10  # the design's first window
@@ -48,6 +49,21 @@ def should_roll(
         or index_entries >= max_index_entries
         or relative_offset >= OFFSETS_PER_SEGMENT
     )
+
+
+def segments_from(
+    segments: tuple[SegmentFacts, ...], log_start_offset: int
+) -> tuple[SegmentFacts, ...]:
+    """Return the segments that hold records at or above `log_start_offset`, and the active one.
+
+    A segment goes when the next one begins at or below the log start, so gaps between them, as
+    compaction leaves them, belong to the former.
+    Source: Kafka UnifiedLog.deleteLogStartOffsetBreachedSegments.
+    """
+    kept = len(segments) - 1
+    while kept > 0 and segments[kept].base_offset > log_start_offset:
+        kept -= 1
+    return segments[kept:]
 
 
 def max_index_entries(segment_index_bytes: int) -> int:

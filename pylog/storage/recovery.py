@@ -96,7 +96,7 @@ def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool)
         manifest = manifest_from_files(directory, index_interval_bytes)
         if manifest is None:
             return Opened(None, 0, 0, -1, 0)
-    epochs = _load_epochs(directory)
+    epochs = load_epochs(directory)
     if manifest.is_clean and _sizes_agree(directory, manifest.segments[-1]):
         return _opened_clean(directory, manifest, epochs)
     return _opened_unclean(
@@ -126,7 +126,8 @@ def _try_manifest(directory: Directory) -> tuple[Manifest | None, bool]:
         return None, True
 
 
-def _load_epochs(directory: Directory) -> LeaderEpochs:
+def load_epochs(directory: Directory) -> LeaderEpochs:
+    """Return the leader epochs on disk, none when they cannot be parsed.  Raises OSError."""
     name = layout.LEADER_EPOCH_CHECKPOINT
     data = read_file(directory, name, max_bytes=MAX_MANIFEST_BYTES)
     try:
@@ -208,6 +209,7 @@ def _opened_unclean(
         # What is appended next carries epoch 0, and only this entry will say where that began: the
         # one that a new partition is made with goes if it is killed before its first record.
         found_epochs = found_epochs.assign(0, active.end_offset)
+    found_epochs = found_epochs.truncate_from_start(manifest.log_start_offset)
     repaired = _repaired_manifest(manifest, active, scanner, is_short=is_short)
     repairs = Repairs(
         manifest=repaired,

@@ -5,9 +5,14 @@ Knows names and zeros.  Must not know what the bytes of a segment mean, nor whic
 
 from __future__ import annotations
 
+import contextlib
+import logging
+
 from pylog.storage import layout
 from pylog.storage.files import Directory
 from pylog.storage.scan import last_nonzero
+
+logger = logging.getLogger("pylog")
 
 
 def create_segment(directory: Directory, base_offset: int) -> None:
@@ -87,11 +92,47 @@ def remove_empty_segment(directory: Directory, base_offset: int) -> None:
             directory.unlink(name)
 
 
+def mark_deleted(directory: Directory, base_offset: int) -> None:
+    """Rename the files of a segment that no manifest names any more.  Raises OSError.
+
+    Who has one open keeps it.  Not synced: names that come back are found by `sweep`.
+    """
+    for name in layout.segment_names(base_offset):
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(name, layout.deleted_name(name))
+
+
+def deleted_names(directory: Directory) -> list[str]:
+    """Return the names of the files that wait for their removal."""
+    return [name for name in directory.names() if layout.parse_deleted_name(name) is not None]
+
+
+def sweep(directory: Directory, first_base_offset: int) -> None:
+    """Remove what the deletion of segments left; the caller is alone.  Errors are only reported.
+
+    first_base_offset: of the oldest segment that counts.  Files of older ones are those of a
+    process that died before it renamed them: they are renamed now, and removed when they are found
+    so the next time, which gives somebody who put them there by hand a chance.
+    """
+    try:
+        for name in deleted_names(directory):
+            directory.unlink(name)
+        parsed = map(layout.parse_segment_name, directory.names())
+        for base_offset in sorted({one[0] for one in parsed if one and one[0] < first_base_offset}):
+            mark_deleted(directory, base_offset)
+    except OSError as error:
+        logger.warning("%s: deleted files are left: %s", directory.path, error)
+
+
 def sync_indexes(directory: Directory, base_offset: int) -> None:
-    """Make the indexes of a sealed segment durable.  Raises OSError."""
-    for name in layout.segment_names(base_offset)[1:]:
-        file = directory.open(name, writable=True)
-        try:
-            file.sync()
-        finally:
-            file.close()
+    """Make the indexes of a sealed segment durable.  Errors are only reported."""
+    try:
+        for name in layout.segment_names(base_offset)[1:]:
+            file = directory.open(name, writable=True)
+            try:
+                file.sync()
+            finally:
+                file.close()
+    except OSError as error:
+        # A cache: whoever finds it wrong rebuilds it.
+        logger.warning("%s: index not synced: %s", directory.path, error)

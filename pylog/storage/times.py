@@ -46,14 +46,18 @@ class Span(NamedTuple):
 
 def visible_spans(segments: SegmentSet, marks: Marks) -> list[Span]:
     """Return what of each segment can be read, oldest first; empty spans are left out."""
-    spans = []
+    spans: list[Span] = []
+    if segments.manifest is None:
+        return spans
+    # The manifest may be newer than the marks.
+    log_start_offset = max(marks.log_start_offset, segments.manifest.log_start_offset)
     for segment in segments.segments:
         view = view_of(segment, marks)
         is_active = segment.base_offset == marks.base_offset
         span = Span(
             segment,
             view,
-            max(segment.base_offset, marks.log_start_offset),
+            max(segment.base_offset, log_start_offset),
             min(view.end_offset, marks.high_watermark),
             marks.max_timestamp if is_active else segment.facts.max_timestamp,
         )

@@ -1,0 +1,81 @@
+"""The segments of a partition as this process knows them, kept up with what others change.
+
+Knows when its snapshot is too old and where a newer one is read: the manifest, or, while repairs
+wait for space, what recovery finds.  Must not know who changes the segments, and how.
+
+Locks: none.  A newer snapshot takes the place of the older one by one assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pylog._native import Marks
+from pylog.config import TopicConfig
+from pylog.storage import lifecycle, policy, recovery
+from pylog.storage.descriptors import Descriptors
+from pylog.storage.files import Directory
+from pylog.storage.manifest import Manifest
+from pylog.storage.segments import NO_SEGMENTS, SegmentSet, segments_of
+
+
+class KnownSegments:
+    """The newest snapshot that this process has: `current`, empty before the first one."""
+
+    def __init__(
+        self, directory: Directory, *, descriptors: Descriptors, config: Callable[[], TopicConfig]
+    ) -> None:
+        self._directory = directory
+        self._descriptors = descriptors
+        self._config = config
+        self.current: SegmentSet = NO_SEGMENTS
+
+    def as_of(self, marks: Marks) -> SegmentSet:
+        """Return a snapshot that is at least as new as `marks`.
+
+        Reads the manifest when another process changed it; otherwise no system call.
+        """
+        current = self.current
+        return current if current.generation >= marks.generation else self._reload(marks)
+
+    def _reload(self, marks: Marks) -> SegmentSet:
+        """Read the manifest anew; the result is at least as new as `marks`."""
+        if marks.flags & lifecycle.NEEDS_REPAIR:
+            # The manifest on disk is not the one that the marks were made from: derive it again.
+            opened = recovery.examine(
+                self._directory,
+                index_interval_bytes=self._config().index_interval_bytes,
+                same_boot=True,
+            )
+            manifest = opened.manifest
+        else:
+            manifest = recovery.load_manifest(self._directory)
+        assert manifest is not None, "a partition with a generation has a manifest"
+        return self.take(manifest)
+
+    def take(self, manifest: Manifest) -> SegmentSet:
+        """Return the snapshot that `manifest` names, the current one if none is newer.
+
+        Files of segments that went before it are let go of.
+        """
+        segments = segments_of(
+            manifest,
+            self.current,
+            self._directory,
+            descriptors=self._descriptors,
+            index_bytes=policy.rounded_up(self._config().segment_index_bytes),
+        )
+        previous = self.current
+        # Another thread may have read a newer manifest meanwhile.
+        if segments.generation >= previous.generation:
+            self.current = segments
+            for segment in previous.segments:
+                if segment.base_offset >= segments.bases[0]:
+                    break
+                segment.forget_files()
+        return segments
+
+    def forget_files(self) -> None:
+        """Let go of all files; who reads one now keeps it until then."""
+        for segment in self.current.segments:
+            segment.forget_files()
