@@ -26,6 +26,7 @@ __all__ = [
     "DurabilityUnknownError",
     "IncompatibleFormatError",
     "InvalidConfigurationError",
+    "InvalidPartitionsError",
     "InvalidRecordError",
     "InvalidTimestampError",
     "InvalidTopicError",
@@ -187,6 +188,21 @@ class TopicExistsError(PylogError, ValueError):
     def __init__(self, topic: str) -> None:
         super().__init__(f"topic {_shown(topic)} exists")
         self.topic = topic
+
+
+class InvalidPartitionsError(PylogError, ValueError):
+    """Raised when a topic is to have fewer partitions than it has, or just as many.
+
+    Nothing was changed.  partitions: how many it has; total: how many were asked for.
+    """
+
+    _fields = ("topic", "partitions", "total")
+
+    def __init__(self, topic: str, partitions: int, total: int) -> None:
+        super().__init__(f"topic {_shown(topic)} has {partitions} partitions, {total} asked for")
+        self.topic = topic
+        self.partitions = partitions
+        self.total = total
 
 
 class OffsetOutOfRangeError(PylogError, IndexError):

@@ -15,10 +15,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from pylog._native import Events
 from pylog.config import TopicConfig
 from pylog.engine import Engine
 from pylog.errors import (
     InvalidConfigurationError,
+    InvalidPartitionsError,
     InvalidTopicError,
     OffsetMismatchError,
     PartitionFullError,
@@ -49,6 +51,16 @@ class TopicRegistry:
     def _after_fork(self) -> None:
         # Another thread of the parent may have held it.
         self._lock = threading.Lock()
+
+    @property
+    def events(self) -> Events:
+        """The counter that changes when records become visible in any partition."""
+        return self._engine.events
+
+    @property
+    def settings(self) -> Events:
+        """The counter of changes of any topic."""
+        return self._engine.settings
 
     @property
     def metadata(self) -> Partition:
@@ -110,9 +122,9 @@ class TopicRegistry:
 
     def _settings_of(self, name: str, topic_id: uuid.UUID) -> TopicConfig | None:
         """Return the settings of this very topic, if it is kept here; see Environment."""
-        return None if name == METADATA_TOPIC else self._facts_of(name, topic_id).config
+        return None if name == METADATA_TOPIC else self.facts_of(name, topic_id).config
 
-    def _facts_of(self, name: str, topic_id: uuid.UUID) -> TopicFacts:
+    def facts_of(self, name: str, topic_id: uuid.UUID) -> TopicFacts:
         """Return what is known of this very topic.  Raises UnknownTopicOrPartitionError."""
         with self._lock:
             facts = self._refresh_locked().get(name)
@@ -154,6 +166,19 @@ class TopicRegistry:
             return dataclasses.replace(facts, config=facts.config.altered(**settings))
 
         self._change(name, altered)
+
+    def add_partitions(self, name: str, topic_id: uuid.UUID, total: int) -> None:
+        """Give this very topic more partitions; see Topic.add_partitions."""
+        _check_partitions(name, total)
+
+        def grown(facts: TopicFacts) -> TopicFacts:
+            if facts.topic_id != topic_id:
+                raise UnknownTopicOrPartitionError(name)
+            if total <= facts.partitions:
+                raise InvalidPartitionsError(name, facts.partitions, total)
+            return dataclasses.replace(facts, partitions=total)
+
+        self._change(name, grown)
 
     def _change(self, name: str, changed: Callable[[TopicFacts], TopicFacts]) -> None:
         """Replace what is known of a topic, as soon as nobody else does.
@@ -199,7 +224,7 @@ class TopicRegistry:
 
     def _delete_partitions(self, facts: TopicFacts) -> None:
         for number in range(facts.partitions):
-            partition = self._partition(facts, number)
+            partition = self.partition_of(facts, number)
             self._engine.delete_partition(partition, topic_id=facts.topic_id)
 
     def _finish_deletion(self, facts: TopicFacts) -> None:
@@ -224,16 +249,11 @@ class TopicRegistry:
     def _topic_locked(self, facts: TopicFacts) -> Topic:
         topic = self._topics.get(facts.topic_id)
         if topic is None:
-            topic = self._topics[facts.topic_id] = Topic(
-                facts,
-                partition_of=self._partition,
-                newest=self._facts_of,
-                events=self._engine.events,
-                settings=self._engine.settings,
-            )
+            topic = self._topics[facts.topic_id] = Topic(facts, self)
         return topic
 
-    def _partition(self, facts: TopicFacts, number: int) -> Partition:
+    def partition_of(self, facts: TopicFacts, number: int) -> Partition:
+        """Return the topic's partition of this number, which exists.  Raises ClosedError."""
         return self._engine.partition(
             facts.name, number, topic_id=facts.topic_id, config=facts.config
         )
@@ -243,13 +263,18 @@ def _check_arguments(name: str, partitions: int, if_exists: str) -> None:
     layout.check_topic_name(name)
     if layout.is_internal(name):
         raise InvalidTopicError(name, "names that begin with '__' are internal")
+    _check_partitions(name, partitions)
+    if if_exists not in ("error", "ok"):
+        raise InvalidConfigurationError("if_exists", if_exists, "'error' or 'ok'")
+
+
+def _check_partitions(name: str, partitions: int) -> None:
+    """Refuse a number of partitions that no topic can have."""
     if isinstance(partitions, bool) or not isinstance(partitions, int):
         raise InvalidConfigurationError("partitions", partitions, "a whole number")
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise InvalidConfigurationError("partitions", partitions, f"1 to {MAX_PARTITIONS}")
     layout.partition_directory(name, partitions - 1)
-    if if_exists not in ("error", "ok"):
-        raise InvalidConfigurationError("if_exists", if_exists, "'error' or 'ok'")
 
 
 def _check_collision(name: str, topics: dict[str, TopicFacts]) -> None:

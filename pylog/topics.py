@@ -10,12 +10,12 @@ import contextlib
 import datetime
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 
-from pylog._native import Appender, Events, Record, RecordMetadata, Router
+from pylog._native import Appender, Events, Record, RecordMetadata, Records, Router
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, NotAppendedError, UnknownTopicOrPartitionError
 from pylog.metadata import TopicFacts
@@ -25,7 +25,28 @@ from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
 _STICKY_BYTES: Final = 16384  # Kafka's batch.size
-_NEVER_ASKED: Final = -1  # a count of changes that no counter has
+_NEVER_ASKED: Final = 2**31  # a count of changes that none is: they are counted modulo 2**31
+
+
+class Topics(Protocol):
+    """What a topic needs of who knows all topics of the log."""
+
+    @property
+    def events(self) -> Events:
+        """Changes when records become visible in any partition."""
+
+    @property
+    def settings(self) -> Events:
+        """Counts changes of any topic; see Environment."""
+
+    def facts_of(self, name: str, topic_id: uuid.UUID) -> TopicFacts:
+        """Return what is true of this very topic now.  Raises UnknownTopicOrPartitionError."""
+
+    def partition_of(self, facts: TopicFacts, number: int) -> Partition:
+        """Return the topic's partition of this number, which exists."""
+
+    def add_partitions(self, name: str, topic_id: uuid.UUID, total: int) -> None:
+        """Give this very topic more partitions; see Topic.add_partitions."""
 
 
 class Topic:
@@ -35,26 +56,18 @@ class Topic:
     Every method may be called by many threads at once.
     """
 
-    def __init__(
-        self,
-        facts: TopicFacts,
-        *,
-        partition_of: Callable[[TopicFacts, int], Partition],
-        newest: Callable[[str, uuid.UUID], TopicFacts],
-        events: Events,
-        settings: Events,
-    ) -> None:
+    def __init__(self, facts: TopicFacts, topics: Topics) -> None:
         self.name = facts.name
         self._known = (_NEVER_ASKED, facts)  # as of which count of changes
-        self._partition_of = partition_of
-        self._newest = newest
-        self._events = events
-        self._settings = settings
+        self._topics = topics
+        # Kept here, for they can be asked also when the log is closed.
+        self._events = topics.events
+        self._settings = topics.settings
         self._router = Router(
             facts.partitions,
             self._appender_of,
             _STICKY_BYTES,
-            settings=settings,
+            settings=self._settings,
             count_now=self.__len__,
         )
         # Nothing is left to do after the C call, so it is the method itself: no Python frame.
@@ -77,7 +90,7 @@ class Topic:
         count = self._settings.value
         if count != self._known[0]:
             with contextlib.suppress(UnknownTopicOrPartitionError, ClosedError):
-                self._known = (count, self._newest(self.name, self._known[1].topic_id))
+                self._known = (count, self._topics.facts_of(self.name, self._known[1].topic_id))
         return self._known[1]
 
     @property
@@ -92,7 +105,7 @@ class Topic:
     def partitions(self) -> tuple[Partition, ...]:
         """All partitions, by number.  Raises ClosedError."""
         facts = self._facts
-        return tuple(self._partition_of(facts, number) for number in range(facts.partitions))
+        return tuple(self._topics.partition_of(facts, number) for number in range(facts.partitions))
 
     def partition(self, number: int) -> Partition:
         """Return one partition; no I/O.
@@ -104,7 +117,22 @@ class Topic:
         facts = self._facts
         if not 0 <= number < facts.partitions:
             raise UnknownTopicOrPartitionError(self.name, number)
-        return self._partition_of(facts, number)
+        return self._topics.partition_of(facts, number)
+
+    def add_partitions(self, total: int) -> None:
+        """Let the topic have `total` partitions from now on, in all processes.
+
+        Nobody has to open anything again: every `Topic` of it, everywhere, routes over the new
+        count from its next append on.  Records stay where they are, so **keys move**: most keys
+        belong to another partition from now on, and records of one key that were appended before
+        and after lie in two.  Who relies on their order adds partitions while nothing is appended
+        and all is read, or makes a new topic.
+        total: more than len(self), else InvalidPartitionsError with nothing changed.
+        Raises InvalidConfigurationError, UnknownTopicOrPartitionError, PartitionFullError,
+        NotAppendedError, DurabilityUnknownError, CorruptionError, ClosedError, OSError.
+        One synced append.  Source: Kafka's createPartitions, NewPartitions.increaseTo.
+        """
+        self._topics.add_partitions(self.name, self._known[1].topic_id, total)
 
     def _appender_of(self, number: int) -> Appender:
         return self.partition(number).appender
@@ -197,22 +225,31 @@ class Topic:
         """Iterate over the records of one partition, or of all, one partition after the other.
 
         Without `follow` it ends at the high watermarks of the moment it begins.  Following all
-        partitions of a topic delivers records as they come.  start, end: offsets only with
-        `partition`, or where the topic has one, else ValueError; a time may be the start of all.
+        partitions of a topic delivers records as they come, those of added partitions too.
+        start, end: offsets only with `partition`, or where the topic has one, else ValueError; a
+        time may be the start of all.
         Arguments and errors otherwise as `Partition.records`, whose errors come with the iteration.
         """
         timestamp = None
         if isinstance(start, datetime.datetime):
             timestamp, start = milliseconds_of(start), None
-        if partition is None and len(self) == 1:
+        count = len(self)
+        if partition is None and count == 1 and not (follow and end is None):
             partition = 0
         if partition is not None:
             one = self.partition(partition)
             first = start if timestamp is None else one.first_offset(timestamp)
             return one.records(first, end, follow=follow)
-        if start is not None or end is not None:
+        if end is not None or (start is not None and count > 1):
             raise ValueError("offsets to start and end at need a partition")
-        return self._follow(timestamp) if follow else self._replay(timestamp)
+        if not follow:
+            return self._replay(timestamp)
+        if timestamp is not None:
+            # Found now, as for one partition: what comes from here on is followed.
+            starts = [one.first_offset(timestamp) for one in self.partitions]
+        else:
+            starts = [] if start is None else [start]
+        return itertools.chain.from_iterable(self._follow(starts))
 
     def offsets_for_times(
         self, when: int | datetime.datetime
@@ -250,23 +287,29 @@ class Topic:
             for partition, start, end in zip(partitions, starts, ends, strict=True)
         )
 
-    def _follow(self, timestamp: int | None) -> Iterator[Record]:
-        """Yield the records of all partitions as they come."""
-        partitions = self.partitions
-        offsets = [
-            one.log_start_offset if timestamp is None else one.first_offset(timestamp)
-            for one in partitions
-        ]
+    def _follow(self, starts: list[int]) -> Iterator[Records]:
+        """Yield what all partitions hold and get, one read after the other; see `read`.
+
+        starts: of the first partitions; the others are read from their log start offset.
+        """
+        offsets = list(starts)
+        partitions = list(self.partitions[: len(starts)])
         events = self._events
         while True:
             seen = events.value
             is_idle = True
+            if len(partitions) < len(self):  # at first, and when some were added
+                added = self.partitions[len(partitions) :]
+                partitions += added
+                offsets += [one.log_start_offset for one in added]
             for number, partition in enumerate(partitions):
                 records = partition.read(offsets[number])
-                yield from records
+                yield records
                 is_idle = is_idle and records.next_offset == offsets[number]
                 offsets[number] = records.next_offset
             if is_idle:
+                # Raises when the topic was deleted: nothing will come any more.
+                self._topics.facts_of(self.name, self._known[1].topic_id)
                 events.wait(seen, LOOK_AGAIN_SECONDS)
 
 

@@ -37,6 +37,7 @@ EXAMPLES: list[errors.PylogError] = [
     errors.DeliveryTimeoutError("not appended", ("metadata",)),
     errors.BufferExhaustedError(32 << 20, 60_000),
     errors.InvalidTimestampError(50, 100, 200),
+    errors.InvalidPartitionsError("orders", 6, 3),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -92,6 +93,7 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.InvalidTimestampError, errors.InvalidRecordError),
         (errors.UnknownTopicOrPartitionError, LookupError),
         (errors.TopicExistsError, ValueError),
+        (errors.InvalidPartitionsError, ValueError),
         (errors.OffsetOutOfRangeError, IndexError),
         (errors.MissingExtraError, ImportError),
         (errors.CorruptRangeError, errors.CorruptionError),

@@ -29,7 +29,7 @@ from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
-_NEVER_ASKED: Final = -1  # a count of settings that no counter has
+_NEVER_ASKED: Final = 2**31  # a count of settings that none is: they are counted modulo 2**31
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 
