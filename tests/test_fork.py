@@ -317,7 +317,7 @@ def test_a_lock_that_a_thread_of_the_parent_holds_does_not_stop_the_child(
         "partition": (partition._lock.acquire, partition._lock.release),
         "engine": (engine._lock.acquire, engine._lock.release),
         "registry": (registry._lock.acquire, registry._lock.release),
-        "turn": (attachment.commit._turn.acquire, attachment.commit._turn.release),
+        "turn": (attachment.commit._queue.take, attachment.commit._queue.give_up),
         "page": (attachment.page.lock, attachment.page.unlock),
         "descriptors": (
             engine._open_environment().descriptors._lock.acquire,

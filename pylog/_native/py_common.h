@@ -45,6 +45,7 @@ typedef enum {
     PLOG_ROUTER_TYPE,
     PLOG_SENT_TYPE,
     PLOG_BATCH_BUILDER_TYPE,
+    PLOG_COMMIT_QUEUE_TYPE,
     PLOG_TYPE_COUNT,
 } plog_type;
 
@@ -158,5 +159,6 @@ int plog_add_reader_type(PyObject *module);
 int plog_add_appender_type(PyObject *module);
 int plog_add_router_type(PyObject *module);
 int plog_add_builder_types(PyObject *module);
+int plog_add_commit_queue_type(PyObject *module);
 
 #endif

@@ -266,6 +266,7 @@ class Attachment:
     def abandon(self) -> None:
         """In a forked child: let go without a word; the page and the locks are the parent's."""
         self.tail.native.detach()
+        self.commit.abandon()
 
     # ------------------------------------------------------------------ segments
 

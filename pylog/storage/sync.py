@@ -2,32 +2,24 @@
 
 Knows the durable offset and how to advance it; must not know what is in the files it syncs.
 
-Who is alone never waits: the sync in flight is the window in which others gather, and only a leader
-that had company last time gives it an instant to append.  Whoever finds no sync in flight becomes
-the leader and syncs for all that was appended by then.  Processes do not share a leader: each syncs
-through its own descriptors, opened before the bytes were written, because an error is reported once
-per descriptor (RELIABILITY A3).
+Who finds nobody leading leads: it syncs for all that was appended by then, and who comes meanwhile
+waits for the next.  So nobody waits for company, and company gathers by itself while a sync runs.
+Processes do not share a leader: each syncs through its own descriptors, opened before the bytes
+were written, because an error is reported once per descriptor (RELIABILITY A3).
 
-Locks: `_turn`, held by this process's leader during the sync.  It is released *before* the result
-is published, so a follower that still finds it taken has read an event count that the publication
-of that leader or of a later one will change; no wake-up can be missed.
+Locks: the turn, held by this process's leader from before the sync until its result is published.
+It is the lead of a CommitQueue, which says there why no wake-up can be missed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import threading
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from pylog import _native
-from pylog._native import Events, SharedPage
+from pylog._native import CommitQueue, Events, SharedPage
 from pylog.errors import DurabilityUnknownError
-from pylog.storage.policy import LOOK_AGAIN_SECONDS
-
-# Less than a sync takes.  Source: PostgreSQL's commit_delay, which also asks for commit_siblings.
-_GATHER_SECONDS: Final = 20e-6
 
 
 class GroupCommit:
@@ -52,10 +44,7 @@ class GroupCommit:
         self._moves_high_watermark = moves_high_watermark
         self._log_events = log_events
         self._path = path
-        # Reentrant, because such a lock knows its owner: see _give_up_turn.
-        self._turn = threading.RLock()
-        self._is_ended = False
-        self._has_company = False  # whether somebody waited for a leader since the last one led
+        self._queue = CommitQueue()
 
     def wait(self, end_offset: int, start: int | None = None) -> bool:
         """Return True when every record below `end_offset` is on disk.
@@ -65,36 +54,21 @@ class GroupCommit:
 
         Raises DurabilityUnknownError when a sync failed, here or in another process.  Blocks for
         one or two fdatasyncs; releases the GIL; takes the page lock for an instant.
+        Source: MySQL's binary log group commit, whose leader is who finds the queue empty.
         """
-        page, events = self._page, self._events
+        queue = self._queue
         while True:
-            seen = events.value
-            marks = page.marks()
-            if marks.durable_offset >= end_offset:
-                return True
-            if marks.state == _native.FAILED:
-                raise self._unknown("an earlier sync failed", errno.EIO, start, end_offset)
-            if self._is_ended:
-                return False
             try:
-                is_leader = self._turn.acquire(blocking=False)
-                if is_leader and self._lead(start, end_offset) >= end_offset:
+                answer = queue.wait(end_offset)
+                if answer != _native.LEADS:
+                    return answer == _native.COVERED
+                if self._lead(start, end_offset) >= end_offset:
                     return True
             except BaseException:
                 # An interrupt may come after any call, also between the taking of the turn and its
-                # result.  Nothing is known then, so the next waiter syncs again.
-                self._give_up_turn()
+                # result.  Nothing is known then, so the next leader looks for itself.
+                queue.give_up()
                 raise
-            if not is_leader:
-                self._has_company = True
-                # Not for ever: a leader in another process may be killed before it tells.
-                events.wait(seen, LOOK_AGAIN_SECONDS)
-
-    def _give_up_turn(self) -> None:
-        """Release the turn if this thread has it, and let the others look for it."""
-        with contextlib.suppress(RuntimeError):
-            self._turn.release()
-        self._events.notify()
 
     def _unknown(
         self, reason: str | None, number: int | None, start: int | None, end: int
@@ -103,19 +77,20 @@ class GroupCommit:
         return DurabilityUnknownError(message, number or errno.EIO, start, end)
 
     def _lead(self, start: int | None, end_offset: int) -> int:
-        """Sync for all that was appended; return the durable offset after it."""
-        if self._has_company:
-            # They wake with this thread, and append again at once: one sync serves them all.
-            self._has_company = False
-            self._events.wait(self._events.value, _GATHER_SECONDS)
-        try:
-            durable_offset = self._sync()
-        except OSError as error:
-            self._turn.release()
-            self._fail()
-            raise self._unknown(error.strerror, error.errno, start, end_offset) from error
-        self._turn.release()
-        return self._publish(durable_offset)
+        """Sync for all that was appended, and give up the turn; return the durable offset then."""
+        marks = self._page.marks()
+        if marks.state == _native.FAILED and marks.durable_offset < end_offset:
+            raise self._unknown("an earlier sync failed", errno.EIO, start, end_offset)
+        durable_offset = marks.durable_offset
+        if durable_offset < end_offset:  # else somebody else has synced
+            try:
+                synced_offset = self._sync()
+            except OSError as error:
+                self._fail()
+                raise self._unknown(error.strerror, error.errno, start, end_offset) from error
+            durable_offset = self._publish(synced_offset)
+        self._queue.finish(durable_offset)
+        return durable_offset
 
     def _publish(self, durable_offset: int) -> int:
         with self._page:
@@ -132,13 +107,10 @@ class GroupCommit:
 
         For other work that must not go on while the partition is closed or opened anew.
         """
-        is_taken = False
         try:
-            is_taken = not self._is_ended and self._turn.acquire(blocking=False)
-            yield is_taken
+            yield self._queue.take()
         finally:
-            if is_taken:
-                self._give_up_turn()
+            self._queue.give_up()  # which does nothing when somebody else leads
 
     def pause(self, *, blocking: bool = False) -> bool:
         """Keep anybody from leading again through this object, for good; False if one leads now.
@@ -146,16 +118,20 @@ class GroupCommit:
         blocking: wait for who leads now.  `end` has to follow.
         """
         try:
-            return self._turn.acquire(blocking=blocking)
+            return self._queue.take(blocking=blocking)
         except BaseException:
-            self._give_up_turn()
+            self._queue.give_up()
             raise
 
     def end(self) -> None:
         """Send away who still waits: nobody will sync for them here."""
-        self._is_ended = True
+        self._queue.end()
         self._sync = _nothing  # and with it the partition, whose maps go with its last reference
         self._events.notify()
+
+    def abandon(self) -> None:
+        """In a forked child: the threads that lead and wait are the parent's."""
+        self._queue.abandon()
 
     def _fail(self) -> None:
         """Make the partition read-only in all processes: a failed sync is never retried (A1)."""
