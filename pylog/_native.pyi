@@ -451,6 +451,25 @@ class Router:
         *,
         partition: int | None = None,
     ) -> RecordMetadata: ...
+    # (partitions int32, offsets int64 with -1 for rows left, timestamps int64 or one for all,
+    # [(partition, first offset, end offset)] placed, [(partition, batches, rows int32, greatest
+    # timestamp)] left: each to be placed whole, those of one partition in order).
+    # keys, headers: None or as long as values.  large_bytes: batches below it are placed here.
+    def append_many(
+        self,
+        values: Sequence[Buffer | None],
+        keys: Sequence[Buffer | None] | None,
+        headers: Sequence[_Headers] | None,
+        timestamps: Sequence[int] | int,
+        *,
+        max_batch_bytes: int,
+        max_chunk_bytes: int,
+        large_bytes: int,
+        attributes: int = 0,
+        earliest: int = 0,
+        latest: int = ...,
+    ) -> tuple[bytearray, bytearray, bytearray | int, list[tuple[int, int, int]], list[Any]]: ...
+    def stick(self, size: int, /) -> int: ...
     def pick(self, key: bytes | None, value: bytes | None = None, /) -> int: ...
 
 @final

@@ -13,11 +13,10 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-import numpy as np
-
 from pylog._native import Appender, Events, Record, RecordMetadata, Records, Router
 from pylog.config import TopicConfig
-from pylog.errors import ClosedError, NotAppendedError, UnknownTopicOrPartitionError
+from pylog.errors import ClosedError, UnknownTopicOrPartitionError
+from pylog.keyed import KeyedAppender
 from pylog.metadata import TopicFacts
 from pylog.moments import milliseconds_of
 from pylog.records import AppendedRecords, OffsetAndTimestamp
@@ -70,6 +69,7 @@ class Topic:
             settings=self._settings,
             count_now=self.__len__,
         )
+        self._keyed = KeyedAppender(self.name, self._router, self.partition)
         # Nothing is left to do after the C call, so it is the method itself: no Python frame.
         self.append = self._router.append  # type: ignore[method-assign]
 
@@ -173,46 +173,10 @@ class Topic:
         `appended` of a NotAppendedError need not be a prefix of what was given.
         Raises UnknownTopicOrPartitionError too.
         """
-        if partition is None and keys is not None and len(self) > 1:
-            return self._append_keyed(values, keys, headers, timestamps)
-        number = self._router.pick(None, None) if partition is None else partition
+        if partition is None and len(self) > 1:
+            return self._keyed.append(values, keys, headers, timestamps, config=self.config)
+        number = 0 if partition is None else partition
         return self.partition(number).append_many(values, keys, headers, timestamps)
-
-    def _append_keyed(
-        self,
-        values: Sequence[bytes | None],
-        keys: Sequence[bytes | None],
-        headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None,
-        timestamps: Sequence[int] | int | None,
-    ) -> AppendedRecords:
-        """Append records to the partitions of their keys."""
-        for name, given in (("keys", keys), ("headers", headers), ("timestamps", timestamps)):
-            if given is not None and not isinstance(given, int) and len(given) != len(values):
-                raise ValueError(f"{name} has {len(given)} elements, values has {len(values)}")
-        rows_of: dict[int, list[int]] = {}
-        for row, (key, value) in enumerate(zip(keys, values, strict=True)):
-            rows_of.setdefault(self._router.pick(key, value), []).append(row)
-        # All is encoded before anything is appended, so that a wrong argument leaves no traces.
-        chunks = {
-            number: self.partition(number).encode_chunks(
-                [values[row] for row in rows],
-                [keys[row] for row in rows],
-                None if headers is None else [headers[row] for row in rows],
-                _pick_timestamps(timestamps, rows),
-            )
-            for number, rows in rows_of.items()
-        }
-        parts: list[tuple[list[int], AppendedRecords]] = []
-        try:
-            for number, rows in rows_of.items():
-                appended = self.partition(number).append_chunks(chunks[number])
-                parts.append((rows, appended))
-        except NotAppendedError as error:
-            assert isinstance(error.appended, AppendedRecords)
-            parts.append((rows[: len(error.appended)], error.appended))
-            error.appended = _in_order(self.name, parts)
-            raise
-        return _in_order(self.name, parts)
 
     def read(
         self,
@@ -311,25 +275,3 @@ class Topic:
                 # Raises when the topic was deleted: nothing will come any more.
                 self._topics.facts_of(self.name, self._known[1].topic_id)
                 events.wait(seen, LOOK_AGAIN_SECONDS)
-
-
-def _pick_timestamps(
-    timestamps: Sequence[int] | int | None, rows: list[int]
-) -> Sequence[int] | int | None:
-    if timestamps is None or isinstance(timestamps, int):
-        return timestamps
-    return [timestamps[row] for row in rows]
-
-
-def _in_order(topic: str, parts: list[tuple[list[int], AppendedRecords]]) -> AppendedRecords:
-    """Return what several partitions took, in the order of the rows that were given."""
-    if not parts:
-        empty = np.empty(0, np.int64)
-        return AppendedRecords(topic, np.empty(0, np.int32), empty, empty)
-    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    return AppendedRecords(
-        topic,
-        np.concatenate([appended.partitions for _, appended in parts])[order],
-        np.concatenate([appended.offsets for _, appended in parts])[order],
-        np.concatenate([appended.timestamps for _, appended in parts])[order],
-    )

@@ -9,6 +9,7 @@ with warnings.catch_warnings():
     # kafka-python reads its schemas with a function that Python 3.11 has deprecated.
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import codec as kafka_codec
+    from kafka.partitioner.default import murmur2 as kafka_murmur2
     from kafka.record.default_records import DefaultRecordBatch as KafkaPythonBatch
     from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
 
@@ -17,6 +18,7 @@ __all__ = [
     "AiokafkaBuilder",
     "KafkaPythonBatch",
     "KafkaPythonBuilder",
+    "kafka_murmur2",
     "missing_extra",
 ]
 

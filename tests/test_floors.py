@@ -26,6 +26,7 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
         "moments",
         "engine",
         "metadata",
+        "keyed",
         "topics",
         "registry",
         "verification",

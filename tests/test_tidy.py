@@ -109,6 +109,7 @@ BAD: list[tuple[str, str, str]] = [
 GOOD: list[tuple[str, str, str]] = [
     ("long_line", LIB, "x" * 100),
     ("long_file", LIB, "\n" * 500),
+    ("long_file", "pylog/_native.pyi", "\n" * 501),
     ("stray_whitespace", LIB, "x = 1\n\ny = 2\n"),
     ("long_function", LIB, "def f():\n" + "    x = 1\n" * 69),
     ("impure_below_engine", "pylog/engine.py", "import time"),

@@ -181,3 +181,45 @@ plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64
     plog_batch_seal(out, &header);
     return PLOG_OK;
 }
+
+/* The next batch of a run for which `rest` bytes are left; false when the run is over. */
+static bool next_batch(const plog_record_in *records, size_t count, size_t max_size, size_t rest,
+                       size_t *fit, size_t *size)
+{
+    const size_t limit = rest < max_size ? rest : max_size;
+    return count > 0 && plog_batch_measure(records, count, limit, fit, size) == PLOG_OK;
+}
+
+size_t plog_batches_measure(const plog_record_in *records, size_t count, size_t max_size,
+                            size_t max_total, size_t *size)
+{
+    size_t done = 0, fit, batch_size;
+    *size = 0;
+    while (
+        next_batch(records + done, count - done, max_size, max_total - *size, &fit, &batch_size)) {
+        done += fit;
+        *size += batch_size;
+    }
+    assert(done >= 1);
+    return done;
+}
+
+plog_status plog_batches_encode(const plog_record_in *records, size_t count, size_t max_size,
+                                size_t max_total, int16_t attributes, uint8_t *out, size_t size)
+{
+    size_t done = 0, written = 0, fit, batch_size;
+    while (next_batch(records + done, count - done, max_size, max_total - written, &fit,
+                      &batch_size)) {
+        if (batch_size > size - written) {
+            return PLOG_NO_ROOM;
+        }
+        plog_status status = plog_batch_encode(records + done, fit, (int64_t)done, attributes,
+                                               out + written, batch_size);
+        if (status != PLOG_OK) {
+            return status;
+        }
+        done += fit;
+        written += batch_size;
+    }
+    return done == count && written == size ? PLOG_OK : PLOG_NO_ROOM;
+}

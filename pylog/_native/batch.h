@@ -132,4 +132,15 @@ plog_status plog_batch_measure(const plog_record_in *records, size_t count, size
 plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64_t base_offset,
                               int16_t attributes, uint8_t *out, size_t size);
 
+/* What fits at once of the first `count` (>= 1) records, each of which fits into a batch alone: as
+ * few batches of at most `max_size` bytes as possible, together at most `max_total`, which is not
+ * less than max_size.  Returns the records, at least one, and the exact size of their batches. */
+size_t plog_batches_measure(const plog_record_in *records, size_t count, size_t max_size,
+                            size_t max_total, size_t *size);
+
+/* Encode as whole batches the `count` records that plog_batches_measure found to fit into `size`
+ * bytes with the same limits.  Their base offsets count from 0.  NO_ROOM as plog_batch_encode. */
+plog_status plog_batches_encode(const plog_record_in *records, size_t count, size_t max_size,
+                                size_t max_total, int16_t attributes, uint8_t *out, size_t size);
+
 #endif

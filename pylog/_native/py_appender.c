@@ -75,6 +75,11 @@ PyObject *plog_appender_append(PyObject *object, PyObject *const *args, Py_ssize
     return call_with(self->otherwise, args, count, keyword_names);
 }
 
+PyObject *plog_appender_tail(PyObject *object)
+{
+    return ((appender_object *)object)->tail;
+}
+
 static PyObject *appender_use(PyObject *object, PyObject *tail)
 {
     appender_object *self = (appender_object *)object;

@@ -8,4 +8,7 @@
 PyObject *plog_appender_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                PyObject *keyword_names);
 
+/* The Tail in use, borrowed; NULL while the partition's files are closed. */
+PyObject *plog_appender_tail(PyObject *object);
+
 #endif

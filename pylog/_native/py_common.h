@@ -146,6 +146,14 @@ int plog_range_from_objects(PyObject *start, PyObject *end, Py_ssize_t len, size
 PyObject *plog_record_metadata_new(const plog_module_state *state, PyObject *topic,
                                    int32_t partition, int64_t offset, int64_t timestamp);
 
+/* Append `item`, which is taken over, to a list; -1 with the error that made it NULL. */
+static inline int plog_append_item(PyObject *list, PyObject *item)
+{
+    const int result = item == NULL ? -1 : PyList_Append(list, item);
+    Py_XDECREF(item);
+    return result;
+}
+
 /* ---- parts of the module; each adds its types, functions and constants */
 int plog_add_record_types(PyObject *module);
 int plog_add_records_types(PyObject *module);

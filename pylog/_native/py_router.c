@@ -3,22 +3,11 @@
  * Knows: keys, and whom to call.  Must not know: files, nor what a topic is.
  * Everything here needs the GIL.
  */
+#include "py_router.h"
+
 #include "murmur2.h"
 #include "py_appender.h"
 #include "py_page.h"
-
-typedef struct {
-    PyObject_HEAD PyObject *appenders; /* strong: a list, one per partition, None until resolved */
-    PyObject
-        *resolve; /* strong: partition number -> Appender; raises for one that does not exist */
-    PyObject *count_now;    /* strong: returns the number of partitions, or NULL */
-    PyObject *settings;     /* strong: an Events that counts changes of it, or NULL */
-    uint32_t settings_seen; /* the count that `count` is as new as */
-    Py_ssize_t count;
-    int64_t sticky_bytes; /* after so many bytes without a key the next partition is taken */
-    int64_t sticky_so_far;
-    Py_ssize_t sticky;
-} router_object;
 
 typedef enum { VALUE, KEY, HEADERS, TIMESTAMP, PARTITION, ROUTE_ARGUMENTS } route_argument;
 
@@ -27,8 +16,7 @@ static const char *const route_names[ROUTE_ARGUMENTS] = {"value", "key", "header
 static const plog_signature route_signature = {"append", route_names, ROUTE_ARGUMENTS, 1,
                                                PARTITION};
 
-/* The partition of a record without a key.  Source: KIP-480, KIP-794. */
-static Py_ssize_t pick_sticky(router_object *self, int64_t bytes)
+Py_ssize_t plog_router_stick(plog_router_object *self, int64_t bytes)
 {
     self->sticky_so_far += bytes;
     if (self->sticky_so_far > self->sticky_bytes) {
@@ -44,7 +32,7 @@ static int64_t size_of_value(PyObject *value)
 }
 
 /* The partition that a key belongs to, -1 with an error. */
-static Py_ssize_t pick_by_key(router_object *self, PyObject *key)
+static Py_ssize_t pick_by_key(plog_router_object *self, PyObject *key)
 {
     plog_held_bytes held;
     held.view.obj = NULL;
@@ -57,8 +45,7 @@ static Py_ssize_t pick_by_key(router_object *self, PyObject *key)
     return number;
 }
 
-/* Make room for partitions that were added, whoever did it; -1 with an error. */
-static int see_added(router_object *self)
+int plog_router_see_added(plog_router_object *self)
 {
     if (self->settings == NULL) {
         return 0;
@@ -82,9 +69,7 @@ static int see_added(router_object *self)
     return status;
 }
 
-/* The Appender of a partition (borrowed from the list), made when first asked for.  NULL with the
- * error that `resolve` raises, as it does for a partition that does not exist. */
-static PyObject *resolve_appender(router_object *self, int64_t number)
+PyObject *plog_router_appender(plog_router_object *self, int64_t number)
 {
     if (number >= 0 && number < self->count) {
         PyObject *known = PyList_GetItem(self->appenders, (Py_ssize_t)number); /* borrowed */
@@ -106,7 +91,7 @@ static PyObject *resolve_appender(router_object *self, int64_t number)
 }
 
 /* The partition asked for; -1 with an error, which `resolve` raises for one that cannot exist. */
-static int64_t parse_partition(router_object *self, PyObject *partition)
+static int64_t parse_partition(plog_router_object *self, PyObject *partition)
 {
     int64_t number;
     const int status = plog_int64_from_object(partition, "partition", &number);
@@ -124,9 +109,9 @@ static int64_t parse_partition(router_object *self, PyObject *partition)
     return -1;
 }
 
-static int64_t pick(router_object *self, PyObject **given)
+static int64_t pick(plog_router_object *self, PyObject **given)
 {
-    if (see_added(self) < 0) {
+    if (plog_router_see_added(self) < 0) {
         return -1;
     }
     if (given[PARTITION] != NULL && given[PARTITION] != Py_None) {
@@ -138,19 +123,19 @@ static int64_t pick(router_object *self, PyObject **given)
     if (given[KEY] != NULL && given[KEY] != Py_None) {
         return pick_by_key(self, given[KEY]);
     }
-    return pick_sticky(self, size_of_value(given[VALUE]));
+    return plog_router_stick(self, size_of_value(given[VALUE]));
 }
 
 static PyObject *router_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                PyObject *keyword_names)
 {
-    router_object *self = (router_object *)object;
+    plog_router_object *self = (plog_router_object *)object;
     PyObject *given[ROUTE_ARGUMENTS] = {NULL}; /* borrowed */
     if (plog_parse_arguments(&route_signature, args, count, keyword_names, given) < 0) {
         return NULL;
     }
     const int64_t number = pick(self, given);
-    PyObject *appender = number < 0 ? NULL : resolve_appender(self, number); /* borrowed */
+    PyObject *appender = number < 0 ? NULL : plog_router_appender(self, number); /* borrowed */
     if (appender == NULL) {
         return NULL;
     }
@@ -166,8 +151,20 @@ static PyObject *router_pick(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "O|O:pick", &given[KEY], &given[VALUE])) {
         return NULL;
     }
-    const int64_t number = pick((router_object *)object, given);
+    const int64_t number = pick((plog_router_object *)object, given);
     return number < 0 ? NULL : PyLong_FromLongLong(number);
+}
+
+static PyObject *router_stick(PyObject *object, PyObject *bytes)
+{
+    plog_router_object *self = (plog_router_object *)object;
+    const Py_ssize_t number = self->sticky;
+    int64_t size;
+    if (plog_int64_from_object(bytes, "bytes", &size) < 0) {
+        return NULL;
+    }
+    (void)plog_router_stick(self, size);
+    return PyLong_FromSsize_t(number);
 }
 
 /* A list of `count` times None; NULL with an error. */
@@ -200,7 +197,7 @@ static PyObject *router_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         PyErr_SetString(PyExc_ValueError, "no partitions, or sticky_bytes is negative");
         return NULL;
     }
-    router_object *self = (router_object *)PyType_GenericAlloc(type, 0);
+    plog_router_object *self = (plog_router_object *)PyType_GenericAlloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
@@ -220,7 +217,7 @@ static PyObject *router_new(PyTypeObject *type, PyObject *args, PyObject *keywor
 
 static int router_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    router_object *self = (router_object *)object;
+    plog_router_object *self = (plog_router_object *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->appenders);
     Py_VISIT(self->resolve);
@@ -231,7 +228,7 @@ static int router_traverse(PyObject *object, visitproc visit, void *arg)
 /* The list stays: without it the object would be unusable, and its Appenders clear themselves. */
 static int router_clear(PyObject *object)
 {
-    router_object *self = (router_object *)object;
+    plog_router_object *self = (plog_router_object *)object;
     PyObject *resolve = self->resolve;
     PyObject *count_now = self->count_now;
     self->resolve = Py_NewRef(Py_None);
@@ -243,7 +240,7 @@ static int router_clear(PyObject *object)
 
 static void router_dealloc(PyObject *object)
 {
-    router_object *self = (router_object *)object;
+    plog_router_object *self = (plog_router_object *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     Py_XDECREF(self->appenders);
@@ -261,6 +258,13 @@ static void router_dealloc(PyObject *object)
 static PyMethodDef router_methods[] = {
     {"append", METHOD(router_append), METH_FASTCALL | METH_KEYWORDS,
      "Append one record to the partition that is given, or that its key belongs to."},
+    {"append_many", METHOD(plog_router_append_many), METH_VARARGS | METH_KEYWORDS,
+     "Append records to the partitions of their keys, one batch each: see the stub.\n\n"
+     "Arguments are checked before anything is appended, and partitions resolved.  Raises\n"
+     "TypeError, ValueError, OverflowError, InvalidRecordError, RecordTooLargeError, what resolve\n"
+     "raises.  Releases the GIL once for all partitions, and once for each large chunk left."},
+    {"stick", router_stick, METH_O,
+     "Return the partition for records without a key; when enough bytes went there, the next one."},
     {"pick", router_pick, METH_VARARGS,
      "Return the partition for (key, value); without a key it stays for a while."},
     {NULL, NULL, 0, NULL},
@@ -279,7 +283,7 @@ int plog_add_router_type(PyObject *module)
     };
     static PyType_Spec spec = {
         .name = "pylog._native.Router",
-        .basicsize = sizeof(router_object),
+        .basicsize = sizeof(plog_router_object),
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
         .slots = slots,
     };

@@ -107,24 +107,29 @@ static int take_timestamp(const plog_rows *self, Py_ssize_t index, int64_t *out)
     return 0;
 }
 
-static int make_room(plog_rows *self)
+int plog_rows_reserve(plog_rows *self, size_t count)
 {
-    if (self->count < self->capacity) {
-        return 0;
+    plog_record_in *records = PyMem_Realloc(self->records, count * sizeof *records);
+    if (records == NULL) {
+        return -1;
     }
-    size_t capacity = self->capacity == 0 ? 256 : 2 * self->capacity;
-    plog_record_in *records = PyMem_Realloc(self->records, capacity * sizeof *records);
-    if (records != NULL) {
-        self->records = records;
-    }
-    plog_kept_row *kept =
-        records == NULL ? NULL : PyMem_Realloc(self->kept, capacity * sizeof *kept);
+    self->records = records;
+    plog_kept_row *kept = PyMem_Realloc(self->kept, count * sizeof *kept);
     if (kept == NULL) {
-        PyErr_NoMemory();
         return -1;
     }
     self->kept = kept;
-    self->capacity = capacity;
+    self->capacity = count;
+    return 0;
+}
+
+static int make_room(plog_rows *self)
+{
+    if (self->count == self->capacity &&
+        plog_rows_reserve(self, self->capacity == 0 ? 256 : 2 * self->capacity) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
     return 0;
 }
 

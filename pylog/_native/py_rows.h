@@ -33,6 +33,9 @@ typedef struct {
 int plog_rows_begin(plog_rows *self, PyObject *values, PyObject *keys, PyObject *headers,
                     PyObject *timestamps, plog_time_range allowed);
 
+/* Make room for `count` records at once; -1 without memory, and no error. */
+int plog_rows_reserve(plog_rows *self, size_t count);
+
 /* Append record number `index` of the sequences to self->records.  TypeError, OverflowError,
  * InvalidRecordError, InvalidTimestampError, RecordTooLargeError for a part of 2 GiB and more, and
  * what they raise. */

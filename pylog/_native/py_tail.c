@@ -176,24 +176,41 @@ static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssiz
 
 /* ---- placing */
 
-/* Wait for the lock for one slice, and place, without the GIL.  What the core borrows is kept
- * meanwhile, whatever other threads detach or release. */
+bool plog_tail_hold(plog_tail_object *self, plog_held_tail *out)
+{
+    if (plog_page_borrow(self->page) == NULL) {
+        return false;
+    }
+    *out = (plog_held_tail){.core = self->core, .tail = self, .memory = self->memory};
+    Py_INCREF((PyObject *)self);
+    plog_page_keep(self->page);
+    if (out->memory != NULL) {
+        out->memory->users++;
+    }
+    return true;
+}
+
+void plog_tail_let_go(plog_held_tail *held)
+{
+    attachment_drop(held->memory);
+    plog_page_drop(held->tail->page);
+    Py_DECREF((PyObject *)held->tail);
+}
+
+/* Wait for the lock for one slice, and place, without the GIL. */
 static plog_status place_without_gil(plog_tail_object *self, plog_memory data,
                                      int64_t expected_offset, plog_placed *placed)
 {
-    const plog_tail core = self->core;
-    plog_attachment *memory = self->memory;
+    plog_held_tail held;
     plog_status status;
     int error;
-    plog_page_keep(self->page);
-    if (memory != NULL) {
-        memory->users++;
+    if (!plog_tail_hold(self, &held)) {
+        return PLOG_INTERRUPTED;
     }
     Py_BEGIN_ALLOW_THREADS status = plog_tail_place(
-        &core, data, expected_offset, plog_slice_end(INT64_MAX, PLOG_LOCK_SLICE_MS), placed);
+        &held.core, data, expected_offset, plog_slice_end(INT64_MAX, PLOG_LOCK_SLICE_MS), placed);
     error = errno;
-    Py_END_ALLOW_THREADS attachment_drop(memory);
-    plog_page_drop(self->page);
+    Py_END_ALLOW_THREADS plog_tail_let_go(&held);
     errno = error;
     return status;
 }
@@ -206,7 +223,7 @@ plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
     }
     plog_status status = plog_tail_place(&self->core, data, expected_offset, 0, placed);
     while (status == PLOG_TIMED_OUT) {
-        if (PyErr_CheckSignals() < 0 || plog_page_borrow(self->page) == NULL) {
+        if (PyErr_CheckSignals() < 0) {
             return PLOG_INTERRUPTED;
         }
         status = place_without_gil(self, data, expected_offset, placed);

@@ -24,6 +24,18 @@ typedef struct {
     plog_tail core;          /* borrows from page, log_events, settings and memory */
 } plog_tail_object;
 
+/* A tail that batches can be placed through without the GIL, whatever other threads detach or
+ * release meanwhile. */
+typedef struct {
+    plog_tail core;
+    plog_tail_object *tail;  /* strong */
+    plog_attachment *memory; /* a user of it; NULL when detached */
+} plog_held_tail;
+
+/* False, with an error, when the page is released. */
+bool plog_tail_hold(plog_tail_object *self, plog_held_tail *out);
+void plog_tail_let_go(plog_held_tail *held);
+
 /* Place batches; waits for the lock without the GIL.  INTERRUPTED: a Python error is set, and
  * nothing was placed. */
 plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,

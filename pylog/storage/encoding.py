@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from pylog import codecs
 from pylog._native import BATCH_HEADER_BYTES, compress_batches, encode
@@ -30,6 +30,14 @@ _Encode = Callable[[int, int, int], tuple[bytearray, int]]
 # snappy need 10 bytes for 32 KiB (measured on random bytes).
 _GROWTH_PART: Final = 1024
 _GROWTH_BYTES: Final = 64
+
+
+class Stamping(TypedDict):
+    """Arguments of `encode`: attributes of the batches, and the timestamps that are allowed."""
+
+    attributes: int
+    earliest: int
+    latest: int
 
 
 class Chunk(NamedTuple):
@@ -108,6 +116,23 @@ def chunk_bytes(config: TopicConfig) -> int:
     return max(min(config.segment_bytes, limit), config.max_message_bytes)
 
 
+def stamping_of(
+    timestamps: Sequence[int] | int | None, *, now: int, config: TopicConfig
+) -> tuple[Sequence[int] | int, Stamping]:
+    """Return the timestamps that count, and what `encode` is told of them.
+
+    timestamps: of the caller, None for `now`.
+    """
+    is_append_time = config.message_timestamp_type == LOG_APPEND_TIME
+    if timestamps is None or is_append_time:
+        timestamps = now
+    return timestamps, {
+        "attributes": _APPEND_TIME_ATTRIBUTE if is_append_time else 0,
+        "earliest": max(0, now - config.message_timestamp_before_max_ms),
+        "latest": min(now + config.message_timestamp_after_max_ms, NEVER),
+    }
+
+
 def encode_chunks(
     values: Sequence[bytes | None],
     keys: Sequence[bytes | None] | None,
@@ -126,19 +151,8 @@ def encode_chunks(
     """
     limit = chunk_bytes(config)
     target = compression_of(config, compression)
-    is_append_time = config.message_timestamp_type == LOG_APPEND_TIME
-    if timestamps is None or is_append_time:
-        timestamps = now
-    write = functools.partial(
-        encode,
-        values,
-        keys,
-        headers,
-        timestamps,
-        attributes=_APPEND_TIME_ATTRIBUTE if is_append_time else 0,
-        earliest=max(0, now - config.message_timestamp_before_max_ms),
-        latest=min(now + config.message_timestamp_after_max_ms, NEVER),
-    )
+    timestamps, stamping = stamping_of(timestamps, now=now, config=config)
+    write = functools.partial(encode, values, keys, headers, timestamps, **stamping)
     chunks: list[Chunk] = []
     start = 0
     for data, end in _pieces(write, len(values), config.max_message_bytes, limit, target):

@@ -170,6 +170,14 @@ class Partition(RetainingPartition):
         data = encoding.compress(data, self.config, compression)
         return self._write(Chunk(data, count, timestamp), -1)[0]
 
+    def place(self, chunk: Chunk) -> tuple[int, int]:
+        """Append whole batches, all or nothing; return (first, end offset).
+
+        Does not wait for durability: `wait_durable` does.
+        Raises what `append` raises, except for what is wrong with a record.
+        """
+        return self._write(chunk, -1)
+
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
         if self._waits_for_sync and spans:

@@ -1,0 +1,178 @@
+"""Many records to the partitions of their keys: one call, one batch per partition.
+
+Knows the router and partitions.  Must not know files, nor how a batch is encoded.  Two ways lead to
+the same result.  The C core places what needs nothing but memory, and leaves the rest.  Where a
+topic asks for a codec, each partition encodes and appends its own.
+
+Locks: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pylog import codecs
+from pylog._native import Router, system_clock
+from pylog.config import TopicConfig
+from pylog.errors import DurabilityUnknownError, NotAppendedError
+from pylog.records import AppendedRecords
+from pylog.storage import policy
+from pylog.storage.encoding import Chunk, Headers, chunk_bytes, compression_of, stamping_of
+from pylog.storage.partition import Partition
+
+_Values = Sequence[bytes | None]
+_Span = tuple[int, int, int]  # partition, first offset, end offset
+
+
+class KeyedAppender:
+    """Appends many records at once to the partitions of one topic."""
+
+    def __init__(
+        self, topic: str, router: Router, partition_of: Callable[[int], Partition]
+    ) -> None:
+        self._topic = topic
+        self._router = router
+        self._partition_of = partition_of
+
+    def append(
+        self,
+        values: _Values,
+        keys: _Values | None,
+        headers: Sequence[Headers] | None,
+        timestamps: Sequence[int] | int | None,
+        *,
+        config: TopicConfig,
+    ) -> AppendedRecords:
+        """Append records to the partitions of their keys; see `Topic.append_many`."""
+        if compression_of(config).codec == codecs.NONE:
+            return self._append_in_c(values, keys, headers, timestamps, config)
+        when = system_clock() if timestamps is None else timestamps
+        return self._append_each(values, keys, headers, when)
+
+    # ------------------------------------------------------------------ the C way
+
+    def _append_in_c(
+        self,
+        values: _Values,
+        keys: _Values | None,
+        headers: Sequence[Headers] | None,
+        timestamps: Sequence[int] | int | None,
+        config: TopicConfig,
+    ) -> AppendedRecords:
+        """Place what the C core can place, and let partitions place what it leaves."""
+        when, stamping = stamping_of(timestamps, now=system_clock(), config=config)
+        partitions, offsets, stamps, spans, left = self._router.append_many(
+            values,
+            keys,
+            headers,
+            when,
+            max_batch_bytes=config.max_message_bytes,
+            max_chunk_bytes=chunk_bytes(config),
+            large_bytes=policy.LARGE_WRITE,
+            **stamping,
+        )
+        appended = AppendedRecords(
+            self._topic,
+            np.frombuffer(partitions, np.int32),
+            np.frombuffer(offsets, np.int64),
+            stamps if isinstance(stamps, int) else np.frombuffer(stamps, np.int64),
+        )
+        try:
+            for number, data, row_bytes, latest in left:
+                rows = np.frombuffer(row_bytes, np.int32)
+                first, end = self._partition_of(number).place(Chunk(data, len(rows), latest))
+                appended.offsets[rows] = np.arange(first, end)
+                spans.append((number, first, end))
+        except NotAppendedError as error:
+            self._wait_durable(spans)
+            error.appended = _placed(appended)
+            raise
+        self._wait_durable(spans)
+        return appended
+
+    def _wait_durable(self, spans: Sequence[_Span]) -> None:
+        """Wait for all, whatever becomes of one; raises the first error at the end."""
+        failed = None
+        for number, first, end in spans:
+            try:
+                self._partition_of(number).wait_durable(first, end)
+            except DurabilityUnknownError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    # ------------------------------------------------------------------ the Python way
+
+    def _append_each(
+        self,
+        values: _Values,
+        keys: _Values | None,
+        headers: Sequence[Headers] | None,
+        timestamps: Sequence[int] | int,
+    ) -> AppendedRecords:
+        """Let each partition encode its records, and then append them."""
+        if keys is None:
+            keys = [None] * len(values)
+        for name, given in (("keys", keys), ("headers", headers), ("timestamps", timestamps)):
+            if given is not None and not isinstance(given, int) and len(given) != len(values):
+                raise ValueError(f"{name} has {len(given)} elements, values has {len(values)}")
+        rows_of = self._rows_of(values, keys)
+        # All is encoded before anything is appended, so that a wrong argument leaves no traces.
+        chunks = {
+            number: self._partition_of(number).encode_chunks(
+                [values[row] for row in rows],
+                [keys[row] for row in rows],
+                None if headers is None else [headers[row] for row in rows],
+                timestamps if isinstance(timestamps, int) else [timestamps[row] for row in rows],
+            )
+            for number, rows in rows_of.items()
+        }
+        parts: list[tuple[list[int], AppendedRecords]] = []
+        try:
+            for number, rows in rows_of.items():
+                appended = self._partition_of(number).append_chunks(chunks[number])
+                parts.append((rows, appended))
+        except NotAppendedError as error:
+            assert isinstance(error.appended, AppendedRecords)
+            parts.append((rows[: len(error.appended)], error.appended))
+            error.appended = _in_order(self._topic, parts)
+            raise
+        return _in_order(self._topic, parts)
+
+    def _rows_of(self, values: _Values, keys: _Values) -> dict[int, list[int]]:
+        """Return the rows of each partition; those without a key all go to the same one."""
+        rows_of: dict[int, list[int]] = {}
+        keyless: list[int] = []
+        for row, key in enumerate(keys):
+            if key is None:
+                keyless.append(row)
+            else:
+                rows_of.setdefault(self._router.pick(key), []).append(row)
+        if keyless:
+            size = sum(1 + len(values[row] or b"") for row in keyless)
+            rows_of.setdefault(self._router.stick(size), []).extend(keyless)
+        return {number: sorted(rows) for number, rows in rows_of.items()}
+
+
+def _placed(appended: AppendedRecords) -> AppendedRecords:
+    """Return the rows that have an offset."""
+    rows = appended.offsets >= 0
+    return AppendedRecords(
+        appended.topic, appended.partitions[rows], appended.offsets[rows], appended.timestamps[rows]
+    )
+
+
+def _in_order(topic: str, parts: list[tuple[list[int], AppendedRecords]]) -> AppendedRecords:
+    """Return what several partitions took, in the order of the rows that were given."""
+    if not parts:
+        empty = np.empty(0, np.int64)
+        return AppendedRecords(topic, np.empty(0, np.int32), empty, empty)
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return AppendedRecords(
+        topic,
+        np.concatenate([appended.partitions for _, appended in parts])[order],
+        np.concatenate([appended.offsets for _, appended in parts])[order],
+        np.concatenate([appended.timestamps for _, appended in parts])[order],
+    )
