@@ -84,12 +84,20 @@ static place *first_taker(const queue_object *self)
 
 /* ---- duties */
 
+/* Waiters of the portable build poll: one after the other they would add up their pauses. */
+#ifdef PLOG_PORTABLE
+static const bool WAKES_ALL_AT_ONCE = true;
+#else
+static const bool WAKES_ALL_AT_ONCE = false;
+#endif
+
 static void wake_served(queue_object *self)
 {
     place *first = self->served;
-    if (first != NULL) {
+    while (first != NULL) {
         take_out(first);
         plog_events_notify(&first->word);
+        first = WAKES_ALL_AT_ONCE ? self->served : NULL;
     }
 }
 
