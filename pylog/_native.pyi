@@ -377,6 +377,7 @@ class Tail:
         clock: Callable[[], int],
         log_events: Events | None = None,
         settings: Events | None = None,
+        counters: Counters | None = None,
     ) -> Tail: ...
     def configure(
         self,
@@ -473,11 +474,36 @@ class Router:
     def pick(self, key: bytes | None, value: bytes | None = None, /) -> int: ...
 
 @final
+class Counters:
+    """What this process appended to a partition, read from it and synced."""
+
+    def __new__(cls) -> Counters: ...
+    def note_sync(self, seconds: float, /) -> None: ...
+    @property
+    def appended_records(self) -> int: ...
+    @property
+    def appended_bytes(self) -> int: ...
+    @property
+    def read_records(self) -> int: ...
+    @property
+    def read_bytes(self) -> int: ...
+    @property
+    def syncs(self) -> int: ...
+    @property
+    def sync_seconds(self) -> float: ...
+    @property
+    def last_sync_seconds(self) -> float: ...
+
+@final
 class Reader:
     """Reads a partition's batches: look up, pread, check, Records."""
 
     def __new__(
-        cls, topic: str, partition: int, decompress: Callable[[int, memoryview], bytes]
+        cls,
+        topic: str,
+        partition: int,
+        decompress: Callable[[int, memoryview], bytes],
+        counters: Counters | None = None,
     ) -> Reader: ...
     def read(
         self,

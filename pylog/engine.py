@@ -226,6 +226,17 @@ class Engine:
             self._partitions.pop((partition.topic, partition.number, topic_id), None)
             self._attached.pop(partition, None)
 
+    @property
+    def attached(self) -> list[Partition]:
+        """The partitions whose files this process has open, in no order that matters."""
+        return list(self._attached)
+
+    @property
+    def open_descriptors(self) -> int:
+        """How many files of segments are open."""
+        environment = self._environment
+        return 0 if environment is None else len(environment.descriptors)
+
     def _note_attached(self, flushable: Flushable) -> None:
         partition = flushable
         assert isinstance(partition, Partition)

@@ -140,6 +140,36 @@ class Log:
         self._engine.clients.add(producer.sender)
         return producer
 
+    def metrics(self) -> dict[str, Any]:
+        """Return what this process knows of the log, as plain data that `json.dumps` takes.
+
+        path, log_id: text.  partitions_known: of all topics, as last read of them.
+        partitions_attached: those whose files this process has open.  open_descriptors: files of
+        segments that it has open.
+        partitions: one entry for each attached one, internal ones included, by "topic-number":
+            topic; partition, its number; state: "open", "full" or "failed";
+            log_start_offset, high_watermark, log_end_offset, durable_offset: of now, whoever
+            appended; segments, size_bytes: without indexes, as of the last manifest read here;
+            appended_records, appended_bytes, read_records, read_bytes: by this process, since it
+            opened the log: offsets, and bytes of batches as they lie on disk;
+            syncs, sync_seconds, last_sync_seconds: those that this process did, but for rolls.
+        Opens nothing and takes no lock: each entry is true of one moment, not all of the same.
+        O(attached partitions and their segments).
+        """
+        attached = {}
+        for partition in self._engine.attached:
+            numbers = partition.metrics()
+            if numbers is not None:
+                attached[f"{partition.topic}-{partition.number}"] = numbers
+        return {
+            "path": self.path,
+            "log_id": str(self._engine.log_id),
+            "partitions_known": self._registry.known_partitions,
+            "partitions_attached": len(attached),
+            "open_descriptors": self._engine.open_descriptors,
+            "partitions": attached,
+        }
+
     def close(self) -> None:
         """Sync what the topics' durability asks for and close.  Idempotent.
 

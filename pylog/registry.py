@@ -120,6 +120,12 @@ class TopicRegistry:
             facts = self._refresh_locked().values()
             return sorted(topic.name for topic in facts if not topic.is_deleting)
 
+    @property
+    def known_partitions(self) -> int:
+        """How many partitions all topics have together, as this process last read of them."""
+        known = list(self._facts.values())
+        return sum(facts.partitions for facts in known if not facts.is_deleting)
+
     def _settings_of(self, name: str, topic_id: uuid.UUID) -> TopicConfig | None:
         """Return the settings of this very topic, if it is kept here; see Environment."""
         return None if name == METADATA_TOPIC else self.facts_of(name, topic_id).config

@@ -287,13 +287,14 @@ static void place_records(const plog_many *self)
 
 /* ---- the result */
 
-/* Fill `spans` with (partition, first offset, end offset) of what was placed. */
+/* Fill `spans` with (partition, first offset, end offset) of what was placed, and count it. */
 static int tell_placed(const plog_many *self, PyObject *spans)
 {
     int result = 0;
     for (size_t i = 0; i < self->share_count && result == 0; i++) {
         const plog_share *some = &self->shares[i];
         if (some->is_placed) {
+            plog_count_appended(some->held.tail->counters, some->count, some->size);
             result = plog_append_item(spans, Py_BuildValue("(iLL)", (int)some->number,
                                                            (long long)some->placed.first_offset,
                                                            (long long)some->placed.end_offset));

@@ -46,6 +46,7 @@ typedef enum {
     PLOG_SENT_TYPE,
     PLOG_BATCH_BUILDER_TYPE,
     PLOG_COMMIT_QUEUE_TYPE,
+    PLOG_COUNTERS_TYPE,
     PLOG_TYPE_COUNT,
 } plog_type;
 
@@ -166,6 +167,7 @@ int plog_add_tail_types(PyObject *module);
 int plog_add_reader_type(PyObject *module);
 int plog_add_appender_type(PyObject *module);
 int plog_add_router_type(PyObject *module);
+int plog_add_counters_type(PyObject *module);
 int plog_add_builder_types(PyObject *module);
 int plog_add_commit_queue_type(PyObject *module);
 

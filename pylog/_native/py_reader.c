@@ -4,6 +4,7 @@
  * file makes no system call.  What is not usual (a wrong index, a batch larger than what was read,
  * damage) is answered with None, and the caller takes the careful way, which tells them apart.
  */
+#include "py_counters.h"
 #include "py_records.h"
 #include "scan.h"
 #include "sparse_index.h"
@@ -17,6 +18,7 @@ enum { PEEK_DISTANCE = 16 * 1024 };
 typedef struct {
     PyObject_HEAD PyObject *topic; /* strong: an exact str */
     PyObject *decompress;          /* strong: a callable */
+    plog_counters *counters;       /* strong, or NULL */
     int32_t partition;
 } reader_object;
 
@@ -49,6 +51,14 @@ static plog_status check_without_gil_if_large(const uint8_t *bytes, size_t len,
     Py_END_ALLOW_THREADS return status;
 }
 
+static void count_read(const reader_object *self, const plog_check_result *found,
+                       int64_t target_offset, int64_t limit_offset)
+{
+    const int64_t end = found->next_offset < limit_offset ? found->next_offset : limit_offset;
+    plog_count_read(self->counters, end > target_offset ? end - target_offset : 0,
+                    found->end - found->first);
+}
+
 /* Read and check as planned; Records, None, or NULL with an error. */
 static PyObject *fetch(reader_object *self, PyObject *pread, const read_plan *plan,
                        plog_check_request *request)
@@ -68,6 +78,7 @@ static PyObject *fetch(reader_object *self, PyObject *pread, const read_plan *pl
                                           self->partition, self->decompress, &found,
                                           request->target_offset, request->limit_offset,
                                           plan->position + (int64_t)found.end);
+        count_read(self, &found, request->target_offset, request->limit_offset);
     } else {
         result = Py_NewRef(Py_None);
     }
@@ -281,6 +292,7 @@ static PyObject *reader_wrap(PyObject *object, PyObject *const *args, Py_ssize_t
     const plog_check_result found = {.first = (size_t)numbers[WRAP_FIRST],
                                      .end = (size_t)numbers[WRAP_END],
                                      .next_offset = numbers[WRAP_NEXT_OFFSET]};
+    count_read(self, &found, numbers[WRAP_OFFSET], numbers[WRAP_LIMIT_OFFSET]);
     return plog_records_new_checked(plog_state_of(object), given[WRAP_DATA], self->topic,
                                     self->partition, self->decompress, &found, numbers[WRAP_OFFSET],
                                     numbers[WRAP_LIMIT_OFFSET], numbers[WRAP_END_POSITION]);
@@ -288,11 +300,11 @@ static PyObject *reader_wrap(PyObject *object, PyObject *const *args, Py_ssize_t
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"topic", "partition", "decompress", NULL};
-    PyObject *topic, *decompress; /* borrowed */
+    static char *names[] = {"topic", "partition", "decompress", "counters", NULL};
+    PyObject *topic, *decompress, *counters = Py_None; /* borrowed */
     int partition;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UiO:Reader", names, &topic, &partition,
-                                     &decompress)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UiO|O:Reader", names, &topic, &partition,
+                                     &decompress, &counters)) {
         return NULL;
     }
     if (partition < 0 || !PyCallable_Check(decompress)) {
@@ -306,7 +318,8 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     self->partition = partition;
     self->decompress = Py_NewRef(decompress);
     self->topic = PyUnicode_FromObject(topic);
-    if (self->topic == NULL) {
+    self->counters = plog_counters_from_object(PyType_GetModuleState(type), counters);
+    if (self->topic == NULL || (self->counters == NULL && counters != Py_None)) {
         Py_DECREF((PyObject *)self);
         return NULL;
     }
@@ -333,6 +346,7 @@ static void reader_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
     Py_XDECREF(self->topic);
     Py_XDECREF(self->decompress);
+    Py_XDECREF((PyObject *)self->counters);
     PyObject_GC_Del(object);
     Py_DECREF((PyObject *)type);
 }

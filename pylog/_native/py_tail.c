@@ -108,72 +108,6 @@ static PyObject *tail_attach(PyObject *object, PyObject *const *args, Py_ssize_t
     Py_RETURN_NONE;
 }
 
-typedef enum {
-    MAX_MESSAGE_BYTES,
-    SEGMENT_BYTES,
-    SEGMENT_MS,
-    INDEX_INTERVAL_BYTES,
-    TIMESTAMP_BEFORE_MS,
-    TIMESTAMP_AFTER_MS,
-    SETTINGS_SEEN,
-    CONFIGURE_NUMBERS,
-    VISIBLE_ON_APPEND = CONFIGURE_NUMBERS,
-    IS_COMPRESSED,
-    IS_LOG_APPEND_TIME,
-    CONFIGURE_ARGUMENTS
-} configure_argument;
-
-static const char *const configure_names[CONFIGURE_ARGUMENTS] = {
-    "max_message_bytes",   "segment_bytes",      "segment_ms",    "index_interval_bytes",
-    "timestamp_before_ms", "timestamp_after_ms", "settings_seen", "visible_on_append",
-    "is_compressed",       "is_log_append_time"};
-static const plog_signature configure_signature = {"configure", configure_names,
-                                                   CONFIGURE_ARGUMENTS, CONFIGURE_ARGUMENTS, 0};
-
-static int configure_numbers(PyObject *const *given, int64_t *numbers)
-{
-    for (int i = 0; i < CONFIGURE_NUMBERS; i++) {
-        if (plog_int64_from_object(given[i], configure_names[i], &numbers[i]) < 0) {
-            return -1;
-        }
-        if (numbers[i] < 0) {
-            PyErr_Format(PyExc_ValueError, "%s is negative", configure_names[i]);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static PyObject *tail_configure(PyObject *object, PyObject *const *args, Py_ssize_t count,
-                                PyObject *keyword_names)
-{
-    plog_tail_object *self = (plog_tail_object *)object;
-    PyObject *given[CONFIGURE_ARGUMENTS] = {NULL}; /* borrowed */
-    int64_t numbers[CONFIGURE_NUMBERS];
-    if (plog_parse_arguments(&configure_signature, args, count, keyword_names, given) < 0 ||
-        configure_numbers(given, numbers) < 0) {
-        return NULL;
-    }
-    const int visible_on_append = PyObject_IsTrue(given[VISIBLE_ON_APPEND]);
-    const int is_compressed = PyObject_IsTrue(given[IS_COMPRESSED]);
-    const int is_log_append_time = PyObject_IsTrue(given[IS_LOG_APPEND_TIME]);
-    if (visible_on_append < 0 || is_compressed < 0 || is_log_append_time < 0) {
-        return NULL;
-    }
-    self->core.rules = (plog_tail_rules){.max_message_bytes = numbers[MAX_MESSAGE_BYTES],
-                                         .segment_bytes = numbers[SEGMENT_BYTES],
-                                         .segment_ms = numbers[SEGMENT_MS],
-                                         .index_interval_bytes = numbers[INDEX_INTERVAL_BYTES],
-                                         .timestamp_before_ms = numbers[TIMESTAMP_BEFORE_MS],
-                                         .timestamp_after_ms = numbers[TIMESTAMP_AFTER_MS],
-                                         .visible_on_append = visible_on_append != 0,
-                                         .is_compressed = is_compressed != 0,
-                                         .is_log_append_time = is_log_append_time != 0};
-    self->core.settings_seen = (uint32_t)numbers[SETTINGS_SEEN];
-    self->is_configured = true;
-    Py_RETURN_NONE;
-}
-
 /* ---- placing */
 
 bool plog_tail_hold(plog_tail_object *self, plog_held_tail *out)
@@ -227,6 +161,9 @@ plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
             return PLOG_INTERRUPTED;
         }
         status = place_without_gil(self, data, expected_offset, placed);
+    }
+    if (status == PLOG_OK) {
+        plog_count_appended(self->counters, placed->end_offset - placed->first_offset, data.len);
     }
     return status;
 }
@@ -313,13 +250,18 @@ static PyObject *tail_publish(PyObject *object, PyObject *data)
         plog_writable_buffer(data, "data", &view) < 0) {
         return NULL;
     }
+    plog_marks before, after;
+    plog_page_marks(plog_page_of(self->page), &before);
     const plog_status status = plog_tail_publish_locked(&self->core, memory_of(&view));
+    plog_page_marks(plog_page_of(self->page), &after);
+    const size_t bytes = (size_t)view.len;
     PyBuffer_Release(&view);
     if (status != PLOG_OK) {
         PyErr_SetString(PyExc_RuntimeError,
                         "publish() takes what stamp() prepared in the same turn of the lock");
         return NULL;
     }
+    plog_count_appended(self->counters, after.log_end_offset - before.log_end_offset, bytes);
     Py_RETURN_NONE;
 }
 
@@ -363,19 +305,25 @@ static int check_types(const plog_module_state *state, PyObject *page, PyObject 
 
 static PyObject *tail_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"page", "topic", "partition", "clock", "log_events", "settings", NULL};
+    static char *names[] = {"page",       "topic",    "partition", "clock",
+                            "log_events", "settings", "counters",  NULL};
     const plog_module_state *state = PyType_GetModuleState(type);
-    PyObject *page, *topic = NULL, *clock = NULL;        /* borrowed */
-    PyObject *log_events = Py_None, *settings = Py_None; /* borrowed */
+    PyObject *page, *topic = NULL, *clock = NULL;                             /* borrowed */
+    PyObject *log_events = Py_None, *settings = Py_None, *counters = Py_None; /* borrowed */
     int partition = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$UiOOO", names, &page, &topic, &partition,
-                                     &clock, &log_events, &settings) ||
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$UiOOOO", names, &page, &topic, &partition,
+                                     &clock, &log_events, &settings, &counters) ||
         check_types(state, page, topic == NULL || partition < 0 ? NULL : clock, log_events,
                     settings) < 0) {
         return NULL;
     }
     plog_tail_object *self = (plog_tail_object *)PyType_GenericAlloc(type, 0);
     if (self == NULL) {
+        return NULL;
+    }
+    self->counters = plog_counters_from_object(state, counters);
+    if (self->counters == NULL && counters != Py_None) {
+        Py_DECREF((PyObject *)self);
         return NULL;
     }
     self->page = Py_NewRef(page);
@@ -426,6 +374,7 @@ static void tail_dealloc(PyObject *object)
     Py_XDECREF(self->clock);
     Py_XDECREF(self->log_events);
     Py_XDECREF(self->settings);
+    Py_XDECREF((PyObject *)self->counters);
     PyObject_GC_Del(object);
     Py_DECREF((PyObject *)type);
 }
@@ -433,7 +382,7 @@ static void tail_dealloc(PyObject *object)
 #define METHOD(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef tail_methods[] = {
-    {"configure", METHOD(tail_configure), METH_FASTCALL | METH_KEYWORDS,
+    {"configure", METHOD(plog_tail_configure), METH_FASTCALL | METH_KEYWORDS,
      "Set the rules of the topic; may be called again at any time.\n\n"
      "settings_seen: the value of the tail's `settings` that these rules are as new as; at any\n"
      "other value appends return NOT_OPEN."},

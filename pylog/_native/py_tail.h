@@ -1,7 +1,8 @@
-/* The Tail object, as its own files see it: py_tail.c and py_append.c. */
+/* The Tail object, as its own files see it: py_tail.c, py_tail_rules.c and py_append.c. */
 #ifndef PLOG_PY_TAIL_H
 #define PLOG_PY_TAIL_H
 
+#include "py_counters.h"
 #include "py_page.h"
 #include "tail.h"
 
@@ -17,6 +18,7 @@ typedef struct {
     PyObject *clock;              /* strong; not called when it is system_clock */
     PyObject *log_events;         /* strong: an Events, or NULL */
     PyObject *settings;           /* strong: an Events, or NULL */
+    plog_counters *counters;      /* strong, or NULL */
     int32_t partition;
     bool is_system_clock;
     bool is_configured;
@@ -43,6 +45,10 @@ plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
 
 /* The result of what did not come to PLOG_OK: a status for the caller to act on, or an error. */
 PyObject *plog_tail_not_placed(plog_tail_object *self, plog_status status);
+
+/* The method configure. */
+PyObject *plog_tail_configure(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                              PyObject *keyword_names);
 
 /* The method append. */
 PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t count,

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from typing import Final
 
 from pylog import _native, codecs
-from pylog._native import Marks, SharedPage
+from pylog._native import Counters, Marks, SharedPage
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
-    CorruptRangeError,
     DurabilityUnknownError,
     NotAppendedError,
     PartitionFailedError,
@@ -59,6 +58,7 @@ class Attachment:
         number: int,
         topic_id: uuid.UUID,
         settings: KnownSettings,
+        counters: Counters,
         environment: Environment,
         on_unsynced_roll: Callable[[], None],
     ) -> None:
@@ -68,6 +68,7 @@ class Attachment:
         self._number = number
         self._topic_id = topic_id
         self._settings = settings
+        self._counters = counters
         self._environment = environment
         self._segments = KnownSegments(
             directory, descriptors=environment.descriptors, config=lambda: self._config
@@ -148,6 +149,7 @@ class Attachment:
             log_events=environment.log_events,
             settings=environment.settings,
             settings_seen=self._settings.seen,
+            counters=self._counters,
         )
         self.commit = GroupCommit(
             self.page,
@@ -270,6 +272,10 @@ class Attachment:
 
     # ------------------------------------------------------------------ segments
 
+    def known_segments(self) -> SegmentSet:
+        """Return the newest snapshot that this process has; without looking for a newer one."""
+        return self._segments.current
+
     def segments(self, marks: Marks) -> SegmentSet:
         """Return a snapshot of the segments that is at least as new as `marks`.
 
@@ -285,15 +291,10 @@ class Attachment:
 
     def _sync_segments(self, marks: Marks, end_offset: int) -> None:
         """Sync the segments that hold offsets in [durable offset, end_offset)."""
-        segments = self.segments(marks)
-        for segment in segments.segments[segments.floor(marks.durable_offset) :]:
-            if segment.base_offset < end_offset:
-                try:
-                    segment.file().sync_data()
-                except CorruptRangeError:
-                    # Without its file: if it was deleted meanwhile, nothing of it is missed.
-                    if segment.facts.end_offset > self.page.marks().log_start_offset:
-                        raise
+        monotonic = self._environment.monotonic
+        start = monotonic()
+        self._segments.sync(marks, end_offset, log_start=lambda: self.page.marks().log_start_offset)
+        self._counters.note_sync(monotonic() - start)
 
     def sync_sealed(self) -> None:
         """Make everything below the active segment durable.  Raises DurabilityUnknownError.

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from pylog import _native
-from pylog._native import Appender, Marks, RecordMetadata
+from pylog._native import Appender, Counters, Marks, RecordMetadata
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment
@@ -53,6 +53,7 @@ class PartitionHandle(ABC):
         self.number = number
         self._settings = KnownSettings(_NEVER_ASKED, config)
         self.appender = Appender(self._append_slowly)
+        self._counters = Counters()
         self._directory = directory
         self._topic_id = topic_id
         self._environment = environment
@@ -169,6 +170,44 @@ class PartitionHandle(ABC):
         marks = self.marks()
         return "open" if marks is None else _STATES[marks.state]
 
+    def metrics(self) -> dict[str, int | float | str] | None:
+        """Return numbers of now, None while this process has no files open; see `Log.metrics`.
+
+        Opens nothing and takes no lock; never raises.
+        """
+        attachment = self._attachment
+        if attachment is None:
+            return None
+        try:
+            marks = attachment.page.marks()
+        except ClosedError:
+            return None
+        counters = self._counters
+        sealed = [
+            segment.facts.size
+            for segment in attachment.known_segments().segments
+            if segment.base_offset < marks.base_offset
+        ]
+        has_active = marks.generation > 0
+        return {
+            "topic": self.topic,
+            "partition": self.number,
+            "state": _STATES[marks.state],
+            "log_start_offset": marks.log_start_offset,
+            "high_watermark": marks.high_watermark,
+            "log_end_offset": marks.log_end_offset,
+            "durable_offset": marks.durable_offset,
+            "segments": len(sealed) + has_active,
+            "size_bytes": sum(sealed) + marks.position,
+            "appended_records": counters.appended_records,
+            "appended_bytes": counters.appended_bytes,
+            "read_records": counters.read_records,
+            "read_bytes": counters.read_bytes,
+            "syncs": counters.syncs,
+            "sync_seconds": counters.sync_seconds,
+            "last_sync_seconds": counters.last_sync_seconds,
+        }
+
     def check(self) -> None:
         """Assert every invariant of the marks and segments; reads no data."""
         attachment = self._attached()
@@ -230,6 +269,7 @@ class PartitionHandle(ABC):
             number=self.number,
             topic_id=self._topic_id,
             settings=settings,
+            counters=self._counters,
             environment=self._environment,
             on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
         )

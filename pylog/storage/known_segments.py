@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from pylog._native import Marks
 from pylog.config import TopicConfig
+from pylog.errors import CorruptRangeError
 from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import Directory
@@ -74,6 +75,21 @@ class KnownSegments:
                     break
                 segment.forget_files()
         return segments
+
+    def sync(self, marks: Marks, end_offset: int, *, log_start: Callable[[], int]) -> None:
+        """Sync the segments that hold offsets in [durable offset, end_offset).
+
+        log_start: returns the log start offset of now.  Raises CorruptRangeError, OSError.
+        """
+        segments = self.as_of(marks)
+        for segment in segments.segments[segments.floor(marks.durable_offset) :]:
+            if segment.base_offset < end_offset:
+                try:
+                    segment.file().sync_data()
+                except CorruptRangeError:
+                    # Without its file: if it was deleted meanwhile, nothing of it is missed.
+                    if segment.facts.end_offset > log_start():
+                        raise
 
     def forget_files(self) -> None:
         """Let go of all files; who reads one now keeps it until then."""

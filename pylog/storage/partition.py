@@ -69,7 +69,8 @@ class Partition(RetainingPartition):
             config=config,
             environment=environment,
         )
-        self._reader = Reader(topic, number, environment.decompress)
+        self._reader = Reader(topic, number, environment.decompress, self._counters)
+        self._searcher = Reader(topic, number, environment.decompress)  # what it reads is not asked
         # Where the next sequential read goes on without a lookup: offset, segment, position.
         self._place: tuple[int, Segment, int] | None = None
         # The C call waits for what is left to do, so it is the method itself: no Python frame.
@@ -329,7 +330,7 @@ class Partition(RetainingPartition):
         Source: Kafka UnifiedLog.fetchOffsetByTimestamp.
         """
         timestamp = _whole("timestamp", timestamp)
-        return self._search(lambda spans: first_at(self._reader, spans, timestamp))
+        return self._search(lambda spans: first_at(self._searcher, spans, timestamp))
 
     @property
     def max_timestamp(self) -> OffsetAndTimestamp | None:
@@ -337,7 +338,7 @@ class Partition(RetainingPartition):
 
         Raises and costs what `offset_for_time` does.  Source: KIP-734.
         """
-        return self._search(lambda spans: latest_of(self._reader, spans))
+        return self._search(lambda spans: latest_of(self._searcher, spans))
 
     def _search(
         self, search: Callable[[list[Span]], OffsetAndTimestamp | None]

@@ -67,6 +67,7 @@ class WritableTail:
         log_events: _native.Events | None,
         settings: _native.Events | None,
         settings_seen: int,
+        counters: _native.Counters,
     ) -> None:
         self._directory = directory
         self._page = page
@@ -82,6 +83,7 @@ class WritableTail:
             clock=clock,
             log_events=log_events,
             settings=settings,
+            counters=counters,
         )
         self.configure(rules, settings_seen=settings_seen)
 
