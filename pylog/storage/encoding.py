@@ -9,8 +9,7 @@ it again by what our own reader accepts, so that everything written can be read.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, TypedDict
 
 from pylog import codecs
@@ -23,8 +22,13 @@ from pylog.storage import policy
 _APPEND_TIME_ATTRIBUTE: Final = 1 << 3  # of a batch: its max timestamp counts for all records
 
 Headers = Sequence[tuple[str, bytes | None]] | None
-# From (most bytes of a batch, start, most bytes) to whole batches and the index behind their last.
-_Encode = Callable[[int, int, int], tuple[bytearray, int]]
+# Values, keys, headers and timestamps.
+_Records = tuple[
+    Sequence[bytes | None],
+    Sequence[bytes | None] | None,
+    Sequence[Headers] | None,
+    Sequence[int] | int,
+]
 
 # What incompressible bytes grow by in the worst of the codecs, a part and a constant: gzip and
 # snappy need 10 bytes for 32 KiB (measured on random bytes).
@@ -149,47 +153,38 @@ def encode_chunks(
     producer, which the topic may overrule.  Raises TypeError, ValueError, OverflowError,
     InvalidRecordError, InvalidTimestampError, RecordTooLargeError, MissingExtraError.
     """
-    limit = chunk_bytes(config)
     target = compression_of(config, compression)
     timestamps, stamping = stamping_of(timestamps, now=now, config=config)
-    write = functools.partial(encode, values, keys, headers, timestamps, **stamping)
+    records = values, keys, headers, timestamps
+    limit = chunk_bytes(config)
     chunks: list[Chunk] = []
-    start = 0
-    for data, end in _pieces(write, len(values), config.max_message_bytes, limit, target):
-        latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
-        if chunks and len(chunks[-1].data) + len(data) <= limit:
-            last = chunks[-1]
-            last.data.extend(data)
-            count = last.record_count + end - start
-            chunks[-1] = Chunk(last.data, count, max(last.latest, latest))
+    start, count = 0, len(values)
+    while start < count:
+        if target.codec == codecs.NONE:
+            data, end = encode(*records, config.max_message_bytes, start, limit, **stamping)
         else:
-            chunks.append(Chunk(data, end - start, latest))
+            data, end = _compressed_batch(
+                records, start, stamping, max_bytes=config.max_message_bytes, target=target
+            )
+        latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
+        _add(chunks, Chunk(data, end - start, latest), limit)
         start = end
     return Chunks(chunks, timestamps)
 
 
-def _pieces(
-    write: _Encode,
-    count: int,
-    max_message_bytes: int,
-    limit: int,
-    target: Compression,
-) -> Iterator[tuple[bytearray, int]]:
-    """Yield whole batches of at most `limit` bytes, and the index of the record behind them."""
-    start = 0
-    while start < count:
-        if target.codec == codecs.NONE:
-            data, start = write(max_message_bytes, start, limit)
-        else:
-            data, start = _compressed_batch(write, start, max_message_bytes, target)
-        yield data, start
+def _add(chunks: list[Chunk], more: Chunk, limit: int) -> None:
+    """Put batches into the last chunk, or behind it where they do not fit."""
+    last = chunks[-1] if chunks else None
+    if last is None or len(last.data) + len(more.data) > limit:
+        chunks.append(more)
+        return
+    last.data.extend(more.data)
+    count = last.record_count + more.record_count
+    chunks[-1] = Chunk(last.data, count, max(last.latest, more.latest))
 
 
 def _compressed_batch(
-    write: _Encode,
-    start: int,
-    max_message_bytes: int,
-    target: Compression,
+    records: _Records, start: int, stamping: Stamping, *, max_bytes: int, target: Compression
 ) -> tuple[bytearray, int]:
     """Return one compressed batch of the records from `start` on, and the index behind them.
 
@@ -197,16 +192,16 @@ def _compressed_batch(
     be larger, up to what can be read again.
     """
     longest = BATCH_HEADER_BYTES + codecs.MAX_DECOMPRESSED_BYTES
-    room = min(fitting_bytes(max_message_bytes), longest)
+    room = min(fitting_bytes(max_bytes), longest)
     while True:
         try:
-            plain, end = write(longest, start, room)
+            plain, end = encode(*records, longest, start, room, **stamping)
         except RecordTooLargeError as error:
             raise RecordTooLargeError(error.size, longest, "what can be decompressed") from None
         data = compress_batches(plain, target.codec, target.compress)
-        if len(data) <= max_message_bytes:
+        if len(data) <= max_bytes:
             return data, end
         if end == start + 1:
-            raise RecordTooLargeError(len(data), max_message_bytes)
-        # It grew by more than was left for it: with half of the records there is room to spare.
+            raise RecordTooLargeError(len(data), max_bytes)
+        # It grew by more than was left for it: with half of them there is room to spare.
         room = len(plain) // 2
