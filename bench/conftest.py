@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import tempfile
@@ -70,6 +71,15 @@ def show(benchmark: BenchmarkFixture) -> Callable[[Race, str], None]:
     return report
 
 
+_AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/141.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like "
+    "Gecko) Version/18.6 Mobile/15E148 Safari/604.1",
+)
+
+
 class Payload:
     """Random values and ascending keys, the same in every run."""
 
@@ -84,6 +94,24 @@ class Payload:
         """Return `count` values; a thousand of them are distinct, so that memory stays small."""
         distinct = [self._random.randbytes(value_bytes) for _ in range(min(count, self.BATCH))]
         return [distinct[row % len(distinct)] for row in range(count)]
+
+    def events(self, count: int) -> list[bytes]:
+        """Return page views of a shop as JSON, about 280 bytes each; lz4 makes a quarter of it."""
+        return [self._event(row) for row in range(count)]
+
+    def _event(self, row: int) -> bytes:
+        pick = self._random
+        event = {
+            "event": pick.choice(("view", "click", "buy")),
+            "user": pick.randrange(10**6),
+            "session": f"{pick.getrandbits(64):016x}",
+            "page": pick.choice(("/", "/shop", "/shop/shoes", "/cart", "/account/orders", "/help")),
+            "agent": pick.choice(_AGENTS),
+            "at": 1_700_000_000_000 + 37 * row,
+            "duration_ms": pick.randrange(60_000),
+            "price": pick.randrange(100, 20_000) / 100,
+        }
+        return json.dumps(event).encode()
 
     def keys(self, start: int, count: int) -> list[bytes]:
         """Return ascending keys, as large as offsets are long in text."""

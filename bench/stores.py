@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import lmdb
 
@@ -21,11 +21,11 @@ _names = (f"fresh-{number}" for number in itertools.count())
 
 
 @contextlib.contextmanager
-def fresh_partition(directory: Path, durability: str) -> Iterator[Partition]:
+def fresh_partition(directory: Path, durability: str, **settings: Any) -> Iterator[Partition]:
     """Open a log with a topic of one partition whose files exist: it holds one record."""
     path = directory / next(_names)
     with pylog.open(path) as log:
-        partition = log.create_topic("events", durability=durability).partition(0)
+        partition = log.create_topic("events", durability=durability, **settings).partition(0)
         partition.append(b"the first record makes the files")
         yield partition
     shutil.rmtree(path)
