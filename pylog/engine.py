@@ -30,7 +30,7 @@ from pylog.background import Background
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
 from pylog.storage import layout
-from pylog.storage.descriptors import DEFAULT_BUDGET, Descriptors
+from pylog.storage.descriptors import Descriptors, budget_of
 from pylog.storage.environment import Environment, Flushable
 from pylog.storage.files import (
     NETWORK_FILE_SYSTEMS,
@@ -39,6 +39,7 @@ from pylog.storage.files import (
     FileSystem,
     Memory,
     OsFiles,
+    descriptor_limit,
     read_file,
     replace_file,
 )
@@ -73,11 +74,12 @@ class Engine:
         path: str,
         *,
         file_system: FileSystem | None = None,
-        max_open_partitions: int = DEFAULT_BUDGET,
+        max_open_partitions: int | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._file_system: FileSystem = file_system or OsFiles()
-        self._max_open_partitions = max_open_partitions
+        self._budget = budget_of(descriptor_limit())
+        self._max_open_partitions = max_open_partitions or self._budget
         self._lock = threading.RLock()
         self._closing = threading.RLock()
         self._partitions: dict[tuple[str, int, uuid.UUID], Partition] = {}
@@ -116,7 +118,7 @@ class Engine:
         self._environment = Environment(
             lock_file=self._current_lock_file,
             boot_identity=self._file_system.boot_identity(),
-            descriptors=Descriptors(),
+            descriptors=Descriptors(self._budget),
             clock=system_clock,
             monotonic=time.monotonic,
             log_events=Events(memory),

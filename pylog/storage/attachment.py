@@ -150,6 +150,7 @@ class Attachment:
             settings=environment.settings,
             settings_seen=self._settings.seen,
             counters=self._counters,
+            growth_limit=lambda: policy.growth_limit(len(environment.descriptors)),
         )
         self.commit = GroupCommit(
             self.page,

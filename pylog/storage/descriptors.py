@@ -17,6 +17,13 @@ from typing import Final
 from pylog.storage.files import File
 
 DEFAULT_BUDGET: Final = 512  # half of the usual soft limit of 1,024 descriptors
+# Of partitions that are appended to, each with four maps: half of the 65,530 that Linux gives.
+MAX_BUDGET: Final = 8192
+
+
+def budget_of(limit: int) -> int:
+    """Return what a log may hold open in a process that may open `limit` files: half of it."""
+    return min(limit // 2, MAX_BUDGET)
 
 
 class Holder:

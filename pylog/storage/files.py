@@ -14,6 +14,7 @@ import errno
 import fcntl
 import functools
 import os
+import resource
 import stat
 import struct
 import sys
@@ -392,6 +393,12 @@ class OsFiles:
                 if inside and len(mount) >= len(best):
                     best, found = mount, fields[fields.index("-") + 1]
         return found
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have open, as the limit is now."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _sync_directory(path: str) -> None:

@@ -13,6 +13,7 @@ from pylog.storage.manifest import SegmentFacts
 PAGE: Final = 4096  # what files are grown by, so that a mapped page is never half past their end
 MIN_GROWTH: Final = 64 << 10  # the design's first window
 MAX_GROWTH: Final = 1 << 20  # and its largest: a fresh 1 MiB write still runs at 4-8 GB/s
+GROWTH_TOGETHER: Final = 256 << 20  # zeros ahead in all open files of a process (guessed)
 INDEX_GROWTH: Final = 512  # entries; covers 2 MiB of log at the default interval (guessed)
 WINDOW_BYTES: Final = 64 << 20  # address space mapped at a time; a default segment fits whole
 INDEX_ENTRY_BYTES: Final = 8  # drawn in index.py
@@ -73,13 +74,25 @@ def max_index_entries(segment_index_bytes: int) -> int:
     )
 
 
-def grown_size(*, allocated: int, needed: int, segment_bytes: int) -> int:
+def growth_limit(open_files: int) -> int:
+    """Return the largest step by which a log grows in a process that has so many files open.
+
+    A thousand partitions that all grow by the largest step at about the same time would stop for
+    as long as it takes to fill a gigabyte.
+    """
+    share = GROWTH_TOGETHER // max(open_files, 1) // MIN_GROWTH * MIN_GROWTH
+    return min(max(share, MIN_GROWTH), MAX_GROWTH)
+
+
+def grown_size(
+    *, allocated: int, needed: int, segment_bytes: int, max_growth: int = MAX_GROWTH
+) -> int:
     """Return the size to which a file with `allocated` bytes grows so that `needed` fit.
 
-    Doubles between 64 KiB and 1 MiB steps and stops at the segment's end, as far as `needed` lets
-    it.  The result is a multiple of the page size.
+    Doubles between steps of 64 KiB and max_growth, and stops at the segment's end, as far as
+    `needed` lets it.  The result is a multiple of the page size.
     """
-    step = min(max(allocated, MIN_GROWTH), MAX_GROWTH)
+    step = min(max(allocated, MIN_GROWTH), max_growth)
     return rounded_up(max(min(allocated + step, segment_bytes), needed))
 
 

@@ -68,8 +68,10 @@ class WritableTail:
         settings: _native.Events | None,
         settings_seen: int,
         counters: _native.Counters,
+        growth_limit: Callable[[], int],
     ) -> None:
         self._directory = directory
+        self._growth_limit = growth_limit
         self._page = page
         self._rules = rules
         self._log: File | None = None
@@ -159,6 +161,7 @@ class WritableTail:
                 allocated=marks.allocated,
                 needed=needed,
                 segment_bytes=self._rules.segment_bytes,
+                max_growth=self._growth_limit(),
             )
             allocated = _grow(log, marks.allocated, target, needed, step=self._rules.zero_bytes)
             self._page.publish(allocated=allocated)
