@@ -113,12 +113,17 @@ class Records:
     def nbytes(self) -> int: ...
     @property
     def end_position(self) -> int: ...
+    # Of each batch of a producer with an id: producer id, epoch, first sequence, count of
+    # sequences, first offset, timestamp, whether it is a control batch.
+    def producers(self) -> list[tuple[int, int, int, int, int, int, bool]]: ...
     # offsets, timestamps, key positions, key lengths, value positions, value lengths, data: native
     # int64, lengths int32 (-1: null); data is the buffer given, or new bytes if one is compressed
     def columns(
         self,
     ) -> tuple[bytearray, bytearray, bytearray, bytearray, bytearray, bytearray, Buffer]: ...
 
+# All records of whole batches get this timestamp; a negative one gives their own back.
+def stamp_append_time(data: Buffer, timestamp: int, /) -> None: ...
 def check_batches(
     data: Buffer,
     start: int,

@@ -59,7 +59,7 @@ class Batch(Delivery):
 class Lane:
     """The batches of one partition, oldest first; the last may be open."""
 
-    __slots__ = ("batches", "error", "opened", "partition", "retry_at")
+    __slots__ = ("batches", "epoch", "error", "opened", "partition", "retry_at", "sequence")
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
@@ -67,6 +67,9 @@ class Lane:
         self.opened: BatchBuilder | None = None
         self.retry_at: float | None = None
         self.error: BaseException | None = None  # why it is tried again
+        # What the next batch of an idempotent producer gets.
+        self.epoch = 0
+        self.sequence = 0
 
     def append(self, given: Given) -> SendFuture | None:
         """Add a record to the open batch; None when it has no room, or none is open."""

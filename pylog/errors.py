@@ -27,6 +27,7 @@ __all__ = [
     "IncompatibleFormatError",
     "InvalidConfigurationError",
     "InvalidPartitionsError",
+    "InvalidProducerEpochError",
     "InvalidRecordError",
     "InvalidTimestampError",
     "InvalidTopicError",
@@ -36,6 +37,7 @@ __all__ = [
     "NotAppendedError",
     "OffsetMismatchError",
     "OffsetOutOfRangeError",
+    "OutOfOrderSequenceError",
     "PartitionFailedError",
     "PartitionFullError",
     "PylogError",
@@ -373,6 +375,47 @@ class OffsetMismatchError(NotAppendedError):
         super().__init__(f"expected log end offset {expected}, it is {actual}", appended)
         self.expected = expected
         self.actual = actual
+
+
+class OutOfOrderSequenceError(NotAppendedError):
+    """Raised when a batch does not continue what its producer sent before: there is a gap.
+
+    Not appended.  sequence: the batch's first;  expected: the one that comes next.
+    Source: Kafka OUT_OF_ORDER_SEQUENCE_NUMBER.
+    """
+
+    _fields = ("producer_id", "sequence", "expected", "appended")
+
+    def __init__(
+        self,
+        producer_id: int,
+        sequence: int,
+        expected: int,
+        appended: Sequence[RecordMetadata] = (),
+    ) -> None:
+        message = f"producer {producer_id}: sequence {sequence}, expected {expected}"
+        super().__init__(message, appended)
+        self.producer_id = producer_id
+        self.sequence = sequence
+        self.expected = expected
+
+
+class InvalidProducerEpochError(NotAppendedError):
+    """Raised when a producer's epoch is over: another one goes on under its id.
+
+    Not appended, now or by a retry.  epoch: the batch's;  current: the latest that is known.
+    Source: Kafka INVALID_PRODUCER_EPOCH.
+    """
+
+    _fields = ("producer_id", "epoch", "current", "appended")
+
+    def __init__(
+        self, producer_id: int, epoch: int, current: int, appended: Sequence[RecordMetadata] = ()
+    ) -> None:
+        super().__init__(f"producer {producer_id}: epoch {epoch}, it is {current} now", appended)
+        self.producer_id = producer_id
+        self.epoch = epoch
+        self.current = current
 
 
 class DeliveryTimeoutError(NotAppendedError, TimeoutError):

@@ -119,6 +119,7 @@ class Log:
         max_block_ms: int = 60_000,
         delivery_timeout_ms: int = 120_000,
         retry_backoff_ms: int = 100,
+        enable_idempotence: bool = True,
     ) -> Producer:
         """Return a producer: it sends records to any topic in the background, batched.
 
@@ -135,6 +136,7 @@ class Log:
             max_block_ms=max_block_ms,
             delivery_timeout_ms=delivery_timeout_ms,
             retry_backoff_ms=retry_backoff_ms,
+            enable_idempotence=enable_idempotence,
         )
         producer = Producer(self._registry.get, config)
         self._engine.clients.add(producer.sender)

@@ -47,6 +47,7 @@ class ProducerConfig:
     delivery_timeout_ms: how long a record may take from `send` to its acknowledgement, retries
         included.
     retry_backoff_ms: the pause before a partition that was full is tried again.
+    enable_idempotence: number the batches, so that none is appended twice, whatever is retried.
 
     Raises InvalidConfigurationError that names setting, value and what is allowed, and
     MissingExtraError for a codec whose package is not installed.
@@ -61,6 +62,7 @@ class ProducerConfig:
     max_block_ms: int = 60_000
     delivery_timeout_ms: int = 120_000
     retry_backoff_ms: int = 100
+    enable_idempotence: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.acks, bool) or self.acks not in _ACKS:
@@ -71,6 +73,10 @@ class ProducerConfig:
             if type(value) is not int or not minimum <= value <= maximum:
                 allowed = f"an integer in [{minimum}, {maximum}]"
                 raise InvalidConfigurationError(name, value, allowed)
+        if type(self.enable_idempotence) is not bool:
+            raise InvalidConfigurationError(
+                "enable_idempotence", self.enable_idempotence, "True or False"
+            )
         self._check_pair("buffer_memory", "batch_size")
         self._check_pair("delivery_timeout_ms", "linger_ms")
         self._check_compression()

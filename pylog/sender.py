@@ -8,13 +8,22 @@ Locks: none of its own; the accumulator's is not held while anything is appended
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from pylog.accumulator import Accumulator, Batch, Lane
-from pylog.errors import ClosedError, DeliveryTimeoutError, NotAppendedError, PylogError
+from pylog.errors import (
+    ClosedError,
+    DeliveryTimeoutError,
+    NotAppendedError,
+    OutOfOrderSequenceError,
+    PylogError,
+)
 from pylog.producer_config import ProducerConfig
+from pylog.storage.partition import Placed
+from pylog.storage.producer_state import MAX_SEQUENCE, ProducedBatch
 
 logger = logging.getLogger("pylog")
 
@@ -33,9 +42,16 @@ class Sender:
         self.accumulator = accumulator
         self._acks = config.acks
         self._compression = config.codec
+        self._is_idempotent = config.enable_idempotence
+        self._begin()
         self._on_fork = on_fork
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+
+    def _begin(self) -> None:
+        # 63 random bits: with a million producers a day the chance that two have the same is one in
+        # ten million, and nobody has to be asked.  Kafka's brokers deal theirs out in blocks.
+        self._producer_id = secrets.randbits(63) if self._is_idempotent else None
 
     def start(self) -> None:
         """Start the thread unless it runs already."""
@@ -69,6 +85,7 @@ class Sender:
         """In a forked child: there is no thread, and what was sent is the parent's."""
         self._thread = None
         self._starting = threading.Lock()
+        self._begin()
         unresolved = self.accumulator.after_fork()
         self._on_fork()
         error = ClosedError(_FORKED)
@@ -108,15 +125,15 @@ class Sender:
                 self._fail([batch for batch in taken if not batch.is_done], error)
             raise
 
-    def _place(self, lane: Lane, batches: list[Batch]) -> list[tuple[Batch, int]]:
-        """Append a lane's batches in order; return those that were, with their first offsets."""
+    def _place(self, lane: Lane, batches: list[Batch]) -> list[tuple[Batch, Placed]]:
+        """Append a lane's batches in order; return those that were, and where they are."""
         placed = []
         for place, batch in enumerate(batches):
             if self.accumulator.is_late(batch):
                 self._fail([batch], self.accumulator.late_error(lane))
                 continue
             try:
-                offset = self._append(lane, batch)
+                where = self._append(lane, batch)
             except (PylogError, OSError) as error:
                 if not (isinstance(error, NotAppendedError) and error.retriable):
                     self._fail([batch], error)
@@ -126,29 +143,45 @@ class Sender:
                 break
             lane.error = None
             if self._acks == 0:
-                batch.resolve(offset)
-            placed.append((batch, offset))
+                batch.resolve(*where)
+            placed.append((batch, where))
         return placed
 
-    def _append(self, lane: Lane, batch: Batch) -> int:
+    def _append(self, lane: Lane, batch: Batch) -> Placed:
         builder = batch.builder
-        return lane.partition.place_batch(
-            builder.seal(), builder.count, builder.max_timestamp, self._compression
-        )
-
-    def _acknowledge(self, lane: Lane, placed: list[tuple[Batch, int]]) -> None:
-        """Wait until what was placed is durable, and resolve it."""
-        last, offset = placed[-1]
-        batches = [batch for batch, _ in placed]
+        produced = None
+        if self._producer_id is not None:
+            # Only what was appended moves the sequence on, so a batch keeps its own in all tries.
+            produced = ProducedBatch(
+                self._producer_id, lane.epoch, lane.sequence, builder.count, -1, 0
+            )
+        data = builder.seal() if produced is None else builder.seal(*produced[:3])
         try:
-            lane.partition.wait_durable(placed[0][1], offset + last.builder.count)
+            placed = lane.partition.place_batch(
+                data, builder.count, builder.max_timestamp, self._compression, produced
+            )
+        except OutOfOrderSequenceError:
+            # The log has lost or forgotten what it knew.  Source: Kafka's TransactionManager.
+            lane.epoch, lane.sequence = lane.epoch + 1, 0
+            raise
+        if produced is not None:
+            lane.sequence = (produced.last_sequence + 1) & MAX_SEQUENCE
+        return placed
+
+    def _acknowledge(self, lane: Lane, placed: list[tuple[Batch, Placed]]) -> None:
+        """Wait until what was placed is durable, and resolve it."""
+        batches = [batch for batch, _ in placed]
+        last, where = placed[-1]
+        end_offset = where.first_offset + last.builder.count
+        try:
+            lane.partition.wait_durable(placed[0][1].first_offset, end_offset)
         except (PylogError, OSError) as error:
             if self._acks == 0:
                 logger.warning("%r: %s, after it was acknowledged", lane.partition, error)
             self._fail([batch for batch in batches if not batch.is_done], error)
-        for batch, offset in placed:
+        for batch, where in placed:
             if not batch.is_done:
-                batch.resolve(offset)
+                batch.resolve(*where)
         self.accumulator.release(batches)
 
     def _fail(self, batches: list[Batch], error: BaseException) -> None:

@@ -11,6 +11,8 @@ from pylog._native import batch_headers
 from pylog.accumulator import Accumulator, Given
 from pylog.codecs import Compression
 from pylog.sender import Sender
+from pylog.storage.partition import Placed
+from pylog.storage.producer_state import ProducedBatch
 
 NOW = 1_700_000_000_000
 
@@ -32,8 +34,13 @@ class StubPartition:
         self.gate.set()
 
     def place_batch(
-        self, data: bytearray, count: int, timestamp: int, compression: Compression
-    ) -> int:
+        self,
+        data: bytearray,
+        count: int,
+        timestamp: int,
+        compression: Compression,
+        produced: ProducedBatch | None,
+    ) -> Placed:
         self.gate.wait()
         answer = self.answers.pop(0) if self.answers else None
         if answer is not None:
@@ -42,7 +49,9 @@ class StubPartition:
         assert (header["count"], header["max_timestamp"]) == (count, timestamp)
         self.batches.append(bytes(data))
         first, self.end = self.end, self.end + count
-        return first
+        numbers = (header["producer_id"], header["producer_epoch"], header["base_sequence"])
+        assert numbers == ((-1, -1, -1) if produced is None else produced[:3])
+        return Placed(first, None)
 
     def wait_durable(self, start: int, end_offset: int) -> None:
         self.syncs.append((start, end_offset))

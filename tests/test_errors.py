@@ -38,6 +38,8 @@ EXAMPLES: list[errors.PylogError] = [
     errors.BufferExhaustedError(32 << 20, 60_000),
     errors.InvalidTimestampError(50, 100, 200),
     errors.InvalidPartitionsError("orders", 6, 3),
+    errors.OutOfOrderSequenceError(7, 5, 3, ("metadata",)),
+    errors.InvalidProducerEpochError(7, 1, 2, ("metadata",)),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -108,6 +110,8 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.DeliveryTimeoutError, errors.NotAppendedError),
         (errors.DeliveryTimeoutError, TimeoutError),
         (errors.BufferExhaustedError, TimeoutError),
+        (errors.OutOfOrderSequenceError, errors.NotAppendedError),
+        (errors.InvalidProducerEpochError, errors.NotAppendedError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:

@@ -170,5 +170,6 @@ int plog_add_router_type(PyObject *module);
 int plog_add_counters_type(PyObject *module);
 int plog_add_builder_types(PyObject *module);
 int plog_add_commit_queue_type(PyObject *module);
+int plog_add_producer_functions(PyObject *module);
 
 #endif

@@ -380,6 +380,9 @@ static PyMethodDef records_methods[] = {
      "data)."},
     {"find_timestamp", plog_records_find_timestamp, METH_VARARGS,
      "Return the first record at or after an offset with at least a timestamp, or None."},
+    {"producers", plog_records_producers, METH_NOARGS,
+     "Return what each batch of a producer with an id says: (producer id, epoch, first sequence,\n"
+     "count of sequences, first offset, timestamp, whether it is a control batch)."},
     {NULL, NULL, 0, NULL},
 };
 

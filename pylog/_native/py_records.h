@@ -51,6 +51,9 @@ PyObject *plog_records_columns(PyObject *self, PyObject *unused);
 /* Records.find_timestamp(timestamp, minimum_offset). */
 PyObject *plog_records_find_timestamp(PyObject *self, PyObject *args);
 
+/* Records.producers(). */
+PyObject *plog_records_producers(PyObject *self, PyObject *unused);
+
 /* Records.first_max_timestamp. */
 PyObject *plog_records_first_max_timestamp(PyObject *self, void *closure);
 

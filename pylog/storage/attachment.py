@@ -298,14 +298,11 @@ class Attachment:
         self._counters.note_sync(monotonic() - start)
 
     def sync_sealed(self) -> None:
-        """Make everything below the active segment durable.  Raises DurabilityUnknownError.
-
-        Does nothing while another thread syncs: that reaches further.
-        """
+        """Make what is sealed durable, unless another thread syncs: that reaches further."""
         with self.commit.turn() as is_taken:
             marks = self.page.marks()
-            is_needed = marks.durable_offset < marks.base_offset and marks.state != _native.FAILED
-            if is_taken and is_needed:
+            is_behind = marks.durable_offset < marks.base_offset
+            if is_taken and is_behind and marks.state != _native.FAILED:
                 self._sync_sealed(marks)
 
     def _sync_sealed(self, marks: Marks) -> None:
@@ -331,12 +328,16 @@ class Attachment:
         Raises NotAppendedError and its kinds: certainly nothing was appended.
         """
         with self.page:
-            result = self._write_locked(data, count, timestamp, expected_offset, is_large=is_large)
+            result = self.write_locked(data, count, timestamp, expected_offset, is_large=is_large)
+        self.after_write()
+        return result
+
+    def after_write(self) -> None:
+        """Do what is left to do after `write_locked`."""
         if self._rolled and self._is_fsync:
             self._sync_indexes()
         if self._environment.log_events is not None and not self._is_fsync:
             self._environment.log_events.notify()
-        return result
 
     def check_writable(self, marks: Marks) -> None:
         """Raise UnknownTopicOrPartitionError or PartitionFailedError if nothing can be changed."""
@@ -345,10 +346,13 @@ class Attachment:
         if marks.state == _native.FAILED:
             raise PartitionFailedError(f"{self._directory.path}: a write to disk failed before")
 
-    def _write_locked(
+    def write_locked(
         self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
     ) -> tuple[int, int] | int:
-        """Write as `write` does; an error leaves the state that says what it means."""
+        """Write as `write` does; an error leaves the state that says what it means.
+
+        The caller calls `after_write` when it has given the page lock back.
+        """
         marks = self.page.marks()
         self.check_writable(marks)
         try:

@@ -28,6 +28,7 @@ from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
+from pylog.storage.produced import Produced
 
 _NEVER_ASKED: Final = 2**31  # a count of settings that none is: they are counted modulo 2**31
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
@@ -61,6 +62,7 @@ class PartitionHandle(ABC):
         self._attachment: Attachment | None = None
         self._is_closed = False
         self._waits_for_sync = True  # until an attachment says how the topic is written
+        self._produced: Produced | None = None  # until a producer's batch is appended
         self._was_used = False
         self._seen_end_offset = -1
         self._deleted_since: dict[str, float] = {}  # files that wait for their removal
@@ -351,6 +353,7 @@ class PartitionHandle(ABC):
                 return True
             if not attachment.commit.pause():
                 return False
+            self._save_produced()
             self._forget()
             attachment.close(sync=True)
             return True
@@ -363,6 +366,7 @@ class PartitionHandle(ABC):
         with self._lock:
             self._is_closed = True
             attachment = self._attachment
+            self._save_produced()
             self._forget()
             if attachment is not None:
                 attachment.page.events.notify()
@@ -399,14 +403,21 @@ class PartitionHandle(ABC):
         self._was_used, self._seen_end_offset = False, end_offset
         return was_used
 
+    def _save_produced(self) -> None:
+        if self._produced is not None and self._attachment is not None:
+            self._produced.save()
+
     def _forget(self) -> None:
         self._attachment = None
+        if self._produced is not None:
+            self._produced.forget()
         self.appender.use(None)
 
     def after_fork(self) -> None:
         """In a forked child: drop what belongs to the parent; the next use attaches anew."""
         self._lock = threading.RLock()
         attachment = self._attachment
+        self._produced = None
         self._forget()
         if attachment is not None:
             attachment.abandon()

@@ -364,7 +364,8 @@ def _stray_findings(directory: Directory, moment: Moment) -> Iterator[Finding]:
         path = f"{directory.path}/{name}"
         segment = layout.parse_segment_name(name)
         cut = layout.parse_cut_name(name)
-        if name in _OWN_NAMES or (segment is not None and segment[0] in listed):
+        is_own = name in _OWN_NAMES or layout.parse_snapshot_name(name) is not None
+        if is_own or (segment is not None and segment[0] in listed):
             if name == layout.PARTITION_METADATA:
                 yield from _metadata_findings(directory)
         elif layout.parse_deleted_name(name) is not None:

@@ -8,6 +8,7 @@ Must not know what segments hold.
       meta.properties                  format version and id of the log
       orders-0/                        topic, last dash, partition
         00000000000000000042.log       base offset in 20 digits; .index and .timeindex beside it
+        00000000000000000042.snapshot  what producers sent below that offset
         00000000000000000042.log.8192.cut    bytes that recovery cut off that .log at 8192
         leader-epoch-checkpoint        Kafka's text: which leader epoch began at which offset
         partition.metadata             Kafka's text: the topic's id
@@ -39,12 +40,14 @@ DELETED_SUFFIX: Final = ".deleted"  # Kafka's: the file no longer counts and is 
 _LOG: Final = ".log"
 _INDEX: Final = ".index"
 _TIMEINDEX: Final = ".timeindex"
+_SNAPSHOT: Final = ".snapshot"
 
 # fullmatch everywhere: `$` would let a trailing newline pass.  [0-9], as \d knows all scripts.
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _NUMBER: Final = r"(?:0|[1-9][0-9]{0,18})"  # canonical decimal, at most the digits of 2**63
 _PARTITION_DIRECTORY: Final = re.compile(rf"(.+)-({_NUMBER})")
 _SEGMENT_FILE: Final = re.compile(r"([0-9]{20})(\.log|\.index|\.timeindex)")
+_SNAPSHOT_FILE: Final = re.compile(r"([0-9]{20})\.snapshot")
 _CUT_FILE: Final = re.compile(rf"([0-9]{{20}})\.log\.({_NUMBER})\.cut")
 _EPOCH_LINE: Final = re.compile(rf"({_NUMBER}) ({_NUMBER})")
 _ID: Final = r"[A-Za-z0-9_-]{22}"  # 16 bytes in base64 for URLs, unpadded: Kafka's Uuid.toString
@@ -135,6 +138,17 @@ def segment_names(base_offset: int) -> tuple[str, str, str]:
 def _segment_name(base_offset: int, suffix: str) -> str:
     assert 0 <= base_offset <= _MAX_OFFSET, base_offset
     return f"{base_offset:020d}{suffix}"
+
+
+def snapshot_name(end_offset: int) -> str:
+    """Return the name of a snapshot of producers, as of all offsets below `end_offset`."""
+    return _segment_name(end_offset, _SNAPSHOT)
+
+
+def parse_snapshot_name(name: str) -> int | None:
+    """Return the end offset of a snapshot's name; None for any other name."""
+    match = _SNAPSHOT_FILE.fullmatch(name)
+    return None if match is None or int(match[1]) > _MAX_OFFSET else int(match[1])
 
 
 def parse_segment_name(name: str) -> tuple[int, str] | None:

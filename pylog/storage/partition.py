@@ -13,10 +13,10 @@ import itertools
 import operator
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, SupportsIndex
+from typing import Final, NamedTuple, SupportsIndex
 
 from pylog import _native
-from pylog._native import Marks, Reader, Record, RecordMetadata, Records
+from pylog._native import Marks, Reader, Record, RecordMetadata, Records, stamp_append_time
 from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
@@ -28,9 +28,12 @@ from pylog.errors import (
 )
 from pylog.records import AppendedRecords, Columns, OffsetAndTimestamp, columns_of
 from pylog.storage import encoding, policy
+from pylog.storage.attachment import Attachment
 from pylog.storage.encoding import Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
+from pylog.storage.produced import Piece, Produced, pieces_of
+from pylog.storage.producer_state import ProducedBatch
 from pylog.storage.retention import RetainingPartition
 from pylog.storage.segment import Segment
 from pylog.storage.segments import SegmentSet, view_of
@@ -39,6 +42,13 @@ from pylog.storage.times import Span, first_at, latest_of, visible_spans
 DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
 _MAX_ROUNDS: Final = 10_000
+
+
+class Placed(NamedTuple):
+    """Where a batch is.  append_time: the timestamp of all its records; None: they keep theirs."""
+
+    first_offset: int
+    append_time: int | None
 
 
 class Partition(RetainingPartition):
@@ -158,18 +168,76 @@ class Partition(RetainingPartition):
                 raise
         return self._acknowledged(spans, chunks.timestamps)
 
+    def append_batches(self, data: bytes | bytearray | memoryview) -> list[range]:
+        """Append whole batches that are encoded already; return the offsets of each.
+
+        data: bytes-like, one or more batches v2 of any client, as `read` and Kafka's wire have
+        them; copied.  They keep codec, timestamps and producer, and get offsets and leader epoch;
+        where the topic asks for a codec or for log append time, that is set.  All or nothing.
+        A batch of a producer with an id is appended once: a repetition of one of its last five gets
+        the offsets that it has.
+        Raises InvalidRecordError for what Kafka would not take (a CRC, a count, records that do not
+        decode, a control batch; bytes that are left over), InvalidTimestampError,
+        RecordTooLargeError for a batch beyond `max_message_bytes` or more than fits a segment;
+        OutOfOrderSequenceError, InvalidProducerEpochError; MissingExtraError, TypeError; and what
+        `append` raises.  Decompresses every batch, and blocks as `append` does.
+        Source: Kafka LogValidator, ProducerStateManager.
+        """
+        now = self._environment.clock()
+        pieces = pieces_of(memoryview(data).cast("B"), self.config, now=now)
+        spans = self._produced_log().append(pieces)
+        self.wait_durable(min(s.start for s in spans), max(s.stop for s in spans))
+        return spans
+
     def place_batch(
-        self, data: bytearray, count: int, timestamp: int, compression: Compression
-    ) -> int:
-        """Append one batch of records, visible as the topic says; return its first offset.
+        self,
+        data: bytearray,
+        count: int,
+        timestamp: int,
+        compression: Compression,
+        produced: ProducedBatch | None,
+    ) -> Placed:
+        """Append one batch of records, visible as the topic says.
 
         data: one whole batch, not compressed, which may be stamped in place.  count: its records.
-        timestamp: the greatest of them.  compression: as in `encode_chunks`.
+        timestamp: the greatest of them.  compression: as in `encode_chunks`.  produced: its
+        producer's numbers, as they stand in it.
         Does not wait for durability: `wait_durable` does.
-        Raises what `append` raises, except for what is wrong with a record.
+        Raises what `append_batches` raises, except for what is wrong with a record.
         """
         data = encoding.compress(data, self.config, compression)
-        return self._write(Chunk(data, count, timestamp), -1)[0]
+        append_time = None
+        if self.config.message_timestamp_type == LOG_APPEND_TIME:
+            timestamp = append_time = self._environment.clock()
+            stamp_append_time(data, append_time)
+        if produced is None:
+            first, _ = self._write(Chunk(data, count, timestamp), -1)
+        else:
+            piece = Piece(data, count, timestamp, produced)
+            first = self._produced_log().append([piece])[0].start
+        return Placed(first, append_time)
+
+    def _produced_log(self) -> Produced:
+        with self._lock:
+            if self._produced is None:
+                self._produced = Produced(
+                    self._directory,
+                    self._reader,
+                    attach=self._ready_attachment,
+                    write=self._write,
+                    clock=self._environment.clock,
+                )
+            return self._produced
+
+    def _ready_attachment(self) -> Attachment:
+        """Return what is open of the partition, with nothing left to do before a write."""
+        attachment = self._attachment or self._attach_for_writing()
+        while attachment.page.marks().flags:
+            with self._lock:
+                attachment = self._attach_for_writing()
+                now = self._environment.clock()
+                attachment.write(bytearray(1), 1, now, -1, is_large=False)
+        return attachment
 
     def place(self, chunk: Chunk) -> tuple[int, int]:
         """Append whole batches, all or nothing; return (first, end offset).

@@ -23,7 +23,7 @@ from typing import Final
 
 from pylog._native import Scanner
 from pylog.errors import CorruptFileError
-from pylog.storage import layout
+from pylog.storage import layout, segment_files
 from pylog.storage.adoption import manifest_from_files
 from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import (
@@ -75,6 +75,7 @@ class Repairs:
     damaged_manifest: bool  # a manifest that could not be parsed is set aside first
     unsynced: tuple[SegmentFacts, ...]  # sealed ones that were not known to be on disk
     active: SegmentFacts  # as found; no longer the last one of `manifest` if it is damaged
+    durable_offset: int  # up to where the log was known to be on disk
     rewrite_from: int  # bytes [rewrite_from, active.size) were not known to be on disk
     torn_end: int  # bytes [active.size, torn_end) are the torn tail
     index: bytes
@@ -216,6 +217,7 @@ def _opened_unclean(
         damaged_manifest=damaged_manifest,
         unsynced=_unsynced_segments(manifest) if same_boot else (),
         active=active,
+        durable_offset=manifest.durable_offset,
         rewrite_from=known.size if same_boot else active.size,
         torn_end=torn_end,
         index=scanner.index,
@@ -324,6 +326,7 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     """
     if repairs.damaged_manifest:
         set_aside(directory, MANIFEST_NAME)
+    segment_files.drop_snapshots_after(directory, repairs.durable_offset)
     for facts in repairs.unsynced:
         _sync_again(directory, facts)
     _repair_log(directory, repairs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 
 from pylog.storage import layout
 from pylog.storage.files import Directory
@@ -136,3 +137,25 @@ def sync_indexes(directory: Directory, base_offset: int) -> None:
     except OSError as error:
         # A cache: whoever finds it wrong rebuilds it.
         logger.warning("%s: index not synced: %s", directory.path, error)
+
+
+def snapshot_offsets(directory: Directory) -> list[int]:
+    """Return the offsets of the producers' snapshots that lie there, ascending."""
+    found = (layout.parse_snapshot_name(name) for name in directory.names())
+    return sorted(offset for offset in found if offset is not None)
+
+
+def remove_snapshots(directory: Directory, offsets: Iterable[int]) -> None:
+    """Remove producers' snapshots.  Raises OSError."""
+    for offset in offsets:
+        # Another process may have been faster.
+        with contextlib.suppress(FileNotFoundError):
+            directory.unlink(layout.snapshot_name(offset))
+
+
+def drop_snapshots_after(directory: Directory, end_offset: int) -> None:
+    """Remove the snapshots of records that were not known to be on disk.  Raises OSError.
+
+    Other records may take their offsets.  Nothing is synced: who replaces the manifest does.
+    """
+    remove_snapshots(directory, [end for end in snapshot_offsets(directory) if end > end_offset])
