@@ -148,6 +148,7 @@ class Sender:
         return placed
 
     def _append(self, lane: Lane, batch: Batch) -> Placed:
+        """Append one batch, numbered if the producer is idempotent."""
         builder = batch.builder
         produced = None
         if self._producer_id is not None:

@@ -349,10 +349,7 @@ class Attachment:
     def write_locked(
         self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
     ) -> tuple[int, int] | int:
-        """Write as `write` does; an error leaves the state that says what it means.
-
-        The caller calls `after_write` when it has given the page lock back.
-        """
+        """Write as `write` does, before `after_write`; an error leaves the state it means."""
         marks = self.page.marks()
         self.check_writable(marks)
         try:

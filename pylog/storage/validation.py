@@ -99,6 +99,7 @@ def _producer_complaints(header: Header) -> Iterator[str]:
 
 
 def _record_complaints(batch: memoryview, header: Header, config: TopicConfig) -> Iterator[str]:
+    """Yield where the records are not those of the header, or not what the topic takes."""
     try:
         columns = _columns(batch)
     except CorruptionError as error:
