@@ -97,7 +97,7 @@ class Accumulator:
         monotonic: Callable[[], float],
     ) -> None:
         self._config = config
-        self._clock = clock
+        self.clock = clock
         self.monotonic = monotonic
         self._linger = config.linger_ms / _MS
         self._backoff = config.retry_backoff_ms / _MS
@@ -161,7 +161,7 @@ class Accumulator:
 
     def _open_locked(self, lane: Lane, size: int, given: Given) -> SendFuture:
         batch = Batch(lane, created=self.monotonic(), size=size)
-        builder = batch.builder = BatchBuilder(SendFuture, batch, size, self._clock)
+        builder = batch.builder = BatchBuilder(SendFuture, batch, size, self.clock)
         future: SendFuture = builder.append(*given)
         # An interrupt before this line leaves nothing behind.
         self._unresolved[batch] = None

@@ -18,7 +18,7 @@ from pylog.errors import ClosedError
 from pylog.futures import SendFuture
 from pylog.producer_config import ProducerConfig
 from pylog.sender import Sender
-from pylog.storage.encoding import Headers
+from pylog.storage.encoding import Headers, check_timestamp
 from pylog.topics import Topic
 
 Append = Callable[..., SendFuture | None]
@@ -78,12 +78,14 @@ class Producer:
         timestamp: milliseconds since the epoch, by default now.  partition: by default by the key's
         murmur2 hash, as Kafka's Java client does; records without a key fill one batch after the
         other.  on_delivery: as the future's `add_done_callback`.
-        Raises TypeError, OverflowError, InvalidRecordError, RecordTooLargeError,
+        Raises TypeError, InvalidRecordError, InvalidTimestampError, RecordTooLargeError,
         UnknownTopicOrPartitionError, BufferExhaustedError after `max_block_ms` without room, and
         ClosedError; then nothing was taken.  What happens later is the future's: see
         `SendFuture.exception`.
         About 0.5 us; blocks only for want of memory.  Source: Kafka KafkaProducer.send.
         """
+        if timestamp is not None:
+            self._check_timestamp(topic, timestamp)
         number = partition
         target = self._targets.get(topic)
         if target is not None:
@@ -100,6 +102,12 @@ class Producer:
         if on_delivery is not None:
             future.add_done_callback(on_delivery)
         return future
+
+    def _check_timestamp(self, name: str, timestamp: int) -> None:
+        if not isinstance(timestamp, int):
+            raise TypeError(f"timestamp must be an int, not {type(timestamp).__name__}")
+        target = self._targets.get(name) or self._target(name)
+        check_timestamp(timestamp, now=self._accumulator.clock(), config=target.topic.config)
 
     def _send_slowly(self, name: str, given: Given, number: int | None) -> SendFuture:
         """Send a record for which no open batch has room."""

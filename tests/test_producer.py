@@ -29,6 +29,7 @@ from pylog.errors import (
     DeliveryTimeoutError,
     InvalidConfigurationError,
     InvalidRecordError,
+    InvalidTimestampError,
     MissingExtraError,
     RecordTooLargeError,
     UnknownTopicOrPartitionError,
@@ -87,6 +88,15 @@ def test_records_without_a_key_fill_one_batch_before_the_next_partition(log: Log
     assert changes <= 8
 
 
+def test_log_append_time_is_what_futures_tell(log: Log) -> None:
+    log.create_topic("u", durability="os", message_timestamp_type="LogAppendTime")
+    with log.producer(linger_ms=60_000) as producer:
+        futures = [producer.send("u", b"x", timestamp=stamp) for stamp in (5, 2**62)]
+    [timestamp] = {record.timestamp for record in log.read("u")}
+    assert timestamp > 1_700_000_000_000
+    assert {future.result().timestamp for future in futures} == {timestamp}
+
+
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 def test_batches_are_compressed_as_the_topic_allows(log: Log, compression: Any) -> None:
     log.create_topic("plain", durability="os", compression_type="uncompressed")
@@ -124,7 +134,8 @@ def test_bytes_are_copied_when_they_are_sent(log: Log) -> None:
         ({"value": b"", "headers": [("a",)]}, TypeError),
         ({"value": b"", "timestamp": "now"}, TypeError),
         ({"value": b"", "timestamp": -1}, InvalidRecordError),
-        ({"value": b"", "timestamp": 2**64}, OverflowError),
+        ({"value": b"", "timestamp": 2**64}, InvalidTimestampError),
+        ({"value": b"", "timestamp": 2**62}, InvalidTimestampError),
         ({"value": b"", "partition": 3}, UnknownTopicOrPartitionError),
         ({"value": b"", "partition": -1}, UnknownTopicOrPartitionError),
         ({"value": b"", "partition": "0"}, TypeError),

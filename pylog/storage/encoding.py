@@ -16,7 +16,7 @@ from pylog import codecs
 from pylog._native import BATCH_HEADER_BYTES, compress_batches, encode
 from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, NEVER, TopicConfig
-from pylog.errors import RecordTooLargeError
+from pylog.errors import InvalidTimestampError, RecordTooLargeError
 from pylog.storage import policy
 
 _APPEND_TIME_ATTRIBUTE: Final = 1 << 3  # of a batch: its max timestamp counts for all records
@@ -135,6 +135,14 @@ def stamping_of(
         "earliest": max(0, now - config.message_timestamp_before_max_ms),
         "latest": min(now + config.message_timestamp_after_max_ms, NEVER),
     }
+
+
+def check_timestamp(timestamp: int, *, now: int, config: TopicConfig) -> None:
+    """Raise InvalidTimestampError for a caller's timestamp that the topic does not take."""
+    if config.message_timestamp_type != LOG_APPEND_TIME:
+        _, stamping = stamping_of(timestamp, now=now, config=config)
+        if not stamping["earliest"] <= timestamp <= stamping["latest"]:
+            raise InvalidTimestampError(timestamp, stamping["earliest"], stamping["latest"])
 
 
 def encode_chunks(

@@ -14,13 +14,9 @@ import numpy as np
 
 from pylog import codecs
 from pylog._native import Records, batch_headers, crc32c
-from pylog.config import LOG_APPEND_TIME, NEVER, TopicConfig
-from pylog.errors import (
-    CorruptionError,
-    InvalidRecordError,
-    InvalidTimestampError,
-    RecordTooLargeError,
-)
+from pylog.config import TopicConfig
+from pylog.errors import CorruptionError, InvalidRecordError, RecordTooLargeError
+from pylog.storage.encoding import check_timestamp
 
 Header = dict[str, int]
 
@@ -55,19 +51,15 @@ def check_batches(data: memoryview, config: TopicConfig, *, now: int) -> list[He
         reason = next(_complaints(batch, header, config), None)
         if reason is not None:
             raise InvalidRecordError(f"batch {number} at {header['position']}: {reason}")
-        if config.message_timestamp_type != LOG_APPEND_TIME:
-            _check_timestamps(batch, config, now)
+        # The least and the greatest speak for all.
+        for timestamp in _timestamp_range(batch):
+            check_timestamp(timestamp, now=now, config=config)
     return headers
 
 
-def _check_timestamps(batch: memoryview, config: TopicConfig, now: int) -> None:
-    """Raise InvalidTimestampError for a record that is too far from now."""
+def _timestamp_range(batch: memoryview) -> tuple[int, int]:
     timestamps = np.frombuffer(_columns(batch)[1], np.int64)
-    earliest = max(0, now - config.message_timestamp_before_max_ms)
-    latest = min(now + config.message_timestamp_after_max_ms, NEVER)
-    wrong = timestamps[(timestamps < earliest) | (timestamps > latest)]
-    if len(wrong):
-        raise InvalidTimestampError(int(wrong[0]), earliest, latest)
+    return int(timestamps.min()), int(timestamps.max())
 
 
 def _columns(batch: memoryview) -> tuple[Any, ...]:
