@@ -23,12 +23,12 @@ _names = (f"fresh-{number}" for number in itertools.count())
 @contextlib.contextmanager
 def fresh_partition(directory: Path, durability: str, **settings: Any) -> Iterator[Partition]:
     """Open a log with a topic of one partition whose files exist: it holds one record."""
-    with fresh_log(directory, durability) as log:
+    with fresh_log(directory, durability, **settings) as log:
         yield log.topic("events").partition(0)
 
 
 @contextlib.contextmanager
-def fresh_log(directory: Path, durability: str) -> Iterator[pylog.Log]:
+def fresh_log(directory: Path, durability: str, **settings: Any) -> Iterator[pylog.Log]:
     """Open the log of `fresh_partition`, with its topic "events"."""
     path = directory / next(_names)
     with pylog.open(path) as log:
