@@ -112,6 +112,20 @@ def test_topic_with_a_codec_compresses_every_append(log: Log, tmp_path: Path, na
     partition.check()
 
 
+def test_producer_compresses_no_more_than_can_be_read_again(log: Log) -> None:
+    large = codecs.MAX_DECOMPRESSED_BYTES // 3
+    config: dict[str, Any] = {"max_message_bytes": 200 << 20, "segment_bytes": 400 << 20}
+    partition = log.create_topic("large", durability="os", **config).partition(0)
+    with log.producer(
+        compression="lz4", batch_size=150 << 20, buffer_memory=1 << 30, linger_ms=60_000
+    ) as producer:
+        futures = [producer.send("large", bytes(large)) for _ in range(4)]
+        too_large = producer.send("large", bytes(codecs.MAX_DECOMPRESSED_BYTES))
+    assert [future.result().offset for future in futures] == [0, 1, 2, 3]
+    assert isinstance(too_large.exception(), RecordTooLargeError)
+    assert [len(record.value or b"") for record in partition.records()] == [large] * 4
+
+
 def test_compressed_batches_outlive_the_log(tmp_path: Path, name: str) -> None:
     events = [EVENT % row for row in range(5000)]
     with pylog.open(tmp_path) as log:

@@ -34,6 +34,7 @@ _Records = tuple[
 # snappy need 10 bytes for 32 KiB (measured on random bytes).
 _GROWTH_PART: Final = 1024
 _GROWTH_BYTES: Final = 64
+_LONGEST_PLAIN: Final = BATCH_HEADER_BYTES + codecs.MAX_DECOMPRESSED_BYTES
 
 
 class Stamping(TypedDict):
@@ -89,6 +90,8 @@ def compress(data: bytearray, config: TopicConfig, producer: Compression) -> byt
     target = compression_of(config, producer)
     if target.codec == codecs.NONE:
         return data
+    if len(data) > _LONGEST_PLAIN:
+        raise RecordTooLargeError(len(data), _LONGEST_PLAIN, "what can be decompressed")
     data = compress_batches(data, target.codec, target.compress)
     if len(data) > config.max_message_bytes:
         raise RecordTooLargeError(len(data), config.max_message_bytes)
@@ -96,8 +99,12 @@ def compress(data: bytearray, config: TopicConfig, producer: Compression) -> byt
 
 
 def fitting_bytes(max_message_bytes: int) -> int:
-    """Return how large a batch may be so that no codec makes it larger than this."""
-    return max(0, max_message_bytes - max_message_bytes // _GROWTH_PART - _GROWTH_BYTES)
+    """Return how large a batch may be so that no codec makes it larger than this.
+
+    And so that all that comes out of it again is accepted.
+    """
+    fitting = max_message_bytes - max_message_bytes // _GROWTH_PART - _GROWTH_BYTES
+    return min(max(fitting, 0), _LONGEST_PLAIN)
 
 
 def recode(data: bytearray, config: TopicConfig) -> bytearray:
