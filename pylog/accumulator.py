@@ -64,22 +64,17 @@ class Lane:
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self.batches: deque[Batch] = deque()
-        self.opened: BatchBuilder | None = None
+        self.opened: Batch | None = None
         self.retry_at: float | None = None
         self.error: BaseException | None = None  # why it is tried again
         # What the next batch of an idempotent producer gets.
         self.epoch = 0
         self.sequence = 0
 
-    def append(self, given: Given) -> SendFuture | None:
-        """Add a record to the open batch; None when it has no room, or none is open."""
-        future: SendFuture | None = None if self.opened is None else self.opened.append(*given)
-        return future
-
     def close_open(self) -> None:
         """Let the open batch take no more records."""
         if self.opened is not None:
-            self.opened.close()
+            self.opened.builder.close()
             self.opened = None
 
 
@@ -121,16 +116,11 @@ class Accumulator:
 
     # ------------------------------------------------------------------ callers
 
-    def append(self, partition: Partition, given: Given) -> tuple[SendFuture, Lane]:
-        """Add a record to a batch of its partition, opening one if need be.
+    def append(self, partition: Partition, given: Given) -> tuple[SendFuture, BatchBuilder]:
+        """Add a record to a batch of its partition, opening one if need be; return that, too.
 
         Waits for memory.  Raises BufferExhaustedError, RecordTooLargeError, ClosedError.
         """
-        needed = batch_size(given.value, given.key, given.headers)
-        limit = partition.config.max_message_bytes
-        if needed > limit:
-            raise RecordTooLargeError(needed, limit)
-        size = max(needed, min(self._config.batch_size, fitting_bytes(limit)))
         with self._work:
             lane = self._lanes.get(partition)
             if lane is None:
@@ -139,40 +129,67 @@ class Accumulator:
             while True:
                 if self.is_closing:
                     raise ClosedError("the producer is closed")
-                future = lane.append(given)
+                batch = lane.opened
+                if batch is None:
+                    # Measured in each turn: a bytearray may have grown while its owner waited.
+                    size = self._batch_bytes(partition, given)
+                    if self.used != 0 and self.used + size > self._config.buffer_memory:
+                        deadline = self._wait_for_room_locked(deadline)
+                        continue
+                    batch = self._new_batch(lane, size)
+                future: SendFuture | None = batch.builder.append(*given)
                 if future is not None:
-                    return future, lane
-                self._make_due_locked(lane)
-                if self.used == 0 or self.used + size <= self._config.buffer_memory:
-                    return self._open_locked(lane, size, given), lane
-                deadline = self._wait_for_room_locked(deadline)
+                    if lane.opened is not batch:
+                        self._open_locked(batch)
+                    return future, batch.builder
+                if lane.opened is batch:
+                    self._make_due_locked(batch)
 
-    def _make_due_locked(self, lane: Lane) -> None:
-        """Close a lane's open batch and have it sent."""
-        if lane.opened is None:
-            return
-        lane.close_open()
-        batch = lane.batches[-1]
+    def _batch_bytes(self, partition: Partition, given: Given) -> int:
+        """Return the size of a new batch that begins with this record."""
+        needed = batch_size(given.value, given.key, given.headers)
+        limit = partition.config.max_message_bytes
+        if needed > limit:
+            raise RecordTooLargeError(needed, limit)
+        return max(needed, min(self._config.batch_size, fitting_bytes(limit)))
+
+    def _new_batch(self, lane: Lane, size: int) -> Batch:
+        batch = Batch(lane, created=self.monotonic(), size=size)
+        batch.builder = BatchBuilder(SendFuture, batch, size, self.clock)
+        return batch
+
+    def _open_locked(self, batch: Batch) -> None:
+        """Let a batch that has its first record take more; an interrupt leaves nothing behind."""
+        lane, used = batch.lane, self.used
+        try:
+            lane.batches.append(batch)
+            self._unresolved[batch] = None
+            self.used += batch.size
+            lane.opened = batch
+            self._lingering[batch] = None
+            # Who is first sets the sender's alarm; the others come after it anyway.
+            if len(self._lingering) == 1:
+                self._work.notify()
+        except BaseException:
+            self._take_out_locked(batch)
+            self._unresolved.pop(batch, None)
+            self.used = used
+            raise
+
+    def _make_due_locked(self, batch: Batch) -> None:
+        """Close an open batch and have it sent.
+
+        In this order, so that who looks after an interrupt finds it open still, or due.
+        """
+        lane = batch.lane
         batch.is_due = True
-        self._lingering.pop(batch, None)
         if lane.retry_at is None:
             self._ready[lane] = None
+        self._lingering.pop(batch, None)
+        batch.builder.close()
+        if lane.opened is batch:
+            lane.opened = None
         self._work.notify()
-
-    def _open_locked(self, lane: Lane, size: int, given: Given) -> SendFuture:
-        batch = Batch(lane, created=self.monotonic(), size=size)
-        builder = batch.builder = BatchBuilder(SendFuture, batch, size, self.clock)
-        future: SendFuture = builder.append(*given)
-        # An interrupt before this line leaves nothing behind.
-        self._unresolved[batch] = None
-        self.used += size
-        lane.batches.append(batch)
-        lane.opened = builder
-        self._lingering[batch] = None
-        # Who is first sets the sender's alarm; the others come after it anyway.
-        if len(self._lingering) == 1:
-            self._work.notify()
-        return future
 
     def _wait_for_room_locked(self, deadline: float | None) -> float:
         """Wait until memory is given back; returns the time at which to give up."""
@@ -198,7 +215,7 @@ class Accumulator:
 
     def _linger_no_more_locked(self) -> None:
         for batch in list(self._lingering):
-            self._make_due_locked(batch.lane)
+            self._make_due_locked(batch)
 
     def close(self) -> None:
         """Take no more records, and have all there are sent without delay."""
@@ -247,13 +264,31 @@ class Accumulator:
                 # Somebody waits for memory: what lingers would only make that longer.
                 self._linger_no_more_locked()
             while self._lingering and self._first_due_locked() <= now:
-                self._make_due_locked(next(iter(self._lingering)).lane)
+                self._make_due_locked(next(iter(self._lingering)))
             for lane in [lane for lane in self._resting if (lane.retry_at or 0.0) <= now]:
                 del self._resting[lane]
                 lane.retry_at = None
                 self._ready[lane] = None
             ready, self._ready = self._ready, {}
-            return [(lane, batches) for lane in ready if (batches := _take(lane))]
+            return [(lane, batches) for lane in ready if (batches := self._take_locked(lane))]
+
+    def _take_locked(self, lane: Lane) -> list[Batch]:
+        """Take the batches off a lane that are due."""
+        taken = []
+        while lane.batches and lane.batches[0].is_due:
+            taken.append(lane.batches[0])
+            self._take_out_locked(lane.batches[0])
+        return taken
+
+    def _take_out_locked(self, batch: Batch) -> None:
+        """Forget a batch that is its lane's first, or its last, or not there yet."""
+        lane = batch.lane
+        batch.builder.close()
+        if lane.opened is batch:
+            lane.opened = None
+        self._lingering.pop(batch, None)
+        if batch in lane.batches:
+            lane.batches.remove(batch)
 
     def _first_due_locked(self) -> float:
         return next(iter(self._lingering)).created + self._linger
@@ -311,11 +346,3 @@ class Accumulator:
             lane.close_open()
         self._begin()
         return unresolved
-
-
-def _take(lane: Lane) -> list[Batch]:
-    """Take the batches off a lane that are due."""
-    batches = []
-    while lane.batches and lane.batches[0].is_due:
-        batches.append(lane.batches.popleft())
-    return batches

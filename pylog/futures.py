@@ -2,13 +2,19 @@
 
 Knows batches as something that is pending, appended or failed.  Must not know who sends them.
 
-Locks: one condition a batch, shared by all of its futures.  Callbacks run without it.
+Locks, in this order:
+    _waiting    one for all batches, taken when one is done and by the waiting functions of
+                concurrent.futures: they take a lock for each future, in the order of the futures'
+                addresses, so with one lock a batch two of them could wait for each other
+    condition   one a batch, shared by all of its futures
+Callbacks run without them.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -21,6 +27,16 @@ logger = logging.getLogger("pylog")
 # The states that the waiting functions of concurrent.futures compare with.
 _PENDING: Final = "PENDING"
 _FINISHED: Final = "FINISHED"
+
+_waiting = threading.Condition()
+
+
+def _after_fork_in_child() -> None:
+    global _waiting
+    _waiting = threading.Condition()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Delivery:
@@ -64,7 +80,7 @@ class Delivery:
         self._finish()
 
     def _finish(self) -> None:
-        with self.condition:
+        with _waiting, self.condition:
             self.is_done = True
             for future, waiters in self.waiters.values():
                 for waiter in waiters:
@@ -85,7 +101,8 @@ class Delivery:
         self.condition = threading.Condition()
         # What was asked for in the parent runs in the parent.
         self.callbacks, self.waiters = [], {}
-        self.fail(error)
+        self.error = error
+        self.is_done = True
 
 
 class _Reported:
@@ -198,7 +215,7 @@ class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        return self._batch.condition
+        return _waiting
 
     @property
     def _state(self) -> str:  # type: ignore[override]

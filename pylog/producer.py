@@ -117,10 +117,8 @@ class Producer:
         if number is None:
             number = target.pick(given.key, given.value)
         self.sender.start()
-        future, lane = self._accumulator.append(target.topic.partition(number), given)
-        opened = lane.opened
-        if opened is not None:
-            target.appends[number] = opened.append
+        future, builder = self._accumulator.append(target.topic.partition(number), given)
+        target.appends[number] = builder.append
         return future
 
     def _target(self, name: str) -> _Target:

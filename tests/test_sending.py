@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
+import functools
+import itertools
 import random
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 from producers import NOW, Bench, StubPartition
 from tail_memory import in_thread, wait_until
 
-from pylog import RecordMetadata, SendFuture
+from pylog import RecordMetadata, SendFuture, accumulator
+from pylog._native import batch_size
+from pylog.accumulator import Given
 from pylog.errors import (
     BufferExhaustedError,
     ClosedError,
@@ -326,3 +334,94 @@ def test_a_bug_fails_all_futures_and_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         bench.run()
     assert all(isinstance(future.exception(), ZeroDivisionError) for future in futures)
+
+
+# ---------------------------------------------------------------- what comes between
+
+
+def test_value_that_grows_while_it_is_sent_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, partition = Bench(linger_ms=0, batch_size=200), StubPartition()
+    value = bytearray(b"x" * 100)
+
+    def grow_after(*given: Any) -> int:
+        size = batch_size(*given)
+        value.extend(b"y" * 200 * (len(value) == 100))
+        return size
+
+    monkeypatch.setattr(accumulator, "batch_size", grow_after)
+    given = Given(value, None, None, None)  # type: ignore[arg-type]
+    place: Any = partition
+    future, _ = bench.accumulator.append(place, given)
+    bench.run()
+    assert future.result().offset == 0
+    assert len(partition.batches[0]) > 300
+
+
+def interrupted_at(turn: int, function: Callable[[], object]) -> bool:
+    """Call a function; raise KeyboardInterrupt before the line number `turn` of the accumulator."""
+    left = [turn]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != accumulator.__file__:
+            return None
+        left[0] -= event == "line"
+        if left[0] < 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("sent_before", [0, 1, 2])
+@pytest.mark.parametrize("action", ["send", "flush"])
+def test_interrupt_anywhere_leaves_nothing_that_is_never_sent(
+    sent_before: int, action: str
+) -> None:
+    for turn in itertools.count():
+        bench, partition = Bench(linger_ms=5, batch_size=200), StubPartition()
+        futures = [bench.put(partition, b"x" * 50) for _ in range(sent_before)]
+        act: Callable[[], object] = bench.accumulator.flush_begin
+        if action == "send":
+            act = functools.partial(bench.put, partition, b"x" * 60)
+        was_interrupted = interrupted_at(turn, act)
+        futures.append(bench.put(partition, b"x" * 50))
+        for _ in range(3):
+            bench.now += 1
+            bench.run()
+        assert [future.done() for future in futures] == [True] * len(futures)
+        assert bench.accumulator.used == 0
+        assert bench.accumulator.flush_begin() == []
+        if not was_interrupted:
+            break
+    assert turn > 5
+
+
+def test_threads_that_wait_for_records_of_the_same_batches_do_not_wait_for_each_other() -> None:
+    bench, places = Bench(linger_ms=1000), [StubPartition(), StubPartition(number=1)]
+    futures = [bench.put(place) for _ in range(50) for place in places]
+    first, second = (sorted(futures[place::2], key=id) for place in (0, 1))
+    # In the order of addresses, in which locks are taken, each begins with another batch.
+    pairs = [(first[0], second[-1]), (second[0], first[-1])]
+
+    def wait_often(pair: tuple[SendFuture, SendFuture]) -> None:
+        for _ in range(2000):
+            concurrent.futures.wait(pair, timeout=0)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [in_thread(functools.partial(wait_often, pair)) for pair in pairs]
+        for thread in threads:
+            thread.join(30)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not any(thread.is_alive() for thread in threads)
