@@ -40,6 +40,7 @@ __all__ = [
     "OutOfOrderSequenceError",
     "PartitionFailedError",
     "PartitionFullError",
+    "PartitionerError",
     "PylogError",
     "RecordTooLargeError",
     "TopicExistsError",
@@ -180,6 +181,24 @@ class UnknownTopicOrPartitionError(PylogError, LookupError):
         super().__init__(f"unknown topic {_shown(topic)}{what}")
         self.topic = topic
         self.partition = partition
+
+
+class PartitionerError(PylogError, ValueError):
+    """Raised when a user's partitioner returns something that is no partition.
+
+    Nothing was appended.  result: what it returned; partitions: how many there are.
+    """
+
+    _fields = ("topic", "result", "partitions")
+
+    def __init__(self, topic: str, result: object, partitions: int) -> None:
+        super().__init__(
+            f"the partitioner of topic {_shown(topic)} returned {_shown(result)}, expected an "
+            f"integer in [0, {partitions})"
+        )
+        self.topic = topic
+        self.result = result
+        self.partitions = partitions
 
 
 class TopicExistsError(PylogError, ValueError):

@@ -2,7 +2,7 @@
 
 Knows the router and partitions.  Must not know files, nor how a batch is encoded.  Two ways lead to
 the same result.  The C core places what needs nothing but memory, and leaves the rest.  Where a
-topic asks for a codec, each partition encodes and appends its own.
+topic asks for a codec, or a user's partitioner picks, each partition encodes and appends its own.
 
 Locks: none.
 """
@@ -30,11 +30,17 @@ class KeyedAppender:
     """Appends many records at once to the partitions of one topic."""
 
     def __init__(
-        self, topic: str, router: Router, partition_of: Callable[[int], Partition]
+        self,
+        topic: str,
+        router: Router,
+        partition_of: Callable[[int], Partition],
+        *,
+        pick: Callable[[bytes | None, bytes | None], int] | None,
     ) -> None:
         self._topic = topic
         self._router = router
         self._partition_of = partition_of
+        self._pick = pick  # by (key, value); None: the router hashes keys
 
     def append(
         self,
@@ -46,7 +52,7 @@ class KeyedAppender:
         config: TopicConfig,
     ) -> AppendedRecords:
         """Append records to the partitions of their keys; see `Topic.append_many`."""
-        if compression_of(config).codec == codecs.NONE:
+        if self._pick is None and compression_of(config).codec == codecs.NONE:
             return self._append_in_c(values, keys, headers, timestamps, config)
         when = system_clock() if timestamps is None else timestamps
         return self._append_each(values, keys, headers, when)
@@ -144,6 +150,10 @@ class KeyedAppender:
     def _rows_of(self, values: _Values, keys: _Values) -> dict[int, list[int]]:
         """Return the rows of each partition; those without a key all go to the same one."""
         rows_of: dict[int, list[int]] = {}
+        if self._pick is not None:
+            for row, (key, value) in enumerate(zip(keys, values, strict=True)):
+                rows_of.setdefault(self._pick(key, value), []).append(row)
+            return rows_of
         keyless: list[int] = []
         for row, key in enumerate(keys):
             if key is None:

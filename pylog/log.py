@@ -13,7 +13,7 @@ from pylog.engine import Engine
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
 from pylog.registry import TopicRegistry
-from pylog.topics import Topic
+from pylog.topics import Partitioner, Topic
 
 
 class Log:
@@ -52,13 +52,18 @@ class Log:
             name, partitions=partitions, if_exists=if_exists, settings=settings
         )
 
-    def topic(self, name: str) -> Topic:
+    def topic(self, name: str, *, partitioner: Partitioner | None = None) -> Topic:
         """Return a topic.
 
-        Raises UnknownTopicOrPartitionError, CorruptionError, ClosedError, OSError.
+        partitioner: called with (topic name, key, value, number of partitions), returns the number
+        of the partition that the record goes to: by this Topic's append and append_many, where they
+        are given no partition.  By default the key's murmur2 hash decides.
+        Raises UnknownTopicOrPartitionError, CorruptionError, ClosedError, OSError; TypeError for a
+        partitioner that cannot be called.
         Topics that another process made or deleted are seen at once.
         """
-        return self._registry.get(name)
+        topic = self._registry.get(name)
+        return topic if partitioner is None else topic.partitioned_by(partitioner)
 
     def topics(self) -> list[str]:
         """Return the names of all topics, sorted, internal ones left out.
@@ -120,10 +125,12 @@ class Log:
         delivery_timeout_ms: int = 120_000,
         retry_backoff_ms: int = 100,
         enable_idempotence: bool = True,
+        partitioner: Partitioner | None = None,
     ) -> Producer:
         """Return a producer: it sends records to any topic in the background, batched.
 
-        Settings as in `ProducerConfig`, Kafka's names and defaults.  Starts no thread before its
+        Settings as in `ProducerConfig`, Kafka's names and defaults.  partitioner: as in `topic`,
+        for every topic that is sent to.  Starts no thread before its
         first record.  Raises InvalidConfigurationError, MissingExtraError.
         """
         config = ProducerConfig(
@@ -138,7 +145,7 @@ class Log:
             retry_backoff_ms=retry_backoff_ms,
             enable_idempotence=enable_idempotence,
         )
-        producer = Producer(self._registry.get, config)
+        producer = Producer(self._registry.get, config, partitioner=partitioner)
         self._engine.clients.add(producer.sender)
         return producer
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
-from pylog._native import Router, system_clock
+from pylog._native import system_clock
 from pylog.accumulator import Accumulator, Given
 from pylog.errors import ClosedError
 from pylog.futures import SendFuture
 from pylog.producer_config import ProducerConfig
 from pylog.sender import Sender
 from pylog.storage.encoding import Headers, check_timestamp
-from pylog.topics import Topic
+from pylog.topics import Partitioner, Topic
 
 Append = Callable[..., SendFuture | None]
 
@@ -29,12 +28,11 @@ class _Target:
 
     __slots__ = ("appends", "pick", "topic")
 
-    def __init__(self, topic: Topic, *, sticky_bytes: int) -> None:
+    def __init__(self, topic: Topic, *, sticky_bytes: int, partitioner: Partitioner | None) -> None:
         self.topic = topic
         # By partition: adds a record to its open batch, or returns None.
         self.appends: dict[int, Append] = {}
-        resolve: Callable[[int], Any] = topic.partition
-        self.pick = Router(len(topic), resolve, sticky_bytes).pick
+        self.pick = topic.picker(sticky_bytes=sticky_bytes, partitioner=partitioner)
 
 
 class Producer:
@@ -51,11 +49,13 @@ class Producer:
         topic: Callable[[str], Topic],
         config: ProducerConfig,
         *,
+        partitioner: Partitioner | None = None,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self._topic = topic
+        self._partitioner = partitioner
         self._targets: dict[str, _Target] = {}
         accumulator = Accumulator(config, clock=clock, monotonic=monotonic)
         self._accumulator = accumulator
@@ -75,13 +75,14 @@ class Producer:
         """Send one record; return a future of its RecordMetadata.
 
         value, key: bytes-like, copied here; None for null.  headers: (name, value) pairs.
-        timestamp: milliseconds since the epoch, by default now.  partition: by default by the key's
-        murmur2 hash, as Kafka's Java client does; records without a key fill one batch after the
-        other.  on_delivery: as the future's `add_done_callback`.
+        timestamp: milliseconds since the epoch, by default now.  partition: by default the one that
+        the producer's partitioner picks; else by the key's murmur2 hash, as Kafka's Java client
+        does; records without a key fill one batch after the other.  on_delivery: as the future's
+        `add_done_callback`.
         Raises TypeError, InvalidRecordError, InvalidTimestampError, RecordTooLargeError,
-        UnknownTopicOrPartitionError, BufferExhaustedError after `max_block_ms` without room, and
-        ClosedError; then nothing was taken.  What happens later is the future's: see
-        `SendFuture.exception`.
+        PartitionerError, UnknownTopicOrPartitionError, BufferExhaustedError after `max_block_ms`
+        without room, and ClosedError; then nothing was taken.  What happens later is the future's:
+        see `SendFuture.exception`.
         About 0.5 us; blocks only for want of memory.  Source: Kafka KafkaProducer.send.
         """
         if timestamp is not None:
@@ -126,7 +127,9 @@ class Producer:
         topic = self._topic(name)
         target = self._targets.get(name)
         if target is None or target.topic is not topic:
-            target = _Target(topic, sticky_bytes=self.config.batch_size)
+            target = _Target(
+                topic, sticky_bytes=self.config.batch_size, partitioner=self._partitioner
+            )
             self._targets[name] = target
         return target
 

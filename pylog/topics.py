@@ -9,19 +9,24 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
+import operator
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from pylog._native import Appender, Events, Record, RecordMetadata, Records, Router
 from pylog.config import TopicConfig
-from pylog.errors import ClosedError, UnknownTopicOrPartitionError
+from pylog.errors import ClosedError, PartitionerError, UnknownTopicOrPartitionError
 from pylog.keyed import KeyedAppender
 from pylog.metadata import TopicFacts
 from pylog.moments import milliseconds_of
 from pylog.records import AppendedRecords, OffsetAndTimestamp
 from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
+
+# (topic name, key, value, number of partitions) to one of them.
+Partitioner = Callable[[str, bytes | None, bytes | None, int], int]
+_Pick = Callable[[bytes | None, bytes | None], int]
 
 _STICKY_BYTES: Final = 16384  # Kafka's batch.size
 _NEVER_ASKED: Final = 2**31  # a count of changes that none is: they are counted modulo 2**31
@@ -55,23 +60,24 @@ class Topic:
     Every method may be called by many threads at once.
     """
 
-    def __init__(self, facts: TopicFacts, topics: Topics) -> None:
+    def __init__(
+        self, facts: TopicFacts, topics: Topics, partitioner: Partitioner | None = None
+    ) -> None:
         self.name = facts.name
         self._known = (_NEVER_ASKED, facts)  # as of which count of changes
         self._topics = topics
         # Kept here, for they can be asked also when the log is closed.
         self._events = topics.events
         self._settings = topics.settings
-        self._router = Router(
-            facts.partitions,
-            self._appender_of,
-            _STICKY_BYTES,
-            settings=self._settings,
-            count_now=self.__len__,
+        self._partitioner = partitioner
+        router = self._new_router(_STICKY_BYTES)
+        self._pick: _Pick = router.pick if partitioner is None else self._asking(partitioner)
+        self._keyed = KeyedAppender(
+            self.name, router, self.partition, pick=self._pick if partitioner else None
         )
-        self._keyed = KeyedAppender(self.name, self._router, self.partition)
-        # Nothing is left to do after the C call, so it is the method itself: no Python frame.
-        self.append = self._router.append  # type: ignore[method-assign]
+        if partitioner is None:
+            # Nothing is left to do after the C call, so it is the method itself: no Python frame.
+            self.append = router.append  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}: {self._known[1].partitions} partitions>"
@@ -134,6 +140,47 @@ class Topic:
         """
         self._topics.add_partitions(self.name, self._known[1].topic_id, total)
 
+    def partitioned_by(self, partitioner: Partitioner) -> Topic:
+        """Return the same topic with a partitioner; see `Log.topic`."""
+        if not callable(partitioner):
+            raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
+        return Topic(self._facts, self._topics, partitioner)
+
+    def picker(self, *, sticky_bytes: int, partitioner: Partitioner | None) -> _Pick:
+        """Return a function from (key, value) to a partition's number, for a client of the topic.
+
+        sticky_bytes: after so many without a key the next partition is taken.  partitioner: None
+        hashes the keys.  Added partitions count from the next call on.
+        The function raises TypeError for a key, PartitionerError and what the partitioner raises.
+        """
+        if partitioner is None:
+            return self._new_router(sticky_bytes).pick
+        return self._asking(partitioner)
+
+    def _asking(self, partitioner: Partitioner) -> _Pick:
+        def pick(key: bytes | None, value: bytes | None) -> int:
+            count = len(self)
+            result = partitioner(self.name, key, value, count)
+            try:
+                number = operator.index(result)
+            except TypeError:
+                raise PartitionerError(self.name, result, count) from None
+            if not 0 <= number < count:
+                raise PartitionerError(self.name, result, count)
+            return number
+
+        return pick
+
+    def _new_router(self, sticky_bytes: int) -> Router:
+        # It asks for the count of now with its first record.
+        return Router(
+            self._known[1].partitions,
+            self._appender_of,
+            sticky_bytes,
+            settings=self._settings,
+            count_now=self.__len__,
+        )
+
     def _appender_of(self, number: int) -> Appender:
         return self.partition(number).appender
 
@@ -148,12 +195,14 @@ class Topic:
     ) -> RecordMetadata:
         """Append one record; return where it is, once the topic's durability is reached.
 
-        partition: by default by the key's murmur2 hash, as Kafka's Java client does; without a key
-        one partition is kept for a while and then the next is taken.
-        Other arguments, errors and cost as `Partition.append`; UnknownTopicOrPartitionError.
+        partition: by default the one that the topic's partitioner picks; else by the key's murmur2
+        hash, as Kafka's Java client does; without a key one is kept for a while and then the next
+        is taken.
+        Other arguments, errors and cost as `Partition.append`; UnknownTopicOrPartitionError,
+        PartitionerError and what the partitioner raises.
         Source: Kafka BuiltInPartitioner, KIP-480.
         """
-        number = self._router.pick(key, value) if partition is None else partition
+        number = self._pick(key, value) if partition is None else partition
         return self.partition(number).append(value, key, headers, timestamp)
 
     def append_many(
@@ -169,11 +218,12 @@ class Topic:
 
         Records of one partition keep their order.  The result has one row per value, in the order
         given.  partition: by default each key's; records without keys all go to one partition.
+        A partitioner is asked for every record before any is appended.
         Other arguments, errors and cost as `Partition.append_many`; with several partitions the
         `appended` of a NotAppendedError need not be a prefix of what was given.
-        Raises UnknownTopicOrPartitionError too.
+        Raises UnknownTopicOrPartitionError, PartitionerError and what the partitioner raises too.
         """
-        if partition is None and len(self) > 1:
+        if partition is None and (len(self) > 1 or self._partitioner is not None):
             return self._keyed.append(values, keys, headers, timestamps, config=self.config)
         number = 0 if partition is None else partition
         return self.partition(number).append_many(values, keys, headers, timestamps)

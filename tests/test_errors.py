@@ -40,6 +40,7 @@ EXAMPLES: list[errors.PylogError] = [
     errors.InvalidPartitionsError("orders", 6, 3),
     errors.OutOfOrderSequenceError(7, 5, 3, ("metadata",)),
     errors.InvalidProducerEpochError(7, 1, 2, ("metadata",)),
+    errors.PartitionerError("orders", 7, 6),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -96,6 +97,7 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.UnknownTopicOrPartitionError, LookupError),
         (errors.TopicExistsError, ValueError),
         (errors.InvalidPartitionsError, ValueError),
+        (errors.PartitionerError, ValueError),
         (errors.OffsetOutOfRangeError, IndexError),
         (errors.MissingExtraError, ImportError),
         (errors.CorruptRangeError, errors.CorruptionError),
