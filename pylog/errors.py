@@ -184,21 +184,14 @@ class UnknownTopicOrPartitionError(PylogError, LookupError):
 
 
 class PartitionerError(PylogError, ValueError):
-    """Raised when a user's partitioner returns something that is no partition.
-
-    Nothing was appended.  result: what it returned; partitions: how many there are.
-    """
+    """Raised when a user's partitioner returns no partition's number.  Nothing was appended."""
 
     _fields = ("topic", "result", "partitions")
 
     def __init__(self, topic: str, result: object, partitions: int) -> None:
-        super().__init__(
-            f"the partitioner of topic {_shown(topic)} returned {_shown(result)}, expected an "
-            f"integer in [0, {partitions})"
-        )
-        self.topic = topic
-        self.result = result
-        self.partitions = partitions
+        expected = f"expected an integer in [0, {partitions})"
+        super().__init__(f"partitioner of topic {_shown(topic)}: {_shown(result)}, {expected}")
+        self.topic, self.result, self.partitions = topic, result, partitions
 
 
 class TopicExistsError(PylogError, ValueError):
@@ -212,18 +205,13 @@ class TopicExistsError(PylogError, ValueError):
 
 
 class InvalidPartitionsError(PylogError, ValueError):
-    """Raised when a topic is to have fewer partitions than it has, or just as many.
-
-    Nothing was changed.  partitions: how many it has; total: how many were asked for.
-    """
+    """Raised when a topic is to have no more partitions than it has.  Nothing was changed."""
 
     _fields = ("topic", "partitions", "total")
 
     def __init__(self, topic: str, partitions: int, total: int) -> None:
         super().__init__(f"topic {_shown(topic)} has {partitions} partitions, {total} asked for")
-        self.topic = topic
-        self.partitions = partitions
-        self.total = total
+        self.topic, self.partitions, self.total = topic, partitions, total
 
 
 class OffsetOutOfRangeError(PylogError, IndexError):
