@@ -337,6 +337,16 @@ def test_compressed_batches_fill_segments(log: Log, tmp_path: Path) -> None:
     assert values(partition) == some
 
 
+def test_compressed_batches_are_placed_together_as_far_as_a_segment_goes(log: Log) -> None:
+    partition = make_partition(
+        log, compression_type="gzip", segment_bytes=20_000, max_message_bytes=5000
+    )
+    some = [random.Random(row).randbytes(300) for row in range(100)]
+    chunks = partition.encode_chunks(some, None, None, list(range(100))).chunks
+    assert [len(_native.batch_headers(chunk.data)) for chunk in chunks] == [4, 3]
+    assert [(chunk.record_count, chunk.latest) for chunk in chunks] == [(60, 59), (40, 99)]
+
+
 # ---------------------------------------------------------------- other clients
 
 

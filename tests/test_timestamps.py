@@ -80,6 +80,15 @@ def test_log_append_time_is_the_clocks_whatever_the_caller_says(append: Any, cod
         assert header["base_timestamp"] == header["max_timestamp"]
 
 
+@pytest.mark.parametrize("codec", ["uncompressed", "gzip"])
+def test_log_append_time_does_not_even_look_at_timestamps(codec: str) -> None:
+    topic = Topic(message_timestamp_type="LogAppendTime", compression_type=codec)
+    for given in ("ignored", -1, 2**99):
+        assert topic.partition.append(b"x", timestamp=given).timestamp == NOW
+    appended = topic.partition.append_many([b"x"] * 2, timestamps=["ignored"])  # type: ignore[list-item]
+    assert list(appended.timestamps) == [NOW] * 2
+
+
 def test_log_append_time_needs_no_timestamp() -> None:
     topic = Topic(message_timestamp_type="LogAppendTime", message_timestamp_before_max_ms=0)
     assert topic.partition.append(b"x").timestamp == NOW
