@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import lz4.frame
 
-from pylog.errors import InvalidRecordError, MissingExtraError
+from pylog.errors import InvalidRecordError, MissingExtraError, RecordTooLargeError
 
 NONE: Final = 0
 GZIP: Final = 1
@@ -33,9 +33,10 @@ NUMBERS: Final[Mapping[str, int]] = {
 # Kafka's (KIP-390).  To gzip -1 is zlib's own default; to lz4 9 is the fast compressor.
 DEFAULT_LEVELS: Final[Mapping[str, int]] = {"gzip": -1, "lz4": 9, "zstd": 3}
 
-# What is read stays below, so nothing larger is written: Partition bounds its batches by this.
-# A batch of the default size at the codecs' usual ratios stays far below (RELIABILITY E2).
+# What is read may not be larger, so nothing larger is written.  A batch of the default size at the
+# codecs' usual ratios stays far below (RELIABILITY E2).
 MAX_DECOMPRESSED_BYTES: Final = 64 << 20
+DECOMPRESSED: Final = "what can be decompressed"  # the limit's name in errors
 _XERIAL_MAGIC: Final = b"\x82SNAPPY\0"
 _XERIAL_HEADER_BYTES: Final = 16
 _XERIAL_HEADER: Final = _XERIAL_MAGIC + struct.pack(">ii", 1, 1)
@@ -62,9 +63,12 @@ class Compression:
         """Return a batch's records as Kafka's own clients frame them.
 
         Nothing is spared when compression does not help, as in Kafka: the result may be larger.
-        Raises MissingExtraError when the codec's package is not installed.  One library call, for
-        snappy one for 32 KiB; they release the GIL.  Source: FORMAT section 4, KIP-390.
+        Raises RecordTooLargeError for more than MAX_DECOMPRESSED_BYTES, which no reader would take;
+        MissingExtraError when the codec's package is not installed.  One library call, for snappy
+        one for 32 KiB; they release the GIL.  Source: FORMAT section 4, KIP-390.
         """
+        if len(payload) > MAX_DECOMPRESSED_BYTES:
+            raise RecordTooLargeError(len(payload), MAX_DECOMPRESSED_BYTES, DECOMPRESSED)
         return _ENCODERS[self.codec](payload, self.level)
 
 

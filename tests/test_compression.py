@@ -267,6 +267,10 @@ def test_record_that_no_reader_would_take_is_refused(
     assert caught.value.limit == 5061
     partition.append_many([bytes(999)] * 20)
     assert values(partition) == [bytes(4985), *[bytes(999)] * 20]
+    # Nor when the batch comes from somebody who does not compress.
+    foreign, _ = _native.encode([bytes(4995)], None, None, NOW, 10_000)
+    with pytest.raises(RecordTooLargeError, match="what can be decompressed is 5000"):
+        recode(foreign, partition.config)
 
 
 def test_batch_that_grows_past_its_limit_is_written_as_several(

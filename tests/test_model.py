@@ -51,6 +51,7 @@ class Model:
             "segment_index_bytes": pick((24, 200, 10 << 20)),
             "index_interval_bytes": pick((0, 100, 4096)),
             "max_message_bytes": pick((1_000, 200_000)),
+            "compression_type": pick(("producer", "producer", "gzip", "lz4", "snappy")),
             "flush_ms": pick((1, 1_000)),
         }
         self.logs: list[Log] = []

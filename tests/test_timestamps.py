@@ -85,7 +85,8 @@ def test_log_append_time_does_not_even_look_at_timestamps(codec: str) -> None:
     topic = Topic(message_timestamp_type="LogAppendTime", compression_type=codec)
     for given in ("ignored", -1, 2**99):
         assert topic.partition.append(b"x", timestamp=given).timestamp == NOW
-    appended = topic.partition.append_many([b"x"] * 2, timestamps=["ignored"])  # type: ignore[list-item]
+    ignored: Any = ["ignored"]
+    appended = topic.partition.append_many([b"x"] * 2, timestamps=ignored)
     assert list(appended.timestamps) == [NOW] * 2
 
 

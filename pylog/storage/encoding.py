@@ -111,8 +111,8 @@ def recode(data: bytearray, config: TopicConfig) -> bytearray:
     """Return whole batches in the codec that the topic asks for; the same object if they may stay.
 
     data: each batch's CRC has been checked.  Batches keep their records, offsets and producer.
-    Raises InvalidRecordError for a payload that does not decode, MissingExtraError.
-    Source: Kafka LogValidator.
+    Raises InvalidRecordError for a payload that does not decode, RecordTooLargeError for one that
+    no reader would take once it is compressed, MissingExtraError.  Source: Kafka LogValidator.
     """
     if config.compression_type == "producer":
         return data
@@ -212,7 +212,7 @@ def _compressed_batch(
         try:
             plain, end = encode(*records, longest, start, room, **stamping)
         except RecordTooLargeError as error:
-            raise RecordTooLargeError(error.size, longest, "what can be decompressed") from None
+            raise RecordTooLargeError(error.size, longest, codecs.DECOMPRESSED) from None
         data = compress_batches(plain, target.codec, target.compress)
         if len(data) <= max_bytes:
             return data, end
