@@ -9,14 +9,16 @@ Locks: none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import numpy as np
 
 from pylog import codecs
 from pylog._native import Router, system_clock
 from pylog.config import TopicConfig
-from pylog.errors import DurabilityUnknownError, NotAppendedError
+from pylog.errors import NotAppendedError, PylogError
 from pylog.records import AppendedRecords
 from pylog.storage import policy
 from pylog.storage.encoding import Chunk, Headers, chunk_bytes, compression_of, stamping_of
@@ -24,6 +26,11 @@ from pylog.storage.partition import Partition
 
 _Values = Sequence[bytes | None]
 _Span = tuple[int, int, int]  # partition, first offset, end offset
+_Left = tuple[int, bytearray, bytes, int]  # see Router.append_many
+_Item = TypeVar("_Item")
+
+_FEW_WAITS: Final = 8  # for fewer, starting threads is not worth it (guessed)
+_THREADS: Final = 16  # syncs in flight together
 
 
 class KeyedAppender:
@@ -85,27 +92,42 @@ class KeyedAppender:
             np.frombuffer(offsets, np.int64),
             stamps if isinstance(stamps, int) else np.frombuffer(stamps, np.int64),
         )
-        try:
-            for number, data, row_bytes, latest in left:
-                rows = np.frombuffer(row_bytes, np.int32)
-                first, end = self._partition_of(number).place(Chunk(data, len(rows), latest))
-                appended.offsets[rows] = np.arange(first, end)
-                spans.append((number, first, end))
-        except NotAppendedError as error:
-            self._wait_durable(spans)
-            error.appended = _placed(appended)
-            raise
+        failed = self._place_left(left, appended, spans)
         self._wait_durable(spans)
+        if failed is not None:
+            if isinstance(failed, NotAppendedError):
+                failed.appended = _placed(appended)
+            raise failed
         return appended
 
-    def _wait_durable(self, spans: Sequence[_Span]) -> None:
+    def _place_left(
+        self, left: list[_Left], appended: AppendedRecords, spans: list[_Span]
+    ) -> Exception | None:
+        """Place what the C core left, all that can be; returns the first error."""
+        left_of: dict[int, list[_Left]] = {}
+        for item in left:
+            left_of.setdefault(item[0], []).append(item)
+
+        def place(number: int) -> None:
+            partition = self._partition_of(number)
+            for _, data, row_bytes, latest in left_of[number]:
+                rows = np.frombuffer(row_bytes, np.int32)
+                first, end = partition.place(Chunk(data, len(rows), latest))
+                appended.offsets[rows] = np.arange(first, end)
+                spans.append((number, first, end))
+
+        # Opening files waits for the disk, making room in open ones does not.
+        slow = sum(not self._partition_of(number).is_attached for number in left_of)
+        return _first_error(place, left_of, waits=slow)
+
+    def _wait_durable(self, spans: list[_Span]) -> None:
         """Wait for all, whatever becomes of one; raises the first error at the end."""
-        failed = None
-        for number, first, end in spans:
-            try:
-                self._partition_of(number).wait_durable(first, end)
-            except DurabilityUnknownError as error:
-                failed = failed or error
+
+        def wait(span: _Span) -> None:
+            number, first, end = span
+            self._partition_of(number).wait_durable(first, end)
+
+        failed = _first_error(wait, spans, waits=len(spans))
         if failed is not None:
             raise failed
 
@@ -164,6 +186,29 @@ class KeyedAppender:
             size = sum(1 + len(values[row] or b"") for row in keyless)
             rows_of.setdefault(self._router.stick(size), []).extend(keyless)
         return {number: sorted(rows) for number, rows in rows_of.items()}
+
+
+def _first_error(
+    function: Callable[[_Item], None], items: Collection[_Item], *, waits: int
+) -> Exception | None:
+    """Call the function for each item; return the first error.  Threads help who often waits.
+
+    waits: for how many of the items the disk is waited for.
+    """
+
+    def attempt(item: _Item) -> Exception | None:
+        try:
+            function(item)
+        except (PylogError, OSError) as error:
+            return error
+        return None
+
+    if waits < _FEW_WAITS:
+        errors = [attempt(item) for item in items]
+    else:
+        with ThreadPoolExecutor(_THREADS, "pylog-append") as pool:
+            errors = list(pool.map(attempt, items))
+    return next((error for error in errors if error is not None), None)
 
 
 def _placed(appended: AppendedRecords) -> AppendedRecords:

@@ -1,0 +1,65 @@
+"""examples/activity_tracking.py: every event that a producer was told of is in the log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pylog
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "activity_tracking.py"
+SECONDS = 50  # an example that needs longer hangs
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), "--seconds", "1", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_threads_and_a_second_process_track_activity(tmp_path: Path, durability: str) -> None:
+    kept = tmp_path / "log"
+    done = run(
+        "--partitions", "5", "--events", "500", "--durability", durability, "--directory", kept
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "5 partitions, events of about 100 bytes, keyed" in done.stdout
+    assert f"durability {durability} (" in done.stdout and "acks       1" in done.stdout
+    assert "producers  2 threads here, 1 processes beside, 500 events a call" in done.stdout
+    told = done.stdout.splitlines()[-1].split()
+    assert told[0] == "equal"
+    with pylog.open(kept, create=False) as log:
+        records = list(log.read("activity"))
+    assert f"{len(records):,}" == told[1]
+    keyed = {(record.key, record.partition) for record in records if record.key is not None}
+    assert len(keyed) == len({key for key, _ in keyed}) > 1000
+
+
+def test_without_a_directory_nothing_is_kept() -> None:
+    done = run("--partitions", "2", "--events", "10", "--threads", "1", "--processes", "0")
+    assert done.returncode == 0 and "equal" in done.stdout
+
+
+def test_an_event_that_is_missing_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    import activity_tracking
+
+    assert activity_tracking.compare(5, 5, [1]) == 0
+    assert activity_tracking.compare(6, 5, [1]) == 1
+    assert "6 events were acknowledged, the log holds 5" in capsys.readouterr().out
