@@ -131,3 +131,23 @@ def test_an_interrupt_anywhere_leaves_every_lock_free(
             one.suspend()
             nth += 1
         assert nth > 100
+
+
+@pytest.mark.parametrize(("before", "after"), [("os", "fsync"), ("fsync", "os")])
+def test_an_interrupt_anywhere_leaves_no_settings_half_followed(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    with pylog.open(tmp_path) as log:
+        is_struck, nth = True, 0
+        while is_struck:
+            partition = log.create_topic(f"t{nth}", durability=before).partition(0)
+            partition.append(b"first")
+            log.alter_topic(f"t{nth}", durability=after)
+            interrupt = Interrupt(nth)
+            is_struck = interrupt.strikes(functools.partial(partition.append, b"x"))
+            print(f"interrupted at {interrupt.place}")
+            offset = partition.append(b"after").offset
+            assert partition.durable_offset > offset or after != "fsync"
+            assert partition.high_watermark == offset + 1
+            nth += 1
+        assert nth > 20

@@ -68,6 +68,7 @@ class Attachment:
         self._number = number
         self._topic_id = topic_id
         self._settings = settings
+        self.settings_seen = settings.seen  # the count of the settings that are followed
         self._counters = counters
         self._environment = environment
         self._segments = KnownSegments(
@@ -77,11 +78,6 @@ class Attachment:
         self._presence = Presence(
             directory, environment.lock_file(), boot_identity=environment.boot_identity
         )
-
-    @property
-    def settings_seen(self) -> int:
-        """The count of the settings that are followed."""
-        return self._settings.seen
 
     @property
     def _config(self) -> TopicConfig:
@@ -167,6 +163,7 @@ class Attachment:
 
         What other threads place meanwhile they place by the old settings, before this returns, or
         not at all: the C core sees in every turn of the page lock that they are no longer counted.
+        The caller sets `settings_seen` when all is done: after an interrupt it is done again.
         """
         with self.page:
             self._settings = settings

@@ -123,6 +123,7 @@ class PartitionHandle(ABC):
         attachment.follow(settings)
         self._set_waiting(waits=waits)
         self._environment.on_configured(self)
+        attachment.settings_seen = settings.seen
 
     def _set_waiting(self, *, waits: bool) -> None:
         self._waits_for_sync = waits
@@ -276,8 +277,9 @@ class PartitionHandle(ABC):
             on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
         )
         attachment.open()
-        self._attachment = attachment
+        # First: an interrupt must not leave an attachment whose records nobody waits for.
         self._set_waiting(waits=settings.config.durability == "fsync")
+        self._attachment = attachment
         self.appender.use(attachment.tail.native)
         self._environment.on_attach(self)
         self._environment.on_configured(self)
