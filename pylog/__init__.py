@@ -13,6 +13,7 @@ from pylog.producer_config import ProducerConfig
 from pylog.records import (
     AppendedRecords,
     Columns,
+    Freed,
     OffsetAndTimestamp,
     Record,
     RecordMetadata,
@@ -24,6 +25,7 @@ from pylog.topics import Topic
 __all__ = [
     "AppendedRecords",
     "Columns",
+    "Freed",
     "Log",
     "OffsetAndTimestamp",
     "Partition",

@@ -195,11 +195,13 @@ class TopicConfig:
     segment_bytes: a segment that would grow beyond is rolled.  64 MiB, not Kafka's 1 GiB: retention
         and compaction work on whole segments, and an embedded log shares a laptop's disk.
     segment_ms: a segment is rolled when an append's timestamp is later than its first one by more.
-    segment_jitter_ms: stored, takes effect with rolls by the wall clock: spreads them.
+        Without timestamps, when its first append was longer ago.
+    segment_jitter_ms: a partition's segments are rolled earlier by up to this, each partition's by
+        as much every time, so that many do not roll at once.
     segment_index_bytes: a segment is rolled before one of its indexes outgrows this.
     index_interval_bytes: bytes of log between two index entries.
-    preallocate: stored, takes effect never: zeros are always written ahead, so that a full disk is
-        an error before a byte of a record is placed.
+    preallocate: has no effect.  In steps of up to 1 MiB zeros are always written ahead, so that a
+        full disk is an error before a byte of a record is placed; they are cut off with a roll.
     max_message_bytes: largest batch as it is written, header included.
     message_timestamp_type: "CreateTime" keeps the caller's timestamps, "LogAppendTime" ignores them
         and stamps each batch with the time of its append.
@@ -210,10 +212,10 @@ class TopicConfig:
         is brought to before it is written.
     compression_gzip_level, compression_lz4_level, compression_zstd_level: how hard to try; for gzip
         -1 is zlib's own default, for lz4 9 is its fast compressor.
-    cleanup_policy: stored, takes effect with retention and compaction: "delete" and "compact",
-        joined by a comma, or "" to keep everything.
-    retention_ms, retention_bytes: stored, take effect with retention: age and size from which
-        "delete" drops old segments; -1 is unlimited.
+    cleanup_policy: "delete" and "compact", joined by a comma, or "" to keep everything.  "compact"
+        is stored and takes effect with compaction.
+    retention_ms, retention_bytes: "delete" drops the segments whose last record was appended longer
+        ago, and those without which this many bytes are left; -1 is unlimited.
     file_delete_delay_ms: how long the files of deleted segments stay on disk, as `*.deleted`.
     min_cleanable_dirty_ratio, min_compaction_lag_ms, max_compaction_lag_ms, delete_retention_ms:
         stored, take effect with compaction: when it runs, and how long it keeps tombstones.

@@ -49,6 +49,7 @@ logger = logging.getLogger("pylog")
 
 LOCK_NAME: Final = "pylog.lock"
 _MAX_PROPERTIES_BYTES: Final = 1 << 16
+_RETENTION_CHECK_SECONDS: Final = 300.0  # Kafka's log.retention.check.interval.ms
 _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
 _SETTINGS_POSITION: Final = 64  # in pylog.lock: another cache line than the events'
 _PRESENCE_BYTE: Final = 0  # of pylog.lock; held shared while the log is open
@@ -244,6 +245,8 @@ class Engine:
         assert isinstance(partition, Partition)
         self._attached.pop(partition, None)
         self._attached[partition] = 1
+        if "delete" in partition.config.cleanup_policy:
+            _retain_later(self._background, weakref.ref(self))
         if len(self._attached) > self._max_open_partitions:
             # Not here: the caller holds the new partition's lock, and suspending takes another's.
             self._background.schedule("suspend", 0.0, self._suspend_idle)
@@ -275,6 +278,15 @@ class Engine:
 
     def _flush_sealed_soon(self, partition: Flushable) -> None:
         self._background.schedule(("sealed", partition), 0.0, partition.flush_sealed)
+
+    def apply_retention(self) -> None:
+        """Apply retention to each partition that is open here; an error concerns only that one."""
+        for partition in list(self._attached):
+            if partition.is_attached:
+                try:
+                    partition.apply_retention()
+                except (PylogError, OSError):
+                    logger.exception("%r: nothing was deleted", partition)
 
     def _remove_deleted_later(self, partition: Flushable) -> None:
         assert isinstance(partition, Partition)
@@ -325,6 +337,18 @@ def _flush_later(background: Background, reference: weakref.ref[Partition]) -> N
 
     # With its period in its name: a shorter one begins at once.
     background.schedule(("flush", reference, flush_ms), flush_ms / 1000, flush)
+
+
+def _retain_later(background: Background, reference: weakref.ref[Engine]) -> None:
+    """Apply retention now and then, as long as somebody uses the log."""
+
+    def retain() -> None:
+        engine = reference()
+        if engine is not None and not engine.is_closed:
+            _retain_later(background, reference)
+            engine.apply_retention()
+
+    background.schedule("retention", _RETENTION_CHECK_SECONDS, retain)
 
 
 def _remove_later(background: Background, reference: weakref.ref[Partition]) -> None:

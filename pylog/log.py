@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from typing import Any, Literal
 
 from pylog._native import Record
 from pylog.engine import Engine
+from pylog.errors import UnknownTopicOrPartitionError
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
+from pylog.records import Freed
 from pylog.registry import TopicRegistry
 from pylog.topics import Partitioner, Topic
 
@@ -178,6 +181,19 @@ class Log:
             "open_descriptors": self._engine.open_descriptors,
             "partitions": attached,
         }
+
+    def apply_retention(self) -> dict[str, dict[int, Freed]]:
+        """Delete what is too old or too much now; return what was freed, by topic and partition.
+
+        It is also done in the background, every five minutes, by each process that has a partition
+        open.  Raises what `Topic.apply_retention` raises.
+        """
+        freed = {}
+        for name in self.topics():
+            # One that is deleted meanwhile has nothing left.
+            with contextlib.suppress(UnknownTopicOrPartitionError):
+                freed[name] = self.topic(name).apply_retention()
+        return freed
 
     def close(self) -> None:
         """Sync what the topics' durability asks for and close.  Idempotent.

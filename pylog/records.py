@@ -17,6 +17,7 @@ from pylog._native import Record, RecordMetadata, Records
 __all__ = [
     "AppendedRecords",
     "Columns",
+    "Freed",
     "OffsetAndTimestamp",
     "Record",
     "RecordMetadata",
@@ -37,6 +38,18 @@ class OffsetAndTimestamp:
     offset: int
     timestamp: int
     leader_epoch: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Freed:
+    """What retention deleted from one partition.  size: bytes of the segments' batches.
+
+    log_start_offset: where the log starts now, also when nothing was deleted.
+    """
+
+    log_start_offset: int
+    segments: int = 0
+    size: int = 0
 
 
 class AppendedRecords(Sequence[RecordMetadata]):

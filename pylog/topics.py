@@ -20,7 +20,7 @@ from pylog.errors import ClosedError, PartitionerError, UnknownTopicOrPartitionE
 from pylog.keyed import KeyedAppender
 from pylog.metadata import TopicFacts
 from pylog.moments import milliseconds_of
-from pylog.records import AppendedRecords, OffsetAndTimestamp
+from pylog.records import AppendedRecords, Freed, OffsetAndTimestamp
 from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
@@ -275,6 +275,13 @@ class Topic:
         """
         timestamp = milliseconds_of(when)
         return {one.number: one.offset_for_time(timestamp) for one in self.partitions}
+
+    def apply_retention(self) -> dict[int, Freed]:
+        """Delete what is too old or too much now; return what was freed, by partition.
+
+        Raises what `Partition.apply_retention` raises; partitions before that one are done then.
+        """
+        return {partition.number: partition.apply_retention() for partition in self.partitions}
 
     def delete_records(self, before: Mapping[int, int]) -> dict[int, int]:
         """Delete the records below an offset of each partition; return the new log start offsets.

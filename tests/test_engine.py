@@ -181,7 +181,7 @@ def test_rolled_segments_of_durability_os_are_synced_soon(tmp_path: Path) -> Non
 def test_no_thread_runs_before_there_is_work_for_it(tmp_path: Path) -> None:
     before = threading.active_count()
     with pylog.open(tmp_path) as log:
-        log.create_topic("t").append(b"x")
+        log.create_topic("t", cleanup_policy="").append(b"x")
         assert threading.active_count() == before
         log.create_topic("u", durability="interval").append(b"x")
         assert threading.active_count() == before + 1

@@ -50,7 +50,9 @@ def test_initialize_sets_identity_and_marks_and_defaults() -> None:
     assert page.identity == b"boot \x00 id"
     assert page.intent == (0, 0)
     assert page.events.value == 0
-    none = {"first_timestamp", "max_timestamp", "max_timestamp_offset", "last_time_entry"}
+    none = {name for name in MARK_NAMES if "time" in name and "entries" not in name} - {
+        "time_allocated"
+    }
     given = {"log_end_offset": 5, "state": _native.FULL, "flags": -(2**63)}
     assert values == {name: -1 if name in none else 0 for name in MARK_NAMES} | given
 

@@ -62,6 +62,7 @@ def test_append_moves_the_marks_that_it_must_and_no_others(memory: TailMemory) -
         "first_timestamp": 77,
         "max_timestamp": 77,
         "max_timestamp_offset": 0,
+        "append_time": NOW,
     }
     assert memory.page.intent == (0, 0)
     assert memory.page.events.value == 1
@@ -97,17 +98,45 @@ def test_the_batch_carries_offset_and_leader_epoch(memory: TailMemory) -> None:
     assert (header["base_offset"], header["leader_epoch"]) == (2**40, 9)
 
 
-def test_the_clock_is_asked_only_when_no_timestamp_is_given() -> None:
-    times = iter([11, 12])
+def test_the_clock_gives_the_timestamp_only_when_the_caller_does_not() -> None:
+    times = iter([11, 12, 13])
     memory = TailMemory(clock=lambda: next(times)).initialize()
 
     stamps = [memory.tail.append(b"", timestamp=given).timestamp for given in (None, 5, None)]
 
-    assert stamps == [11, 5, 12]
+    assert stamps == [11, 5, 13]
+
+
+def test_the_time_of_the_last_append_is_the_clocks_and_never_goes_back() -> None:
+    times = iter([100, 200, 150, 300, 250])
+    memory = TailMemory(clock=lambda: next(times)).initialize()
+    seen = []
+    for timestamp in (None, 5, 2**40):
+        memory.tail.append(b"", timestamp=timestamp)
+        seen.append(memory.page.marks().append_time)
+    memory.tail.place(batches_of([b"x"]))
+    seen.append(memory.page.marks().append_time)
+    with memory.page:
+        data = batches_of([b"y"])
+        position, _ = memory.tail.stamp(data)
+        memory.window[position : position + len(data)] = data
+        memory.tail.publish(data)
+    assert [*seen, memory.page.marks().append_time] == [100, 200, 200, 300, 300]
+
+
+def test_while_the_clock_is_far_behind_it_is_not_known_when_records_came() -> None:
+    times = iter([100_000, 40_000, 39_999, 200_000])
+    memory = TailMemory(clock=lambda: next(times)).initialize()
+    seen = []
+    for _ in range(4):
+        memory.tail.append(b"")
+        seen.append(memory.page.marks().append_time)
+    # Later than any time until somebody who knows better says otherwise.
+    assert seen == [100_000, 100_000, 2**63 - 1, 2**63 - 1]
 
 
 def test_a_timestamp_is_measured_against_the_clock_only_where_the_topic_has_bounds() -> None:
-    times = iter([100, 200, 300])
+    times = iter([0, 100, 200, 300])
     memory = TailMemory(clock=lambda: next(times)).initialize()
 
     memory.tail.append(b"", timestamp=2**63 - 1)

@@ -17,10 +17,10 @@ typedef struct {
     plog_held_bytes value, key;
     plog_held_headers headers;
     plog_record_in record;
+    int64_t now; /* by the clock */
 } held_record;
 
-/* The clock's time; not negative. */
-static int read_clock(plog_tail_object *self, int64_t *now)
+int plog_tail_read_clock(plog_tail_object *self, int64_t *now)
 {
     if (self->is_system_clock) {
         *now = plog_wall_clock_ns() / 1000000;
@@ -39,18 +39,14 @@ static int read_clock(plog_tail_object *self, int64_t *now)
     return 0;
 }
 
-/* Whether a caller's timestamp lies near enough to the clock's; asks the clock only if it must. */
-static int check_timestamp(plog_tail_object *self, int64_t timestamp)
+/* Whether a caller's timestamp lies near enough to the clock's. */
+static int check_timestamp(plog_tail_object *self, int64_t timestamp, int64_t now)
 {
     const plog_tail_rules *rules = &self->core.rules;
     plog_time_range allowed = PLOG_ANY_TIME;
     /* Who is not configured is not attached either, and places nothing. */
     if (self->is_configured &&
         (rules->timestamp_before_ms < INT64_MAX || rules->timestamp_after_ms < INT64_MAX)) {
-        int64_t now;
-        if (read_clock(self, &now) < 0) {
-            return -1;
-        }
         allowed =
             plog_time_range_around(now, rules->timestamp_before_ms, rules->timestamp_after_ms);
     }
@@ -62,15 +58,19 @@ static int check_timestamp(plog_tail_object *self, int64_t timestamp)
     return 0;
 }
 
-static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *timestamp)
+static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *timestamp, int64_t *now)
 {
+    if (plog_tail_read_clock(self, now) < 0) {
+        return -1;
+    }
     if (given == NULL || given == Py_None || self->core.rules.is_log_append_time) {
-        return read_clock(self, timestamp);
+        *timestamp = *now;
+        return 0;
     }
     if (plog_int64_from_object(given, "timestamp", timestamp) < 0) {
         return -1;
     }
-    return check_timestamp(self, *timestamp);
+    return check_timestamp(self, *timestamp, *now);
 }
 
 static void record_release(held_record *held)
@@ -89,7 +89,7 @@ static int record_from_arguments(plog_tail_object *self, PyObject *const *given,
     held->headers.pairs = held->headers.inline_pairs; /* whose bytes are not worth clearing */
     held->headers.count = 0;
     held->headers.kept = NULL;
-    if (read_timestamp(self, given[TIMESTAMP], &timestamp) < 0 ||
+    if (read_timestamp(self, given[TIMESTAMP], &timestamp, &held->now) < 0 ||
         plog_bytes_from_object(state, given[VALUE], "value", &held->value) < 0 ||
         plog_bytes_from_object(state, given[KEY] == NULL ? Py_None : given[KEY], "key",
                                &held->key) < 0 ||
@@ -106,24 +106,25 @@ static int record_from_arguments(plog_tail_object *self, PyObject *const *given,
 }
 
 /* Encode and place a record of `size` bytes as a batch, in `memory` of that size. */
-static plog_status encode_and_place(plog_tail_object *self, const plog_record_in *record,
+static plog_status encode_and_place(plog_tail_object *self, const held_record *held,
                                     uint8_t *memory, size_t size, int64_t expected_offset,
                                     plog_placed *placed)
 {
     size_t encoded;
     const int16_t attributes =
         self->core.rules.is_log_append_time ? PLOG_ATTRIBUTE_LOG_APPEND_TIME : 0;
-    plog_status status = plog_batch_encode_one(record, attributes, memory, size, &encoded);
+    plog_status status = plog_batch_encode_one(&held->record, attributes, memory, size, &encoded);
     if (status == PLOG_OK) {
-        status =
-            plog_tail_place_object(self, (plog_memory){memory, encoded}, expected_offset, placed);
+        status = plog_tail_place_object(self, (plog_memory){memory, encoded}, expected_offset,
+                                        held->now, placed);
     }
     return status;
 }
 
-static PyObject *append_record(plog_tail_object *self, const plog_record_in *record,
+static PyObject *append_record(plog_tail_object *self, const held_record *held,
                                int64_t expected_offset)
 {
+    const plog_record_in *record = &held->record;
     const plog_module_state *state = plog_state_of((PyObject *)self);
     const size_t size = plog_record_batch_bound(record);
     plog_placed placed;
@@ -133,13 +134,13 @@ static PyObject *append_record(plog_tail_object *self, const plog_record_in *rec
     }
     if (size <= SCRATCH_BYTES) {
         uint8_t scratch[SCRATCH_BYTES];
-        status = encode_and_place(self, record, scratch, size, expected_offset, &placed);
+        status = encode_and_place(self, held, scratch, size, expected_offset, &placed);
     } else {
         uint8_t *memory = PyMem_Malloc(size);
         if (memory == NULL) {
             return PyErr_NoMemory();
         }
-        status = encode_and_place(self, record, memory, size, expected_offset, &placed);
+        status = encode_and_place(self, held, memory, size, expected_offset, &placed);
         PyMem_Free(memory);
     }
     if (status != PLOG_OK) {
@@ -176,7 +177,7 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (record_from_arguments(self, given, &held) < 0) {
         return NULL;
     }
-    PyObject *result = append_record(self, &held.record, expected_offset);
+    PyObject *result = append_record(self, &held, expected_offset);
     record_release(&held);
     return result;
 }

@@ -143,6 +143,7 @@ static int take_all(plog_many *self)
 /* Hold the tails of all partitions that have one; the others are left to Python. */
 static int hold_tails(plog_many *self)
 {
+    int64_t now = -1;
     for (size_t i = 0; i < self->share_count; i++) {
         plog_share *some = &self->shares[i];
         PyObject *appender = plog_router_appender(self->router, some->number); /* borrowed */
@@ -152,6 +153,10 @@ static int hold_tails(plog_many *self)
         PyObject *tail = plog_appender_tail(appender); /* borrowed */
         some->is_held = tail != NULL && plog_tail_hold((plog_tail_object *)tail, &some->held);
         PyErr_Clear(); /* a page that was released: Python says what that means */
+        if (some->is_held && now < 0 && plog_tail_read_clock(some->held.tail, &now) < 0) {
+            return -1;
+        }
+        some->now = now;
     }
     return 0;
 }
@@ -236,8 +241,9 @@ static void seal_share(const plog_many *self, size_t i)
 
 static void place_share(plog_share *some, int64_t deadline_ns)
 {
-    const plog_status status = plog_tail_place(
-        &some->held.core, (plog_memory){some->batch, some->size}, -1, deadline_ns, &some->placed);
+    const plog_status status =
+        plog_tail_place(&some->held.core, (plog_memory){some->batch, some->size}, -1, some->now,
+                        deadline_ns, &some->placed);
     some->is_placed = status == PLOG_OK;
     some->is_busy = status == PLOG_TIMED_OUT;
 }

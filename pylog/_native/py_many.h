@@ -9,6 +9,7 @@
 /* What one partition gets. */
 typedef struct {
     plog_held_tail held;
+    int64_t now; /* by the clock, when the tail was held */
     bool is_held, is_placed, is_busy;
     int32_t number;
     uint32_t count;

@@ -125,7 +125,8 @@ static PyObject *page_initialize(PyObject *object, PyObject *const *args, Py_ssi
     plog_marks marks = {.first_timestamp = -1,
                         .max_timestamp = -1,
                         .max_timestamp_offset = -1,
-                        .last_time_entry = -1};
+                        .last_time_entry = -1,
+                        .append_time = -1};
     if (self == NULL) {
         return NULL;
     }

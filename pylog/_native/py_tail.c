@@ -133,7 +133,7 @@ void plog_tail_let_go(plog_held_tail *held)
 
 /* Wait for the lock for one slice, and place, without the GIL. */
 static plog_status place_without_gil(plog_tail_object *self, plog_memory data,
-                                     int64_t expected_offset, plog_placed *placed)
+                                     int64_t expected_offset, int64_t now, plog_placed *placed)
 {
     plog_held_tail held;
     plog_status status;
@@ -141,8 +141,9 @@ static plog_status place_without_gil(plog_tail_object *self, plog_memory data,
     if (!plog_tail_hold(self, &held)) {
         return PLOG_INTERRUPTED;
     }
-    Py_BEGIN_ALLOW_THREADS status = plog_tail_place(
-        &held.core, data, expected_offset, plog_slice_end(INT64_MAX, PLOG_LOCK_SLICE_MS), placed);
+    Py_BEGIN_ALLOW_THREADS status =
+        plog_tail_place(&held.core, data, expected_offset, now,
+                        plog_slice_end(INT64_MAX, PLOG_LOCK_SLICE_MS), placed);
     error = errno;
     Py_END_ALLOW_THREADS plog_tail_let_go(&held);
     errno = error;
@@ -150,17 +151,17 @@ static plog_status place_without_gil(plog_tail_object *self, plog_memory data,
 }
 
 plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
-                                   int64_t expected_offset, plog_placed *placed)
+                                   int64_t expected_offset, int64_t now, plog_placed *placed)
 {
     if (plog_page_borrow(self->page) == NULL) {
         return PLOG_INTERRUPTED;
     }
-    plog_status status = plog_tail_place(&self->core, data, expected_offset, 0, placed);
+    plog_status status = plog_tail_place(&self->core, data, expected_offset, now, 0, placed);
     while (status == PLOG_TIMED_OUT) {
         if (PyErr_CheckSignals() < 0) {
             return PLOG_INTERRUPTED;
         }
-        status = place_without_gil(self, data, expected_offset, placed);
+        status = place_without_gil(self, data, expected_offset, now, placed);
     }
     if (status == PLOG_OK) {
         plog_count_appended(self->counters, placed->end_offset - placed->first_offset, data.len);
@@ -216,11 +217,13 @@ static PyObject *tail_place(PyObject *object, PyObject *args, PyObject *keywords
     plog_tail_object *self = (plog_tail_object *)object;
     batches_argument batches;
     plog_placed placed;
-    if (batches_from_arguments(args, keywords, &batches) < 0) {
+    int64_t now;
+    if (plog_tail_read_clock(self, &now) < 0 ||
+        batches_from_arguments(args, keywords, &batches) < 0) {
         return NULL;
     }
     const plog_status status =
-        plog_tail_place_object(self, batches.data, batches.expected_offset, &placed);
+        plog_tail_place_object(self, batches.data, batches.expected_offset, now, &placed);
     PyBuffer_Release(&batches.view);
     return status == PLOG_OK ? pair_of(placed.first_offset, placed.end_offset)
                              : plog_tail_not_placed(self, status);
@@ -246,13 +249,14 @@ static PyObject *tail_publish(PyObject *object, PyObject *data)
 {
     plog_tail_object *self = (plog_tail_object *)object;
     Py_buffer view;
-    if (plog_page_borrow(self->page) == NULL || !plog_page_is_held(self->page) ||
-        plog_writable_buffer(data, "data", &view) < 0) {
+    int64_t now;
+    if (plog_tail_read_clock(self, &now) < 0 || plog_page_borrow(self->page) == NULL ||
+        !plog_page_is_held(self->page) || plog_writable_buffer(data, "data", &view) < 0) {
         return NULL;
     }
     plog_marks before, after;
     plog_page_marks(plog_page_of(self->page), &before);
-    const plog_status status = plog_tail_publish_locked(&self->core, memory_of(&view));
+    const plog_status status = plog_tail_publish_locked(&self->core, memory_of(&view), now);
     plog_page_marks(plog_page_of(self->page), &after);
     const size_t bytes = (size_t)view.len;
     PyBuffer_Release(&view);

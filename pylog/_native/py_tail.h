@@ -39,9 +39,12 @@ bool plog_tail_hold(plog_tail_object *self, plog_held_tail *out);
 void plog_tail_let_go(plog_held_tail *held);
 
 /* Place batches; waits for the lock without the GIL.  INTERRUPTED: a Python error is set, and
- * nothing was placed. */
+ * nothing was placed.  now: by the clock, in ms. */
 plog_status plog_tail_place_object(plog_tail_object *self, plog_memory data,
-                                   int64_t expected_offset, plog_placed *placed);
+                                   int64_t expected_offset, int64_t now, plog_placed *placed);
+
+/* The clock's time in ms, not negative; -1 with an error. */
+int plog_tail_read_clock(plog_tail_object *self, int64_t *now);
 
 /* The result of what did not come to PLOG_OK: a status for the caller to act on, or an error. */
 PyObject *plog_tail_not_placed(plog_tail_object *self, plog_status status);

@@ -18,13 +18,17 @@
 #include "base.h"
 #include "events.h"
 
-enum { PLOG_PAGE_BYTES = 4096, PLOG_IDENTITY_BYTES = 256, PLOG_PAGE_VERSION = 1 };
+enum { PLOG_PAGE_BYTES = 4096, PLOG_IDENTITY_BYTES = 256, PLOG_PAGE_VERSION = 2 };
+
+#define PLOG_UNKNOWN_TIME INT64_MAX
 
 typedef enum { PLOG_STATE_OPEN = 0, PLOG_STATE_FULL = 1, PLOG_STATE_FAILED = 2 } plog_state;
 
 /* The one list of marks: the struct, the names in Python and the layout of the page follow it.
  * Offsets and positions as everywhere; *_entries and *_allocated of the indexes count entries;
- * allocated is the position up to which the log file has its bytes on disk reserved. */
+ * allocated is the position up to which the log file has its bytes on disk reserved; append_time is
+ * the log's clock at the latest append, or PLOG_UNKNOWN_TIME, which is later than any, while that
+ * clock is behind what it was (ms; -1: nothing was appended). */
 #define PLOG_EACH_MARK(MARK)                                                                       \
     MARK(log_start_offset)                                                                         \
     MARK(high_watermark)                                                                           \
@@ -46,7 +50,8 @@ typedef enum { PLOG_STATE_OPEN = 0, PLOG_STATE_FULL = 1, PLOG_STATE_FAILED = 2 }
     MARK(last_time_entry)                                                                          \
     MARK(leader_epoch)                                                                             \
     MARK(state)                                                                                    \
-    MARK(flags)
+    MARK(flags)                                                                                    \
+    MARK(append_time)
 
 #define PLOG_COUNT_MARK(name) +1
 enum { PLOG_MARK_COUNT = 0 PLOG_EACH_MARK(PLOG_COUNT_MARK) };

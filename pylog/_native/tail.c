@@ -3,6 +3,9 @@
 
 #include "sparse_index.h"
 
+/* What the wait for a lock may make of the order of two looks at the clock.  Guessed. */
+enum { CLOCK_TOLERANCE_MS = 60000 };
+
 /* Whether entry number `entry` of an index lies in its memory and in its file.  The marks come from
  * shared memory and may say anything. */
 static bool has_entry(plog_memory index, int64_t entry, int64_t allocated, size_t entry_bytes)
@@ -191,8 +194,15 @@ static plog_status begin(const plog_tail *tail, plog_memory data, int64_t expect
 }
 
 /* Publish; true when the high watermark moved. */
-static bool finish(const plog_tail *tail, const plog_marks *marks, plog_marks *staged)
+static bool finish(const plog_tail *tail, const plog_marks *marks, plog_marks *staged, int64_t now)
 {
+    /* A clock that was set back must not make records look older than they are: when they came is
+     * not known then.  Threads may come here in another order than they asked the clock. */
+    if (now > staged->append_time) {
+        staged->append_time = now;
+    } else if (now < staged->append_time - CLOCK_TOLERANCE_MS) {
+        staged->append_time = PLOG_UNKNOWN_TIME;
+    }
     if (tail->rules.visible_on_append) {
         staged->high_watermark = staged->log_end_offset;
     }
@@ -209,7 +219,7 @@ static plog_placed placed_between(const plog_marks *marks, const plog_marks *sta
 }
 
 static plog_status place_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
-                                plog_placed *placed, bool *is_news)
+                                int64_t now, plog_placed *placed, bool *is_news)
 {
     plog_marks marks, staged;
     plog_status status = begin(tail, data, expected_offset, &marks, &staged);
@@ -221,13 +231,13 @@ static plog_status place_locked(const plog_tail *tail, plog_memory data, int64_t
     }
     plog_page_set_intent_locked(tail->page, marks.position, staged.position);
     memcpy(tail->window.data + (marks.position - tail->window_position), data.data, data.len);
-    *is_news = finish(tail, &marks, &staged) || *is_news;
+    *is_news = finish(tail, &marks, &staged, now) || *is_news;
     *placed = placed_between(&marks, &staged);
     return PLOG_OK;
 }
 
 plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t expected_offset,
-                            int64_t deadline_ns, plog_placed *placed)
+                            int64_t now, int64_t deadline_ns, plog_placed *placed)
 {
     const plog_status locked = plog_page_lock(tail->page, deadline_ns);
     if (locked != PLOG_OK && locked != PLOG_OWNER_DIED) {
@@ -235,7 +245,7 @@ plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t exp
     }
     /* A holder who died may have published and told nobody. */
     bool is_news = locked == PLOG_OWNER_DIED;
-    const plog_status status = place_locked(tail, data, expected_offset, placed, &is_news);
+    const plog_status status = place_locked(tail, data, expected_offset, now, placed, &is_news);
     /* Counted under the lock, so that whoever dies before counting leaves a dead owner to notice;
      * woken after it, so that nobody waits for the lock during a system call. */
     plog_events *events = plog_page_events(tail->page);
@@ -273,7 +283,7 @@ static bool is_stamped(const plog_tail *tail, plog_memory data, const plog_marks
            (uint64_t)(end - start) == data.len && plog_load_i64(data.data) == marks->log_end_offset;
 }
 
-plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data)
+plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data, int64_t now)
 {
     plog_marks marks, staged;
     plog_page_marks(tail->page, &marks);
@@ -286,7 +296,7 @@ plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data)
         return status;
     }
     staged.allocated = staged.allocated > staged.position ? staged.allocated : staged.position;
-    if (finish(tail, &marks, &staged)) {
+    if (finish(tail, &marks, &staged, now)) {
         plog_events_notify(plog_page_events(tail->page));
         if (tail->log_events != NULL) {
             plog_events_notify(tail->log_events);

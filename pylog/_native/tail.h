@@ -55,12 +55,12 @@ bool plog_tail_is_current(const plog_tail *tail);
 
 /* Append the whole batches in `data`, all or none, in one turn of the lock; stamps them in `data`.
  * The batches may carry any base offsets: they get the next ones, densely, in their order.
- * expected_offset: the log end offset that the caller relies on, or negative.
+ * expected_offset: the log end offset that the caller relies on, or negative.  now: the clock's ms.
  * PLOG_OK: published and notified.  NO_ROOM, STALE, NOT_OPEN: nothing happened.  TIMED_OUT:
  * the lock was not free until deadline_ns (0: do not wait).  BAD_*, INCOMPLETE, ZEROS: `data` is
  * not whole batches.  SYSTEM: the lock failed, EDEADLK when this thread holds it. */
 plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t expected_offset,
-                            int64_t deadline_ns, plog_placed *placed);
+                            int64_t now, int64_t deadline_ns, plog_placed *placed);
 
 /* For data that does not fit the window: stamp it for its place and set the intent.  The caller
  * holds the lock, writes the data at placed->position, and publishes it.  Same statuses. */
@@ -69,6 +69,6 @@ plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int6
 
 /* Publish data that was stamped in this turn of the lock and stands in the file.
  * BAD_OFFSET: it is not what was stamped. */
-plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data);
+plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data, int64_t now);
 
 #endif

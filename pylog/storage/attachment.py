@@ -13,14 +13,12 @@ import errno
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Final
 
 from pylog import _native, codecs
 from pylog._native import Counters, Marks, SharedPage
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
     DurabilityUnknownError,
-    NotAppendedError,
     PartitionFailedError,
     PartitionFullError,
     UnknownTopicOrPartitionError,
@@ -30,17 +28,15 @@ from pylog.storage.encoding import compression_of
 from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.known_segments import KnownSegments
+from pylog.storage.manifest import Manifest
 from pylog.storage.segment import Segment
 from pylog.storage.segment_files import sweep, sync_indexes
-from pylog.storage.segments import SegmentSet
+from pylog.storage.segments import SegmentSet, check_segments
 from pylog.storage.shared_page import Presence
 from pylog.storage.sync import GroupCommit, advance_durable_locked
-from pylog.storage.tail import TailRules, WritableTail, full_error
+from pylog.storage.tail import TailRules, WritableTail, full_error, refusal_of
 
 logger = logging.getLogger("pylog")
-
-# After these the files cannot be trusted to take another write (RELIABILITY section 5).
-_READ_ONLY_ERRORS: Final = frozenset({errno.EIO, errno.EROFS})
 
 
 class Attachment:
@@ -129,7 +125,8 @@ class Attachment:
         if opened.manifest is not None:
             self._segments.take(opened.manifest)
             sweep(self._directory, opened.manifest.segments[0].base_offset)
-        marks = lifecycle.initial_marks(opened, is_repaired=is_repaired)
+        now = self._environment.clock()
+        marks = lifecycle.initial_marks(opened, is_repaired=is_repaired, now=now)
         self._presence.initialize(marks)
 
     def _make_parts(self) -> None:
@@ -175,7 +172,7 @@ class Attachment:
         config = self._config
         return TailRules(
             segment_bytes=config.segment_bytes,
-            segment_ms=config.segment_ms,
+            segment_ms=policy.rolling_ms(config, f"{self._topic}-{self._number}"),
             segment_index_bytes=config.segment_index_bytes,
             index_interval_bytes=config.index_interval_bytes,
             max_message_bytes=config.max_message_bytes,
@@ -360,29 +357,30 @@ class Attachment:
             self.page.publish(state=_native.FULL)
             raise
         except OSError as error:
-            raise self._refusal_locked(error) from error
-
-    def _refusal_locked(self, error: OSError) -> NotAppendedError:
-        """Return what a caller is told when making room failed; publishes the state it leads to."""
-        full = full_error(error, self._directory.path)
-        if full is not None:
-            self.page.publish(state=_native.FULL)
-            return full
-        message = f"{error.filename or self._directory.path}: {error.strerror}"
-        if error.errno in _READ_ONLY_ERRORS:
-            self.page.publish(state=_native.FAILED)
-            return PartitionFailedError(message)
-        return NotAppendedError(message)
+            refusal, state = refusal_of(error, self._directory.path)
+            if state is not None:
+                self.page.publish(state=state)
+            raise refusal from error
 
     def _make_room_locked(self, marks: Marks, size: int, count: int, timestamp: int) -> None:
+        marks, segments = self._writable_locked(marks)
+        if self._should_roll(marks, size, count, timestamp):
+            marks = self._roll_locked(segments)
+        self.tail.make_room_locked(marks, size)
+
+    def _writable_locked(self, marks: Marks) -> tuple[Marks, SegmentSet]:
+        """Be ready to write to the active segment, or to seal it."""
         marks, segments = self.ready_locked(marks)
         if self.tail.serial != marks.segment_serial:
             self._attach_tail_locked(marks, segments.segments[-1])
         if self.page.intent != (0, 0):
             self.tail.clean_intent_locked()
-        if self._should_roll(marks, size, count, timestamp):
-            marks = self._roll_locked(segments)
-        self.tail.make_room_locked(marks, size)
+        return marks, segments
+
+    def roll_locked(self, marks: Marks) -> None:
+        """Seal the active segment, which is not empty, and open the next one.  Raises OSError."""
+        _, segments = self._writable_locked(marks)
+        self._roll_locked(segments)
 
     def ready_locked(self, marks: Marks) -> tuple[Marks, SegmentSet]:
         """Do what the flags ask for before the first write, and what was left unfinished."""
@@ -402,13 +400,13 @@ class Attachment:
             relative_offset=marks.log_end_offset + count - 1 - marks.base_offset,
             index_entries=marks.index_entries + entries,
             segment_bytes=config.segment_bytes,
-            segment_ms=config.segment_ms,
+            segment_ms=policy.rolling_ms(config, f"{self._topic}-{self._number}"),
             max_index_entries=policy.max_index_entries(config.segment_index_bytes),
         )
 
     def _begin_locked(self, marks: Marks) -> None:
         """Do what the flags ask for before the first write."""
-        directory, page = self._directory, self.page
+        directory, page, now = self._directory, self.page, self._environment.clock()
         if marks.flags & lifecycle.IS_ADVANCING:
             self._segments.take(lifecycle.finish_advance_locked(directory, page))
             marks = page.marks()
@@ -420,12 +418,14 @@ class Attachment:
             return
         if marks.flags & lifecycle.NEEDS_REPAIR:
             interval = self._config.index_interval_bytes
-            manifest = lifecycle.repair_locked(directory, page, index_interval_bytes=interval)
+            manifest = lifecycle.repair_locked(
+                directory, page, index_interval_bytes=interval, now=now
+            )
             marks = page.marks()
         else:
             manifest = self.segments(marks).manifest
         if manifest is None:
-            manifest = lifecycle.begin_new_locked(directory, page, topic_id=self._topic_id)
+            manifest = lifecycle.begin_new_locked(directory, page, topic_id=self._topic_id, now=now)
         else:
             manifest = lifecycle.begin_again_locked(directory, page, manifest)
         self._segments.take(manifest)
@@ -464,34 +464,24 @@ class Attachment:
         self._attach_tail_locked(marks, self._segments.current.segments[-1])
         return marks
 
-    def advance_start_locked(self, segments: SegmentSet, log_start_offset: int) -> list[int]:
+    def advance_start_locked(self, manifest: Manifest, log_start_offset: int) -> list[int]:
         """Forget the records below an offset; return base offsets of segments that go with them.
 
-        segments: as `ready_locked` returned them.  Raises what lifecycle's function raises.
+        manifest: the current one, or with newer facts of its segments.
+        Raises what lifecycle's function raises.
         """
-        assert segments.manifest is not None
+        bases = [facts.base_offset for facts in manifest.segments]
+        active = self._segments.current.segments[-1]
         manifest = lifecycle.advance_start_locked(
-            self._directory, self.page, segments.manifest, segments.segments[-1], log_start_offset
+            self._directory, self.page, manifest, active, log_start_offset
         )
         self._segments.take(manifest)
         lifecycle.advance_epochs(self._directory, log_start_offset)
-        return [base for base in segments.bases if base < manifest.segments[0].base_offset]
+        return [base for base in bases if base < manifest.segments[0].base_offset]
 
     # ------------------------------------------------------------------ check
 
     def check(self) -> None:
         """Assert every invariant of marks and segments; see Partition.check."""
         marks = self.page.marks()
-        assert 0 <= marks.log_start_offset <= marks.high_watermark <= marks.log_end_offset
-        assert marks.durable_offset <= marks.log_end_offset
-        assert marks.base_offset <= marks.log_end_offset
-        assert 0 <= marks.position <= marks.allocated or marks.flags
-        assert marks.index_entries <= marks.index_allocated
-        assert marks.time_entries <= marks.time_allocated
-        segments = self.segments(marks)
-        end = None
-        for segment in segments.segments:
-            assert end is None or segment.base_offset >= end
-            end = segment.facts.end_offset
-        if segments.segments:
-            assert segments.segments[-1].base_offset >= marks.base_offset
+        check_segments(self.segments(marks), marks)

@@ -65,6 +65,7 @@ class PartitionHandle(ABC):
         self._produced: Produced | None = None  # until a producer's batch is appended
         self._was_used = False
         self._seen_end_offset = -1
+        self._clock_passed = -1  # a time that the clock is known to have passed
         self._deleted_since: dict[str, float] = {}  # files that wait for their removal
 
     def __repr__(self) -> str:

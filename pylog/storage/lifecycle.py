@@ -24,6 +24,7 @@ from pylog.storage.files import Directory, read_file, replace_file
 from pylog.storage.manifest import (
     MANIFEST_NAME,
     ActiveFacts,
+    Clock,
     Manifest,
     SegmentFacts,
     encode_manifest,
@@ -64,8 +65,11 @@ _EMPTY_SEGMENT: Final = {
 }
 
 
-def initial_marks(opened: Opened, *, is_repaired: bool) -> dict[str, int]:
-    """Return the marks of a partition that was just opened and has nobody else."""
+def initial_marks(opened: Opened, *, is_repaired: bool, now: int) -> dict[str, int]:
+    """Return the marks of a partition that was just opened and has nobody else.
+
+    now: the clock's time, the latest at which records can have been appended that recovery found.
+    """
     common = {
         "segment_serial": 1,
         "state": _native.OPEN,
@@ -76,9 +80,11 @@ def initial_marks(opened: Opened, *, is_repaired: bool) -> dict[str, int]:
         offsets = dict.fromkeys(
             ("log_start_offset", "high_watermark", "log_end_offset", "durable_offset"), 0
         )
-        flags = {"flags": IS_NEW, "generation": 0, "base_offset": 0}
+        flags = {"flags": IS_NEW, "generation": 0, "base_offset": 0, "append_time": -1}
         return common | offsets | flags | _EMPTY_SEGMENT
     active, end = manifest.segments[-1], manifest.log_end_offset
+    is_exact = opened.repairs is None and active.append_time >= 0
+    append_time = active.append_time if is_exact else max(now, active.append_time)
     # Indexes that were not rebuilt yet may hold anything; without entries readers scan instead.
     entries = (opened.index_entries, opened.time_entries) if is_repaired else (0, 0)
     return common | {
@@ -100,6 +106,7 @@ def initial_marks(opened: Opened, *, is_repaired: bool) -> dict[str, int]:
         "max_timestamp": manifest.active.max_timestamp,
         "max_timestamp_offset": manifest.active.max_timestamp_offset,
         "last_time_entry": opened.last_time_entry if is_repaired else -1,
+        "append_time": append_time,
     }
 
 
@@ -108,7 +115,9 @@ def write_manifest(directory: Directory, manifest: Manifest) -> None:
     replace_file(directory, MANIFEST_NAME, encode_manifest(manifest))
 
 
-def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.UUID) -> Manifest:
+def begin_new_locked(
+    directory: Directory, page: SharedPage, *, topic_id: uuid.UUID, now: int
+) -> Manifest:
     """Create the files of a new partition, durably, before its first record.
 
     Raises OSError; what was created by then is created again the next time.
@@ -127,7 +136,10 @@ def begin_new_locked(directory: Directory, page: SharedPage, *, topic_id: uuid.U
         log_start_offset=0,
         durable_offset=0,
         active=ActiveFacts(),
-        segments=(SegmentFacts(base_offset=0, end_offset=0, size=0, max_timestamp=-1),),
+        clock=Clock(now),
+        segments=(
+            SegmentFacts(base_offset=0, end_offset=0, size=0, max_timestamp=-1, append_time=now),
+        ),
     )
     write_manifest(directory, manifest)
     page.publish(flags=0, generation=1, segment_serial=page.marks().segment_serial + 1)
@@ -145,7 +157,7 @@ def begin_again_locked(directory: Directory, page: SharedPage, manifest: Manifes
 
 
 def repair_locked(
-    directory: Directory, page: SharedPage, *, index_interval_bytes: int
+    directory: Directory, page: SharedPage, *, index_interval_bytes: int, now: int
 ) -> Manifest | None:
     """Do the repairs for which there was no space when the partition was opened.
 
@@ -154,7 +166,7 @@ def repair_locked(
     opened = recovery.examine(directory, index_interval_bytes=index_interval_bytes, same_boot=True)
     if opened.repairs is not None:
         recovery.repair(directory, opened.repairs)
-    marks = initial_marks(opened, is_repaired=True)
+    marks = initial_marks(opened, is_repaired=True, now=now)
     serial = page.marks().segment_serial + 1
     page.publish(**(marks | {"segment_serial": serial}))
     return opened.manifest
@@ -196,7 +208,13 @@ def roll_locked(
         segments=(
             *manifest.segments[:-1],
             _sealed_facts(manifest, marks, time_entries),
-            SegmentFacts(base_offset=base, end_offset=base, size=0, max_timestamp=-1),
+            SegmentFacts(
+                base_offset=base,
+                end_offset=base,
+                size=0,
+                max_timestamp=-1,
+                append_time=marks.append_time,
+            ),
         ),
     )
     # From here on no map is appended through, since its serial is another: if this process dies
@@ -262,7 +280,8 @@ def advance_start_locked(
 ) -> Manifest:
     """Forget the records below an offset, and segments that hold no others; returns the manifest.
 
-    log_start_offset: above the current one, at most the log end offset.  The files of segments that
+    manifest: the current one, or with newer facts of its segments.
+    log_start_offset: from the current one to the log end offset.  The files of segments that
     no longer count are the caller's to remove, now that the manifest does not name them.
     Raises OSError with the old start, or, if it was the directory's sync that failed, with the
     question open.  Blocks appenders for two syncs, and for one more when the new start is not yet
@@ -273,7 +292,7 @@ def advance_start_locked(
     if log_start_offset > facts.end_offset:
         # After a power cut the log must not end below its start.
         _sync_locked(page, active)
-        facts = _sealed_facts(manifest, marks, marks.time_entries)
+        facts = active_facts(manifest, marks)
     segments = policy.segments_from((*manifest.segments[:-1], facts), log_start_offset)
     manifest = dataclasses.replace(
         manifest,
@@ -356,6 +375,11 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
     return manifest
 
 
+def active_facts(manifest: Manifest, marks: Marks) -> SegmentFacts:
+    """Return what the marks say of the active segment."""
+    return _sealed_facts(manifest, marks, marks.time_entries)
+
+
 def _sealed_facts(manifest: Manifest, marks: Marks, time_entries: int) -> SegmentFacts:
     return dataclasses.replace(
         manifest.segments[-1],
@@ -364,6 +388,7 @@ def _sealed_facts(manifest: Manifest, marks: Marks, time_entries: int) -> Segmen
         max_timestamp=marks.max_timestamp,
         index_entries=marks.index_entries,
         time_entries=time_entries,
+        append_time=marks.append_time,
     )
 
 

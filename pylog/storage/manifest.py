@@ -3,18 +3,20 @@
 Pure: text in, values out, and back.  The manifest's atomic replacement (`files.replace_file`) is
 the commit point of every change to the set of segments.  Must not know how segments are read.
 
-    pylog-manifest 1
+    pylog-manifest 2
     generation 12                     counts replacements of this file
     is_clean 1                        1: nothing was written after this text; the end is exact
     log_start_offset 0
+    clock 1700000000000 -1            what the clock is known to have passed, and a time in doubt
     durable_offset 2000               everything below was on disk when this was written
     active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes not indexed
     segments 2
-    0 1000 67108860 1800 9 7 0        base and end offset, bytes, max timestamp,
-    1000 2000 4096 1900 1 1 0         index and time index entries, is compacted; the last is active
+    0 1000 67108860 1800 9 7 0 1805   base and end offset, bytes, max timestamp, entries of index
+    1000 2000 4096 1900 1 1 0 1906    and time index, is compacted, append time; the last is active
     crc32c 1a2b3c4d                   of all bytes above
 
 `end offset` and `size` of the active segment are its recovery point: recovery scans from there.
+Version 1 had no `clock` and no append times; it is read, and replaced with the first change.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from pylog.errors import CorruptFileError, IncompatibleFormatError
 
 MANIFEST_NAME: Final = "manifest"
 MAX_MANIFEST_BYTES: Final = 64 << 20  # a million segments; what is larger is not ours
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_OLDEST_VERSION: Final = 1
 _TITLE: Final = "pylog-manifest"
 _CRC_LINE: Final = re.compile(r"crc32c ([0-9a-f]{8})\n\Z")
 _LIMIT: Final = 2**63
@@ -36,7 +39,11 @@ _LIMIT: Final = 2**63
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentFacts:
-    """What is durably known of one segment.  Offsets are [base_offset, end_offset)."""
+    """What is durably known of one segment.  Offsets are [base_offset, end_offset).
+
+    append_time: no record was appended later, by the log's clock; -1 when that is not known, and
+    2**63 - 1 while that clock is behind what it was.
+    """
 
     base_offset: int
     end_offset: int
@@ -45,6 +52,18 @@ class SegmentFacts:
     index_entries: int = 0
     time_entries: int = 0
     is_compacted: bool = False
+    append_time: int = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clock:
+    """What is known of the wall clock, in milliseconds; -1 for nothing.
+
+    trusted: a time that has passed.  doubted: a time so much later that the clock may be wrong.
+    """
+
+    trusted: int = -1
+    doubted: int = -1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +85,7 @@ class Manifest:
     log_start_offset: int
     durable_offset: int
     active: ActiveFacts
+    clock: Clock = Clock()
     segments: tuple[SegmentFacts, ...]
 
     def __post_init__(self) -> None:
@@ -85,6 +105,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"generation {manifest.generation}",
         f"is_clean {manifest.is_clean:d}",
         f"log_start_offset {manifest.log_start_offset}",
+        f"clock {manifest.clock.trusted} {manifest.clock.doubted}",
         f"durable_offset {manifest.durable_offset}",
         f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
         f" {active.bytes_since_index_entry}",
@@ -93,6 +114,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     lines += [
         f"{facts.base_offset} {facts.end_offset} {facts.size} {facts.max_timestamp}"
         f" {facts.index_entries} {facts.time_entries} {facts.is_compacted:d}"
+        f" {facts.append_time}"
         for facts in manifest.segments
     ]
     body = ("\n".join(lines) + "\n").encode("ascii")
@@ -107,15 +129,16 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     text = _checked_body(data, path)
     lines = _Lines(text.split("\n")[:-1], path)
     (version,) = lines.take(_TITLE, 1)
-    if version != FORMAT_VERSION:
+    if not _OLDEST_VERSION <= version <= FORMAT_VERSION:
         raise IncompatibleFormatError(path, found=version, supported=FORMAT_VERSION)
     (generation,) = lines.take("generation", 1)
     (is_clean,) = lines.take("is_clean", 1)
     (log_start_offset,) = lines.take("log_start_offset", 1)
+    clock = Clock(*lines.take("clock", 2)) if version > 1 else Clock()
     (durable_offset,) = lines.take("durable_offset", 1)
     active = _active(lines)
     (count,) = lines.take("segments", 1)
-    segments = tuple(_segment(lines) for _ in range(lines.checked_count(count)))
+    segments = tuple(_segment(lines, version) for _ in range(lines.checked_count(count)))
     lines.expect_end()
     _check_order(segments, log_start_offset, path)
     if not 0 <= generation < _LIMIT // 2:
@@ -126,6 +149,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
         log_start_offset=log_start_offset,
         durable_offset=durable_offset,
         active=active,
+        clock=clock,
         segments=segments,
     )
 
@@ -190,8 +214,9 @@ def _active(lines: _Lines) -> ActiveFacts:
     )
 
 
-def _segment(lines: _Lines) -> SegmentFacts:
-    base, end, size, max_timestamp, index_entries, time_entries, is_compacted = lines.take(None, 7)
+def _segment(lines: _Lines, version: int) -> SegmentFacts:
+    fields = lines.take(None, 8 if version > 1 else 7)
+    base, end, size, max_timestamp, index_entries, time_entries, is_compacted, *rest = fields
     return SegmentFacts(
         base_offset=base,
         end_offset=end,
@@ -200,6 +225,7 @@ def _segment(lines: _Lines) -> SegmentFacts:
         index_entries=index_entries,
         time_entries=time_entries,
         is_compacted=bool(is_compacted),
+        append_time=rest[0] if rest else -1,
     )
 
 

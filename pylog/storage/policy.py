@@ -5,10 +5,12 @@ Another module executes what these functions decide.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
-from pylog._native import BATCH_HEADER_BYTES
-from pylog.storage.manifest import SegmentFacts
+from pylog._native import BATCH_HEADER_BYTES, crc32c
+from pylog.config import TopicConfig
+from pylog.storage.manifest import Clock, SegmentFacts
 
 PAGE: Final = 4096  # what files are grown by, so that a mapped page is never half past their end
 MIN_GROWTH: Final = 64 << 10  # the design's first window
@@ -20,6 +22,10 @@ INDEX_ENTRY_BYTES: Final = 8  # drawn in index.py
 TIME_ENTRY_BYTES: Final = 12
 OFFSETS_PER_SEGMENT: Final = 2**31  # [base, base + this): relative offsets are Kafka's int32
 LARGE_WRITE: Final = 64 << 10  # from here one pwrite beats page faults of the map (measured: bench)
+# A clock that is further ahead is doubted, for a while: true jumps, of a log that was closed, cost
+# an hour then; wrong ones, of a machine without a battery, are years.  Both guessed.
+MAX_CLOCK_JUMP_MS: Final = 30 * 86_400_000
+CLOCK_PROBATION_MS: Final = 3_600_000
 # A process that is killed between a change and its event tells nobody: who waits looks by itself.
 LOOK_AGAIN_SECONDS: Final = 1.0  # what such a death may cost (guessed)
 
@@ -52,6 +58,20 @@ def should_roll(
     )
 
 
+def rolling_ms(config: TopicConfig, partition: str) -> int:
+    """Return after how much time a segment of this partition is rolled.
+
+    partition: its name, by which partitions that began together roll at different times.
+    Source: Kafka LogConfig.maxSegmentMs, less its randomSegmentJitter, which here is not random.
+    """
+    longest = config.segment_ms
+    if "compact" in config.cleanup_policy:
+        # What may not be compacted for long must not stay in the active segment.
+        longest = min(longest, config.max_compaction_lag_ms)
+    jitter = min(config.segment_jitter_ms, longest)
+    return longest - (crc32c(partition.encode()) % jitter if jitter else 0)
+
+
 def segments_from(
     segments: tuple[SegmentFacts, ...], log_start_offset: int
 ) -> tuple[SegmentFacts, ...]:
@@ -65,6 +85,93 @@ def segments_from(
     while kept > 0 and segments[kept].base_offset > log_start_offset:
         kept -= 1
     return segments[kept:]
+
+
+def judged_clock(clock: Clock, *, now: int) -> tuple[Clock, bool]:
+    """Return what is known of the clock after it says `now`, and whether that is to be believed.
+
+    clock: what was known before, at least that a time has passed.  A clock that is set back is
+    believed: nothing looks older by it.  One that is far ahead of what was known (the log may have
+    been closed for long, or the clock be wrong) is believed when it still says so a while later.
+    Source: RELIABILITY C8, after KAFKA-14991.
+    """
+    if now <= clock.trusted + MAX_CLOCK_JUMP_MS:
+        return Clock(max(clock.trusted, now)), True
+    if 0 <= clock.doubted <= now - CLOCK_PROBATION_MS:
+        return Clock(now), True
+    return Clock(clock.trusted, clock.doubted if 0 <= clock.doubted <= now else now), False
+
+
+def settled_times(segments: tuple[SegmentFacts, ...], *, now: int) -> tuple[SegmentFacts, ...]:
+    """Return the segments with append times that are known and can be meant.
+
+    now: believed, and not before a time that the clock is known to have passed.
+    An append time far ahead of it was taken while the clock was wrong; that of a segment which
+    others wrote is not known, and its greatest timestamp serves, unless it has none or it lies far
+    ahead.  All these count from now on, which is never too early.
+    """
+
+    def settled(facts: SegmentFacts) -> SegmentFacts:
+        is_settled = 0 <= time_of(facts) <= now + MAX_CLOCK_JUMP_MS
+        return facts if is_settled else dataclasses.replace(facts, append_time=now)
+
+    return tuple(map(settled, segments))
+
+
+def time_of(facts: SegmentFacts) -> int:
+    """Return from when on a segment is kept: its last append, or, if unknown, what it says."""
+    return facts.append_time if facts.append_time >= 0 else facts.max_timestamp
+
+
+def expired_segments(segments: tuple[SegmentFacts, ...], *, now: int, retention_ms: int) -> int:
+    """Return how many of the oldest segments are older than `retention_ms`.
+
+    segments: settled.  A segment is as old as its last append, not as its records' timestamps say,
+    which any producer's wrong clock may have made: Kafka goes by these (RELIABILITY C8).
+    """
+    for count, facts in enumerate(segments):
+        if now - time_of(facts) <= retention_ms:
+            return count
+    return len(segments)
+
+
+def excess_segments(segments: tuple[SegmentFacts, ...], *, retention_bytes: int) -> int:
+    """Return how many of the oldest segments leave at least `retention_bytes` when they go.
+
+    Source: Kafka UnifiedLog.deleteRetentionSizeBreachedSegments.
+    """
+    excess = sum(facts.size for facts in segments) - retention_bytes
+    for count, facts in enumerate(segments):
+        excess -= facts.size
+        if excess < 0:
+            return count
+    return len(segments)
+
+
+def segments_to_delete(
+    segments: tuple[SegmentFacts, ...],
+    *,
+    high_watermark: int,
+    now: int | None,
+    retention_ms: int,
+    retention_bytes: int,
+) -> int:
+    """Return how many of the oldest segments retention deletes; all: the active one, too.
+
+    now: None while the clock is in doubt, then none is too old.  retention_ms, retention_bytes: -1
+    for no limit.  Nothing above the high watermark goes, and no segment that is empty and active.
+    """
+    by_time = by_size = 0
+    if now is not None and retention_ms >= 0:
+        by_time = expired_segments(segments, now=now, retention_ms=retention_ms)
+    if retention_bytes >= 0:
+        by_size = excess_segments(segments, retention_bytes=retention_bytes)
+    count = max(by_time, by_size)
+    if count == len(segments) and segments[-1].size == 0:
+        count -= 1
+    while count > 0 and segments[count - 1].end_offset > high_watermark:
+        count -= 1
+    return count
 
 
 def max_index_entries(segment_index_bytes: int) -> int:

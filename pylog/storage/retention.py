@@ -10,19 +10,54 @@ Locks: the page lock for the change, the partition's own for what this process r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from typing import Final
 
 from pylog._native import Marks
+from pylog.config import UNLIMITED
 from pylog.errors import InvalidConfigurationError, OffsetOutOfRangeError
+from pylog.records import Freed
+from pylog.storage import policy
 from pylog.storage.attachment import Attachment
 from pylog.storage.handle import PartitionHandle
-from pylog.storage.segment_files import deleted_names, mark_deleted
+from pylog.storage.lifecycle import WHILE_WRITING, active_facts
+from pylog.storage.manifest import Clock, Manifest, SegmentFacts
+from pylog.storage.segment_files import deleted_names, mark_deleted, remove_indexes
 from pylog.storage.tail import full_error
 
 logger = logging.getLogger("pylog")
 
 HIGH_WATERMARK: Final = -1  # Kafka's DeleteRecordsRequest.HIGH_WATERMARK
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of clock and segments, and how many of the oldest are to go."""
+
+    clock: Clock
+    segments: tuple[SegmentFacts, ...]
+    count: int
+    rolls: bool  # the active segment is old, by the clock
+    log_start_offset: int
+
+    def says_more_than(self, manifest: Manifest, marks: Marks, clock_passed: int) -> bool:
+        """Whether it is worth replacing the manifest.  clock_passed: a time known to have passed.
+
+        Segments may lie below the log start since a roll.  That the clock goes on is written down
+        now and then only.
+        """
+        kept = policy.segments_from(self.segments, self.log_start_offset)
+        known = (*manifest.segments[:-1], active_facts(manifest, marks))
+        return (
+            self.count > 0
+            or self.rolls
+            or len(kept) < len(self.segments)
+            or self.segments != known
+            or self.clock.doubted != manifest.clock.doubted
+            or manifest.clock.trusted < 0
+            or self.clock.trusted - clock_passed > policy.MAX_CLOCK_JUMP_MS // 2
+        )
 
 
 class RetainingPartition(PartitionHandle):
@@ -64,10 +99,137 @@ class RetainingPartition(PartitionHandle):
         self, attachment: Attachment, marks: Marks, log_start_offset: int
     ) -> list[int]:
         try:
-            marks, segments = attachment.ready_locked(marks)
-            return attachment.advance_start_locked(segments, log_start_offset)
+            _, segments = attachment.ready_locked(marks)
+            assert segments.manifest is not None, "there are records"
+            return attachment.advance_start_locked(segments.manifest, log_start_offset)
         except OSError as error:
             raise full_error(error, self._directory.path) or error from error
+
+    # ------------------------------------------------------------------ by time and by size
+
+    def apply_retention(self) -> Freed:
+        """Delete the segments that are too old or too many; return what was freed.
+
+        Whole segments only, the oldest first, and if `cleanup_policy` says "delete": those whose
+        last record was appended more than `retention_ms` ago, and those without which there are
+        still `retention_bytes` left.  The active segment is sealed first if it is to go.
+        Time is the log's clock, not the records' timestamps.  A clock that was set back deletes
+        nothing early; one that is more than 30 days ahead of what was known deletes nothing by time
+        for an hour, with a warning.
+        Raises PartitionFullError when there was no space to write down what is to go, not even
+        after its indexes were removed; PartitionFailedError, DurabilityUnknownError, ClosedError,
+        OSError, and what opening raises.
+        O(1) a segment, no data is read; one replacement of the manifest, two syncs, while appenders
+        wait, if anything goes.  Also done in the background, every five minutes, by each process
+        that has the partition open.  Source: Kafka UnifiedLog.deleteOldSegments.
+        """
+        with self._lock:
+            attachment = self._attached()
+            if attachment is None:
+                return Freed(0)
+            with attachment.page:
+                marks = attachment.page.marks()
+                attachment.check_writable(marks)
+                if marks.flags & WHILE_WRITING:
+                    marks, _ = attachment.ready_locked(marks)
+                plan = self._plan(attachment, marks)
+                gone = self._carry_out_locked(attachment, marks, plan) if plan else []
+                start = attachment.page.marks().log_start_offset
+            self._remove_later(gone)
+            if plan is None:
+                return Freed(start)
+            sizes = [facts.size for facts in plan.segments if facts.base_offset in gone]
+            return Freed(start, len(sizes), sum(sizes))
+
+    def _plan(self, attachment: Attachment, marks: Marks) -> Plan | None:
+        """Return what is to be done, None for nothing.  Writes nothing."""
+        manifest = attachment.segments(marks).manifest
+        if manifest is None:
+            return None
+        config, now = self.config, self._environment.clock()
+        segments = (*manifest.segments[:-1], active_facts(manifest, marks))
+        known = manifest.clock.trusted
+        if known < 0:
+            known = min(max(marks.append_time, 0), now)
+        clock = dataclasses.replace(manifest.clock, trusted=max(known, self._clock_passed))
+        clock, is_trusted = policy.judged_clock(clock, now=now)
+        self._clock_passed = clock.trusted
+        if clock.trusted == now:
+            segments = policy.settled_times(segments, now=now)
+        if not is_trusted and clock.doubted != manifest.clock.doubted:
+            logger.warning(
+                "%s: the clock says %d ms, far ahead of the %d ms that were known: nothing is too"
+                " old for an hour", self._directory.path, now, clock.trusted,
+            )  # fmt: skip
+        # Without timestamps an append cannot tell that the segment is old (Kafka: by its creation).
+        created = manifest.segments[-1].append_time
+        age = now - created if created >= 0 and marks.first_timestamp < 0 < marks.position else 0
+        is_old = age > policy.rolling_ms(config, f"{self.topic}-{self.number}")
+        is_on = "delete" in config.cleanup_policy.split(",")
+        count = policy.segments_to_delete(
+            segments,
+            high_watermark=marks.high_watermark,
+            now=now if is_trusted else None,
+            retention_ms=config.retention_ms if is_on else UNLIMITED,
+            retention_bytes=config.retention_bytes if is_on else UNLIMITED,
+        )
+        plan = Plan(clock, segments, count, is_old, marks.log_start_offset)
+        return plan if plan.says_more_than(manifest, marks, known) else None
+
+    def _carry_out_locked(self, attachment: Attachment, marks: Marks, plan: Plan) -> list[int]:
+        """Do what was planned; return base offsets of the segments that are gone."""
+        try:
+            return self._commit_locked(attachment, marks, plan)
+        except OSError as error:
+            full = full_error(error, self._directory.path)
+            if full is None or not self._make_space(attachment, plan):
+                raise full or error from error
+        # A roll takes three files more than that, which the active segment is not worth now.
+        count = min(plan.count, len(plan.segments) - 1)
+        plan = dataclasses.replace(plan, count=count, rolls=False)
+        try:
+            return self._commit_locked(attachment, attachment.page.marks(), plan)
+        except OSError as error:
+            raise full_error(error, self._directory.path) or error from error
+
+    def _commit_locked(self, attachment: Attachment, marks: Marks, plan: Plan) -> list[int]:
+        """Roll if need be, and replace the manifest.  Raises OSError."""
+        if plan.count == len(plan.segments) or plan.rolls:
+            attachment.roll_locked(marks)
+            marks = attachment.page.marks()
+        marks, segments = attachment.ready_locked(marks)
+        assert segments.manifest is not None, "there is something to delete"
+        times = {facts.base_offset: facts.append_time for facts in plan.segments}
+        manifest = dataclasses.replace(
+            segments.manifest,
+            clock=plan.clock,
+            segments=tuple(
+                dataclasses.replace(
+                    facts, append_time=times.get(facts.base_offset, facts.append_time)
+                )
+                for facts in segments.manifest.segments
+            ),
+        )
+        start = marks.log_start_offset
+        if plan.count:
+            # The next one's base: compaction may have left a gap before it.
+            start = max(start, manifest.segments[plan.count].base_offset)
+        gone = attachment.advance_start_locked(manifest, start)
+        if plan.segments[-1].append_time < marks.append_time:
+            attachment.page.publish(append_time=plan.segments[-1].append_time)
+        return gone
+
+    def _make_space(self, attachment: Attachment, plan: Plan) -> bool:
+        """Remove the indexes of segments that are to go: on a full disk they pay for the manifest.
+
+        Until that is replaced these segments are read without them.  False: nothing was removed.
+        """
+        count = min(plan.count, len(plan.segments) - 1)
+        known = attachment.segments(attachment.page.marks()).segments
+        for segment in known[:count]:
+            segment.forget_indexes()
+        found = [remove_indexes(self._directory, one.base_offset) for one in known[:count]]
+        return any(found)
 
     # ------------------------------------------------------------------ files
 

@@ -143,6 +143,10 @@ class Segment:
         """Let go of the descriptor; maps go with the last reader."""
         self._descriptors.forget(self.holder)
 
+    def forget_indexes(self) -> None:
+        """Let go of the maps of the indexes: reading goes on without them, by scanning."""
+        self._index = self._timeindex = None
+
     # Reading
 
     def read(

@@ -103,6 +103,18 @@ def mark_deleted(directory: Directory, base_offset: int) -> None:
             directory.rename(name, layout.deleted_name(name))
 
 
+def remove_indexes(directory: Directory, base_offset: int) -> bool:
+    """Remove the indexes of a segment, which is read without them; return whether any was there.
+
+    Raises OSError.
+    """
+    names = set(directory.names())
+    found = [name for name in layout.segment_names(base_offset)[1:] if name in names]
+    for name in found:
+        directory.unlink(name)
+    return bool(found)
+
+
 def deleted_names(directory: Directory) -> list[str]:
     """Return the names of the files that wait for their removal."""
     return [name for name in directory.names() if layout.parse_deleted_name(name) is not None]
@@ -134,6 +146,8 @@ def sync_indexes(directory: Directory, base_offset: int) -> None:
                 file.sync()
             finally:
                 file.close()
+    except FileNotFoundError:
+        logger.debug("%s: segment %d was deleted before its sync", directory.path, base_offset)
     except OSError as error:
         # A cache: whoever finds it wrong rebuilds it.
         logger.warning("%s: index not synced: %s", directory.path, error)

@@ -68,3 +68,19 @@ def view_of(segment: Segment, marks: Marks) -> SegmentView:
             marks.log_end_offset, marks.position, marks.index_entries, marks.time_entries
         )
     return segment.sealed_view()
+
+
+def check_segments(segments: SegmentSet, marks: Marks) -> None:
+    """Assert every invariant of marks and segments; see Partition.check."""
+    assert 0 <= marks.log_start_offset <= marks.high_watermark <= marks.log_end_offset
+    assert marks.durable_offset <= marks.log_end_offset
+    assert marks.base_offset <= marks.log_end_offset
+    assert 0 <= marks.position <= marks.allocated or marks.flags
+    assert marks.index_entries <= marks.index_allocated
+    assert marks.time_entries <= marks.time_allocated
+    end = None
+    for segment in segments.segments:
+        assert end is None or segment.base_offset >= end
+        end = segment.facts.end_offset
+    if segments.segments:
+        assert segments.segments[-1].base_offset >= marks.base_offset

@@ -17,11 +17,13 @@ from typing import Final
 
 from pylog import _native
 from pylog._native import Marks, SharedPage
-from pylog.errors import PartitionFullError
+from pylog.errors import NotAppendedError, PartitionFailedError, PartitionFullError
 from pylog.storage import layout, policy
 from pylog.storage.files import Directory, File
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# After these the files cannot be trusted to take another write (RELIABILITY section 5).
+_READ_ONLY_ERRORS: Final = frozenset({errno.EIO, errno.EROFS})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,17 @@ def full_error(error: OSError, path: str) -> PartitionFullError | None:
         return None
     message = f"{error.filename or path}: {error.strerror}"
     return PartitionFullError(message, error_number=error.errno or 0)
+
+
+def refusal_of(error: OSError, path: str) -> tuple[NotAppendedError, int | None]:
+    """Return what a caller is told when making room failed, and the state that it leads to."""
+    full = full_error(error, path)
+    if full is not None:
+        return full, _native.FULL
+    message = f"{error.filename or path}: {error.strerror}"
+    if error.errno in _READ_ONLY_ERRORS:
+        return PartitionFailedError(message), _native.FAILED
+    return NotAppendedError(message), None
 
 
 class WritableTail:
