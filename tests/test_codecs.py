@@ -111,6 +111,42 @@ def test_of_lz4_the_first_frame_counts_as_for_kafka() -> None:
     assert codecs.decompress(codecs.LZ4, payload) == DATA
 
 
+@pytest.mark.parametrize("size", [0, 1, 70_000, 1 << 20])
+@pytest.mark.parametrize("claims_size", [False, True])
+def test_lz4_says_the_same_on_its_fast_way_and_its_bounded_one(
+    size: int, claims_size: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (DATA * 2000)[:size]
+    frame = lz4.frame.compress(data, store_size=claims_size)
+    damaged = frame[:-5] + b"\0" + frame[-4:]
+    payloads = [frame, frame + b"behind", frame[:-1], damaged, bytes(size)]
+
+    def results() -> list[bytes | str]:
+        found: list[bytes | str] = []
+        for payload in payloads:
+            try:
+                found.append(codecs.decompress(codecs.LZ4, memoryview(payload)))
+            except InvalidRecordError as error:
+                found.append(str(error))
+        return found
+
+    fast = results()
+    monkeypatch.setattr(codecs, "_is_bounded_lz4", lambda payload: False)
+    assert results() == fast
+    assert fast[:2] == [data, data]
+
+
+def test_size_that_an_lz4_frame_claims_is_not_believed() -> None:
+    frame = bytearray(lz4.frame.compress(DATA, store_size=True))
+    honest = codecs.decompress(codecs.LZ4, memoryview(frame))
+    assert honest == DATA
+    assert not codecs._is_bounded_lz4(memoryview(frame))
+    assert codecs._is_bounded_lz4(memoryview(lz4.frame.compress(DATA, store_size=False)))
+    frame[6:14] = (2**60).to_bytes(8, "little")
+    with pytest.raises(InvalidRecordError):
+        codecs.decompress(codecs.LZ4, memoryview(frame))
+
+
 def test_unknown_codec_is_refused() -> None:
     with pytest.raises(InvalidRecordError, match="unknown compression codec 5"):
         codecs.decompress(5, memoryview(b""))
