@@ -169,7 +169,7 @@ class Produced:
         for piece, found, span in zip(pieces, known, spans, strict=True):
             if found is None:
                 if piece.produced is not None:
-                    state.add(piece.produced._replace(first_offset=span.start), now)
+                    state.add(ProducedBatch(*piece.produced[:4], span.start, now), now)
                 state.end_offset = span.stop
         return spans
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pylog._native import crc32c
@@ -86,7 +86,27 @@ class ProducerEntry:
         if not batch.is_control:
             self.batches.append(batch)
 
-    def duplicate_of(self, batch: ProducedBatch) -> ProducedBatch | None:
+    @property
+    def next_sequence(self) -> int:
+        """The sequence that a batch of this epoch has to begin with."""
+        return (self.batches[-1].last_sequence + 1) & MAX_SEQUENCE if self.batches else 0
+
+    def judge(self, batch: ProducedBatch) -> ProducedBatch | None:
+        """Return the batch that this one repeats, None if it continues what was sent before.
+
+        Raises InvalidProducerEpochError, OutOfOrderSequenceError.
+        """
+        expected = self.next_sequence if batch.epoch == self.epoch else 0
+        if batch.epoch >= self.epoch and batch.first_sequence == expected:
+            return None
+        known = self._duplicate_of(batch)
+        if known is None and batch.epoch < self.epoch:
+            raise InvalidProducerEpochError(batch.producer_id, batch.epoch, self.epoch)
+        if known is None:
+            raise OutOfOrderSequenceError(batch.producer_id, batch.first_sequence, expected)
+        return known
+
+    def _duplicate_of(self, batch: ProducedBatch) -> ProducedBatch | None:
         """Return the batch of the same epoch and sequences, None if it is not remembered."""
         for known in self.batches:
             if (known.epoch, known.first_sequence, known.sequence_count) == (
@@ -97,15 +117,6 @@ class ProducerEntry:
                 return known
         return None
 
-    def check(self, batch: ProducedBatch) -> None:
-        """Raise unless the batch continues what the producer sent before."""
-        if batch.epoch < self.epoch:
-            raise InvalidProducerEpochError(batch.producer_id, batch.epoch, self.epoch)
-        is_continued = batch.epoch == self.epoch and self.batches
-        expected = (self.batches[-1].last_sequence + 1) & MAX_SEQUENCE if is_continued else 0
-        if batch.first_sequence != expected:
-            raise OutOfOrderSequenceError(batch.producer_id, batch.first_sequence, expected)
-
 
 class ProducerState:
     """The producers of the log's first `end_offset` offsets, and what they sent last."""
@@ -115,7 +126,7 @@ class ProducerState:
         self.entries: dict[int, ProducerEntry] = {}
         self._expiration_ms = expiration_ms
 
-    def judge(self, batches: Iterable[ProducedBatch], now: int) -> list[ProducedBatch | None]:
+    def judge(self, batches: Sequence[ProducedBatch], now: int) -> list[ProducedBatch | None]:
         """Return for each batch the one it repeats, or None if it is new and may be appended.
 
         The batches follow each other; nothing is changed.  A producer that is not known, or was not
@@ -124,19 +135,13 @@ class ProducerState:
         """
         answers: list[ProducedBatch | None] = []
         trial: dict[int, ProducerEntry] = {}
-        for batch in batches:
+        for place, batch in enumerate(batches, start=1):
             entry = trial.get(batch.producer_id) or self._living(batch.producer_id, now)
-            known = None if entry is None else entry.duplicate_of(batch)
+            known = None if entry is None else entry.judge(batch)
             answers.append(known)
-            if known is not None:
-                continue
-            if entry is None:
-                entry = ProducerEntry(batch.epoch, batch.timestamp)
-            else:
-                entry.check(batch)
-                entry = dataclasses.replace(entry, batches=entry.batches.copy())
-            entry.add(batch)
-            trial[batch.producer_id] = entry
+            if known is None and place < len(batches):
+                # What follows is judged as if this one stood in the log.
+                trial[batch.producer_id] = _continued(entry, batch)
         return answers
 
     def _living(self, producer_id: int, now: int) -> ProducerEntry | None:
@@ -151,7 +156,7 @@ class ProducerState:
         now: when it was found there.  A batch may bear any timestamp, so it counts as heard of at
         that moment: to remember a producer for too long costs memory only.
         """
-        batch = batch._replace(timestamp=max(batch.timestamp, now))
+        batch = ProducedBatch(*batch[:5], max(batch.timestamp, now), batch.is_control)
         entry = self.entries.get(batch.producer_id)
         if entry is None:
             entry = self.entries[batch.producer_id] = ProducerEntry(batch.epoch, batch.timestamp)
@@ -197,6 +202,15 @@ class ProducerState:
             )
         body = b"".join(parts)
         return _HEAD.pack(_VERSION, crc32c(body)) + body
+
+
+def _continued(entry: ProducerEntry | None, batch: ProducedBatch) -> ProducerEntry:
+    """Return a copy of an entry as it will be with one batch more."""
+    copied = ProducerEntry(batch.epoch, batch.timestamp)
+    if entry is not None:
+        copied = dataclasses.replace(entry, batches=entry.batches.copy())
+    copied.add(batch)
+    return copied
 
 
 def _prepend(batches: deque[ProducedBatch], older: deque[ProducedBatch]) -> None:
