@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pylog import ProducerConfig, SendFuture, TopicConfig
-from pylog._native import batch_headers
+from pylog import Partition, ProducerConfig, SendFuture, TopicConfig
+from pylog._native import batch_headers, make_batch
 from pylog.accumulator import Accumulator, Given
 from pylog.codecs import Compression
 from pylog.sender import Sender
@@ -81,3 +81,26 @@ class Bench:
         due = self.accumulator.take_due(self.now)
         self.sender.send(due)
         return sum(len(batches) for _, batches in due)
+
+
+PRODUCER = 4242
+
+
+def numbered(sequence: int, *, producer: int = PRODUCER, epoch: int = 0) -> bytes:
+    """One record that says who sent it, with which sequence."""
+    value = b"%d %d" % (producer, sequence)
+    header: dict[str, Any] = {"base_timestamp": NOW, "max_timestamp": NOW, "leader_epoch": -1}
+    header |= {"producer_id": producer, "producer_epoch": epoch, "base_sequence": sequence}
+    return make_batch([(0, 0, None, value)], **header)
+
+
+def send(partition: Partition, sequence: int, **how: int) -> int:
+    """Append a numbered batch; return its offset."""
+    [offsets] = partition.append_batches(numbered(sequence, **how))
+    assert len(offsets) == 1
+    return offsets.start
+
+
+def sequences(partition: Partition, producer: int = PRODUCER) -> list[int]:
+    found = [(record.value or b"").split() for record in partition.records()]
+    return [int(parts[1]) for parts in found if parts and int(parts[0]) == producer]

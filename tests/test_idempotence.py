@@ -7,50 +7,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from crash_checks import Process, quiet, read_all
-from crash_model import DAMAGES, Disk
+from crash_checks import Process
 from memory_files import MemoryFiles
-from processes import Numbers, children
+from producers import send, sequences
 from tail_memory import run_threads, tiny_switch_interval
 
 import pylog
-from pylog import Log, Partition, TopicConfig
-from pylog._native import make_batch
-from pylog.errors import InvalidProducerEpochError, OutOfOrderSequenceError
+from pylog import Log, TopicConfig
+from pylog.errors import (
+    InvalidProducerEpochError,
+    OutOfOrderSequenceError,
+)
 from pylog.storage import produced
-from pylog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES
-
-NOW = 1_700_000_000_000
-PRODUCER = 4242
+from pylog.storage.producer_state import (
+    EXPIRATION_MS,
+    KEPT_BATCHES,
+)
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     with pylog.open(tmp_path) as log:
         yield log
-
-
-def numbered(sequence: int, *, producer: int = PRODUCER, epoch: int = 0) -> bytes:
-    """One record that says who sent it, with which sequence."""
-    value = b"%d %d" % (producer, sequence)
-    header: dict[str, Any] = {"base_timestamp": NOW, "max_timestamp": NOW, "leader_epoch": -1}
-    header |= {"producer_id": producer, "producer_epoch": epoch, "base_sequence": sequence}
-    return make_batch([(0, 0, None, value)], **header)
-
-
-def send(partition: Partition, sequence: int, **how: int) -> int:
-    """Append a numbered batch; return its offset."""
-    [offsets] = partition.append_batches(numbered(sequence, **how))
-    assert len(offsets) == 1
-    return offsets.start
-
-
-def sequences(partition: Partition, producer: int = PRODUCER) -> list[int]:
-    found = [(record.value or b"").split() for record in partition.records()]
-    return [int(parts[1]) for parts in found if parts and int(parts[0]) == producer]
 
 
 def snapshots(log: Log) -> list[int]:
@@ -262,172 +242,3 @@ def test_log_agrees_with_a_model_over_random_retries_restarts_and_rolls(tmp_path
     for one in logs:
         one.close()
     assert min(refused, repeated) > 10
-
-
-# ---------------------------------------------------------------- kills and power cuts
-
-
-def live(files: MemoryFiles, config: TopicConfig, chance: random.Random) -> list[tuple[int, int]]:
-    """Send for a while; return (position of the trace, batches acknowledged by then) pairs."""
-    processes = [Process(files), Process(files)]
-    partitions = [process.partition(config) for process in processes]
-    acknowledged = [(0, 0)]
-    for turn in range(30):
-        index = chance.randrange(2)
-        if chance.random() < 0.15:
-            partitions[index].close()
-            partitions[index] = processes[index].partition(config)
-        if chance.random() < 0.3:
-            partitions[index].append(b"0 0")
-        send(partitions[index], turn)
-        acknowledged.append((files.note(), turn + 1))
-    return acknowledged
-
-
-@pytest.mark.parametrize("durability", ["fsync", "os"])
-def test_retry_after_a_crash_anywhere_appends_each_batch_once(durability: str) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    config = TopicConfig(durability=durability, segment_bytes=700, index_interval_bytes=256)
-    files = MemoryFiles(Disk(), boot=1, is_recording=True, map_bytes=80 << 10)
-    acknowledged = live(files, config, chance)
-    trace = files.trace
-    assert trace is not None
-    disk = Disk()
-    points = 0
-    with quiet():
-        for position in range(len(trace) + 1):
-            if position:
-                disk.apply(trace[position - 1])
-            # What was acknowledged survives a power cut only if it was synced.
-            is_kill = durability == "os" or chance.random() < 0.3
-            damage = DAMAGES[position % len(DAMAGES)]
-            state = disk.copy() if is_kill else disk.crash(damage, chance)
-            sure = max(count for place, count in acknowledged if place <= position)
-            check_retries(state, 1 if is_kill else 2, config, sure)
-            points += 1
-    assert points > 200
-
-
-def check_retries(state: Disk, boot: int, config: TopicConfig, sure: int) -> None:
-    """Send again what a producer may not know of, and what it does, and then go on."""
-    files = MemoryFiles(state, boot=boot, map_bytes=80 << 10)
-    partition = Process(files).partition(config)
-    before = read_all(partition)
-    there = sum(1 for value in before if value and not value.startswith(b"0"))
-    assert there in (sure, sure + 1)
-    for turn in range(max(0, there - KEPT_BATCHES), sure + 3):
-        offset = send(partition, turn)
-        if turn < there:
-            assert before[offset] == b"%d %d" % (PRODUCER, turn)
-    assert sequences(partition) == list(range(sure + 3))
-    partition.close()
-    partition = Process(files).partition(config)
-    assert send(partition, sure + 2) == partition.log_end_offset - 1
-    assert sequences(partition) == list(range(sure + 3))
-
-
-@pytest.mark.parametrize("durability", ["os", "fsync"])
-def test_processes_that_are_killed_and_retry_append_each_batch_once(
-    tmp_path: Path, durability: str
-) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    with pylog.open(tmp_path) as log:
-        log.create_topic("t", durability=durability, segment_bytes=20_000)
-    producers, lives = 2, 8
-    sent = Numbers(producers)
-
-    def work(producer: int) -> None:
-        with pylog.open(tmp_path) as log:
-            partition = log.topic("t").partition(0)
-            while True:
-                # Killed between the append and this note, the next life sends it again.
-                send(partition, sent[producer], producer=producer + 1)
-                sent[producer] += 1
-
-    with children() as start:
-        for _ in range(lives):
-            born = [start(lambda number=number: work(number)) for number in range(producers)]
-            goals = [sent[number] + chance.randint(5, 60) for number in range(producers)]
-            for number, child in enumerate(born):
-                while sent[number] < goals[number]:
-                    pass
-                child.kill()
-    with pylog.open(tmp_path) as log:
-        partition = log.topic("t").partition(0)
-        partition.check()
-        for producer in range(producers):
-            found = sequences(partition, producer + 1)
-            assert found == list(range(len(found)))
-            assert sent[producer] <= len(found) <= sent[producer] + 1
-            assert sent[producer] > lives * 5
-
-
-# ---------------------------------------------------------------- Log.producer
-
-
-def test_producer_numbers_its_batches(log: Log) -> None:
-    log.create_topic("t", durability="os", partitions=2)
-    with log.producer(linger_ms=60_000) as producer, log.producer(linger_ms=60_000) as other:
-        for turn in range(3):
-            for _ in range(turn + 1):
-                producer.send("t", b"x", partition=0)
-                producer.send("t", b"x", partition=1)
-            producer.flush()
-        other.send("t", b"y", partition=0)
-    found = list(fields_of(log, 0))
-    assert [(epoch, first, count) for _, epoch, first, count in found] == [
-        (0, 0, 1), (0, 1, 2), (0, 3, 3), (0, 0, 1),
-    ]  # fmt: skip
-    ids = {producer_id for producer_id, *_ in found}
-    assert len(ids) == 2
-    assert all(0 <= producer_id < 2**63 for producer_id in ids)
-    assert {producer_id for producer_id, *_ in fields_of(log, 1)} <= ids
-
-
-def fields_of(log: Log, number: int) -> Iterator[tuple[int, int, int, int]]:
-    partition = log.topic("t").partition(number)
-    for fields in partition.read(0).producers():
-        yield fields[:4]
-
-
-def test_producer_without_idempotence_numbers_nothing(log: Log) -> None:
-    log.create_topic("t", durability="os")
-    with log.producer(enable_idempotence=False) as producer:
-        producer.send("t", b"x")
-    assert list(fields_of(log, 0)) == []
-    assert log.topic("t").partition(0).log_end_offset == 1
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_forked_child_is_another_producer(log: Log) -> None:
-    log.create_topic("t", durability="os")
-    producer = log.producer(linger_ms=0)
-    producer.send("t", b"parent").result()
-
-    def work() -> None:
-        producer.send("t", b"child").result()
-        producer.close()
-
-    with children() as start:
-        start(work).join()
-    producer.send("t", b"parent").result()
-    producer.close()
-    found = list(fields_of(log, 0))
-    assert [first for _, _, first, _ in found] == [0, 0, 1]
-    assert found[0][0] == found[2][0] != found[1][0]
-
-
-def test_producer_goes_on_in_a_later_epoch_after_a_gap(log: Log) -> None:
-    log.create_topic("t", durability="os")
-    with log.producer(linger_ms=0) as producer:
-        producer.send("t", b"first").result()
-        [lane] = producer._accumulator._lanes.values()
-        lane.sequence = 7
-        with pytest.raises(OutOfOrderSequenceError):
-            producer.send("t", b"refused").result()
-        assert producer.send("t", b"second").result().offset == 1
-    assert [fields[1:3] for fields in fields_of(log, 0)] == [(0, 0), (1, 0)]

@@ -116,6 +116,22 @@ def test_producer_is_forgotten_after_a_day_without_a_word() -> None:
     assert state.entries == {}
 
 
+def test_newer_state_takes_from_an_older_one_what_it_continues() -> None:
+    older = state_of(*[batch(turn) for turn in range(4)], batch(0, producer=8))
+    newer = ProducerState(4)
+    for turn in (4, 5):
+        newer.add(batch(turn, offset=turn + 1), NOW)
+    newer.complete(older)
+    assert [known.first_sequence for known in newer.entries[7].batches] == [1, 2, 3, 4, 5]
+    assert newer.entries[8].batches == older.entries[8].batches
+    # One that the newer knows is not put before itself, and a gap is not bridged.
+    for first in (3, 6):
+        other = ProducerState(0)
+        other.add(batch(first, offset=first + 1), NOW)
+        other.complete(older)
+        assert [known.first_sequence for known in other.entries[7].batches] == [first]
+
+
 def test_old_timestamps_do_not_make_a_producer_forgotten() -> None:
     state = ProducerState(0)
     state.add(batch(0)._replace(timestamp=5), NOW)
