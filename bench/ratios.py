@@ -52,6 +52,7 @@ class Verdict:
         is_rate = self.row.comparison in (
             Comparison.RECORDS_PER_SECOND,
             Comparison.BYTES_PER_SECOND,
+            Comparison.OWN_RATE,
         )
         return self.value >= self.row.target if is_rate else self.value <= self.row.target
 
@@ -89,6 +90,7 @@ def _value(row: Row, subject: Line, baseline: Line) -> float:
         Comparison.TIME: _quotient(subject.seconds, baseline.seconds),
         Comparison.EXTRA_TIME: subject.seconds - baseline.seconds,
         Comparison.OWN_TIME: subject.seconds,
+        Comparison.OWN_RATE: _quotient(subject.records, subject.seconds),
     }[row.comparison]
 
 
@@ -150,6 +152,8 @@ def _speed(row: Row, line: Line) -> str:
 def _figure(row: Row, value: float) -> str:
     if row.comparison in (Comparison.EXTRA_TIME, Comparison.OWN_TIME):
         return f"{value * 1e6:.1f} µs"
+    if row.comparison is Comparison.OWN_RATE:
+        return f"{value / 1e6:.2f} M/s"
     return f"{value:.2f} x"
 
 

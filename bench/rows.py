@@ -14,6 +14,7 @@ class Comparison(enum.Enum):
     TIME = "x the time, at most"
     EXTRA_TIME = "s more, at most"
     OWN_TIME = "s, at most"
+    OWN_RATE = "records/s, at least"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +48,13 @@ ROWS: tuple[Row, ...] = (
     Row("wake-up of another process", "wake-up", "pylog", "os.pipe", Comparison.OWN_TIME, 100e-6),
     Row("clean open of many records", "open", "pylog-many", "pylog-empty",
         Comparison.EXTRA_TIME, 5e-3),
+    Row("1,400 partitions, 2 processes, os", "activity",
+        "pylog-2-processes-os", "os.pwrite-2-processes", Comparison.OWN_RATE, 7e6),
+    Row("1,400 partitions, 2 threads, os", "activity",
+        "pylog-2-threads-os", "os.pwrite-2-processes", Comparison.OWN_RATE, 7e6),
+    Row("1,400 partitions, 2 processes, fsync", "activity",
+        "pylog-2-processes-fsync", "pylog-2-processes-os", _RECORDS, 0.0),
+    Row("open a log of 100,000 partitions", "open many", "pylog-100000-partitions",
+        "pylog-1-partition", Comparison.OWN_TIME, 1.0),
     Row("recovery scan", "recover", "pylog", "crc32c", _BYTES, 0.2),
 )  # fmt: skip

@@ -26,6 +26,7 @@ CASES = [
     (Comparison.TIME, line_of(3.0, 10, 1000), line_of(2.0, 10, 1000), 1.5),
     (Comparison.EXTRA_TIME, line_of(3.0, 10, 1000), line_of(2.0, 0, 0), 1.0),
     (Comparison.OWN_TIME, line_of(3.0, 10, 1000), line_of(2.0, 10, 1000), 3.0),
+    (Comparison.OWN_RATE, line_of(4.0, 10, 1000), line_of(2.0, 10, 1000), 2.5),
 ]
 
 
@@ -39,8 +40,13 @@ def test_figure_is_computed_from_medians_and_work(
 ) -> None:
     verdict = ratios.compare(row_of(comparison, target=1.0), subject, baseline)
     assert verdict.value == pytest.approx(value)
-    is_ratio = comparison not in (Comparison.EXTRA_TIME, Comparison.OWN_TIME)
-    assert verdict.best == pytest.approx(value if is_ratio else value / 2)
+    # The best rounds took half the time, on both sides.
+    best = {
+        Comparison.EXTRA_TIME: value / 2,
+        Comparison.OWN_TIME: value / 2,
+        Comparison.OWN_RATE: value * 2,
+    }
+    assert verdict.best == pytest.approx(best.get(comparison, value))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,7 @@ def test_figure_is_computed_from_medians_and_work(
         (Comparison.TIME, False),
         (Comparison.EXTRA_TIME, False),
         (Comparison.OWN_TIME, False),
+        (Comparison.OWN_RATE, True),
     ],
 )
 def test_rates_are_floors_and_times_are_ceilings(

@@ -42,11 +42,13 @@ class KeyedAppender:
         router: Router,
         partition_of: Callable[[int], Partition],
         *,
+        config: Callable[[], TopicConfig],
         pick: Callable[[bytes | None, bytes | None], int] | None,
     ) -> None:
         self._topic = topic
         self._router = router
         self._partition_of = partition_of
+        self._config = config  # the topic's of now
         self._pick = pick  # by (key, value); None: the router hashes keys
 
     def append(
@@ -55,10 +57,9 @@ class KeyedAppender:
         keys: _Values | None,
         headers: Sequence[Headers] | None,
         timestamps: Sequence[int] | int | None,
-        *,
-        config: TopicConfig,
     ) -> AppendedRecords:
         """Append records to the partitions of their keys; see `Topic.append_many`."""
+        config = self._config()
         if self._pick is None and compression_of(config).codec == codecs.NONE:
             return self._append_in_c(values, keys, headers, timestamps, config)
         when = system_clock() if timestamps is None else timestamps
@@ -122,6 +123,9 @@ class KeyedAppender:
 
     def _wait_durable(self, spans: list[_Span]) -> None:
         """Wait for all, whatever becomes of one; raises the first error at the end."""
+        # Asked for only now: who placed a record by older settings waits as the newest say.
+        if self._config().durability != "fsync":
+            return
 
         def wait(span: _Span) -> None:
             number, first, end = span

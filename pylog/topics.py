@@ -73,7 +73,11 @@ class Topic:
         router = self._new_router(_STICKY_BYTES)
         self._pick: _Pick = router.pick if partitioner is None else self._asking(partitioner)
         self._keyed = KeyedAppender(
-            self.name, router, self.partition, pick=self._pick if partitioner else None
+            self.name,
+            router,
+            self.partition,
+            config=lambda: self.config,
+            pick=self._pick if partitioner else None,
         )
         if partitioner is None:
             # Nothing is left to do after the C call, so it is the method itself: no Python frame.
@@ -224,7 +228,7 @@ class Topic:
         Raises UnknownTopicOrPartitionError, PartitionerError and what the partitioner raises too.
         """
         if partition is None and (len(self) > 1 or self._partitioner is not None):
-            return self._keyed.append(values, keys, headers, timestamps, config=self.config)
+            return self._keyed.append(values, keys, headers, timestamps)
         number = 0 if partition is None else partition
         return self.partition(number).append_many(values, keys, headers, timestamps)
 

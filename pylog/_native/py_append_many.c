@@ -11,6 +11,42 @@
 #include "py_appender.h"
 #include "py_many.h"
 
+/* Take the table of shares from the router, or make one: a topic may have many more partitions than
+ * a call has records. */
+static int take_share_of(plog_many *self)
+{
+    plog_router_object *router = self->router;
+    if (router->share_of != NULL && router->share_count == self->partitions_count) {
+        self->share_of = router->share_of;
+        router->share_of = NULL;
+        return 0;
+    }
+    const size_t bytes = (size_t)self->partitions_count * sizeof *self->share_of;
+    self->share_of = PyMem_Malloc(bytes);
+    if (self->share_of == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(self->share_of, 0xff, bytes);
+    return 0;
+}
+
+/* Give it back for the next call, with -1 everywhere. */
+static void give_share_of(plog_many *self)
+{
+    plog_router_object *router = self->router;
+    int32_t *unused = self->share_of;
+    if (unused != NULL) {
+        for (size_t i = 0; i < self->share_count; i++) {
+            unused[self->shares[i].number] = -1;
+        }
+        self->share_of = router->share_of;
+        router->share_of = unused;
+        router->share_count = self->partitions_count;
+        PyMem_Free(self->share_of); /* of another call, or for fewer partitions */
+    }
+}
+
 static void free_many(plog_many *self)
 {
     for (size_t i = 0; i < self->share_count; i++) {
@@ -19,7 +55,7 @@ static void free_many(plog_many *self)
         }
     }
     plog_rows_release(&self->rows);
-    PyMem_Free(self->share_of);
+    give_share_of(self);
     PyMem_Free(self->shares);
     PyMem_Free(self->lanes);
     PyMem_Free(self->staging);
@@ -40,7 +76,7 @@ static PyObject *new_array(size_t count, size_t element_bytes, void **memory)
 
 static int make_arrays(plog_many *self)
 {
-    const size_t count = (size_t)self->rows.len, partitions = (size_t)self->partitions_count;
+    const size_t count = (size_t)self->rows.len;
     void *numbers = NULL, *offsets = NULL;
     self->partitions = new_array(count, sizeof *self->numbers, &numbers);
     self->offsets_array = new_array(count, sizeof *self->offsets, &offsets);
@@ -50,13 +86,11 @@ static int make_arrays(plog_many *self)
     self->numbers = numbers;
     self->offsets = offsets;
     memset(offsets, 0xff, count * sizeof *self->offsets); /* -1 until it is placed */
-    self->share_of = PyMem_Malloc(partitions * sizeof *self->share_of);
-    if (self->share_of == NULL || plog_rows_reserve(&self->rows, count) < 0) {
+    if (plog_rows_reserve(&self->rows, count) < 0) {
         PyErr_NoMemory();
         return -1;
     }
-    memset(self->share_of, 0xff, partitions * sizeof *self->share_of);
-    return 0;
+    return take_share_of(self);
 }
 
 /* A place for one more share. */

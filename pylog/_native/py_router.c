@@ -247,6 +247,7 @@ static void router_dealloc(PyObject *object)
     Py_XDECREF(self->resolve);
     Py_XDECREF(self->count_now);
     Py_XDECREF(self->settings);
+    PyMem_Free(self->share_of);
     PyObject_GC_Del(object);
     Py_DECREF((PyObject *)type);
 }

@@ -12,6 +12,8 @@ typedef struct {
     PyObject *settings;     /* strong: an Events that counts changes of it, or NULL */
     uint32_t settings_seen; /* the count that `count` is as new as */
     Py_ssize_t count;
+    int32_t *share_of; /* owned: `share_count` times -1 for append_many; NULL while it is in use */
+    Py_ssize_t share_count;
     int64_t sticky_bytes; /* after so many bytes without a key the next partition is taken */
     int64_t sticky_so_far;
     Py_ssize_t sticky;
