@@ -12,9 +12,11 @@ from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
 from pylog.records import (
     AppendedRecords,
+    AppendEvent,
     Columns,
     Freed,
     OffsetAndTimestamp,
+    ReadEvent,
     Record,
     RecordMetadata,
     Records,
@@ -23,6 +25,7 @@ from pylog.storage.partition import Partition
 from pylog.topics import Topic
 
 __all__ = [
+    "AppendEvent",
     "AppendedRecords",
     "Columns",
     "Freed",
@@ -32,6 +35,7 @@ __all__ = [
     "Producer",
     "ProducerConfig",
     "PylogError",
+    "ReadEvent",
     "Record",
     "RecordMetadata",
     "Records",

@@ -29,6 +29,7 @@ from pylog._native import PAGE_BYTES, Events, system_clock
 from pylog.background import Background
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
+from pylog.records import AppendEvent, ReadEvent
 from pylog.storage import layout
 from pylog.storage.descriptors import Descriptors, budget_of
 from pylog.storage.environment import Environment, Flushable
@@ -76,8 +77,11 @@ class Engine:
         *,
         file_system: FileSystem | None = None,
         max_open_partitions: int | None = None,
+        on_append: Callable[[AppendEvent], object] | None = None,
+        on_read: Callable[[ReadEvent], object] | None = None,
     ) -> None:
         self.path = os.fspath(path)
+        self._on_append, self._on_read = on_append, on_read
         self._file_system: FileSystem = file_system or OsFiles()
         self._budget = budget_of(descriptor_limit())
         self._max_open_partitions = max_open_partitions or self._budget
@@ -130,6 +134,8 @@ class Engine:
             on_configured=self._note_configured,
             on_unsynced_roll=self._flush_sealed_soon,
             on_deleted_files=self._remove_deleted_later,
+            on_append=self._on_append,
+            on_read=self._on_read,
         )
         _engines.add(self)
 

@@ -119,7 +119,7 @@ class KeyedAppender:
 
         # Opening files waits for the disk, making room in open ones does not.
         slow = sum(not self._partition_of(number).is_attached for number in left_of)
-        return _first_error(place, left_of, waits=slow)
+        return _first_error(place, left_of, waits=slow if self._may_use_threads else 0)
 
     def _wait_durable(self, spans: list[_Span]) -> None:
         """Wait for all, whatever becomes of one; raises the first error at the end."""
@@ -131,9 +131,14 @@ class KeyedAppender:
             number, first, end = span
             self._partition_of(number).wait_durable(first, end)
 
-        failed = _first_error(wait, spans, waits=len(spans))
+        failed = _first_error(wait, spans, waits=len(spans) if self._may_use_threads else 0)
         if failed is not None:
             raise failed
+
+    @property
+    def _may_use_threads(self) -> bool:
+        """Whether nobody is to be told of appends by the thread that called."""
+        return not self._partition_of(0).tells_of_appends
 
     # ------------------------------------------------------------------ the Python way
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,36 @@ class Freed:
     log_start_offset: int
     segments: int = 0
     size: int = 0
+
+
+class AppendEvent(NamedTuple):
+    """What `on_append` is told: records that were placed together and acknowledged.
+
+    Their offsets are [first_offset, first_offset + records).  size_bytes: of their batches, as they
+    lie on disk.  seconds: from when they were encoded until they were acknowledged.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    records: int
+    size_bytes: int
+    seconds: float
+
+
+class ReadEvent(NamedTuple):
+    """What `on_read` is told: one read, by offset or in the course of an iteration.
+
+    first_offset: asked for.  records: offsets that were read from there on, 0 at the end.
+    size_bytes: of the batches, as they lie on disk.  seconds: that it took.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    records: int
+    size_bytes: int
+    seconds: float
 
 
 class AppendedRecords(Sequence[RecordMetadata]):

@@ -72,6 +72,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "producer_state",
         "attachment",
         "producer_files",
+        "observer",
         "produced",
         "handle",
         "retention",

@@ -15,6 +15,7 @@ from tail_memory import run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log, Partition, TopicConfig, verification
+from pylog._native import encode
 from pylog.errors import (
     ClosedError,
     InvalidConfigurationError,
@@ -24,6 +25,7 @@ from pylog.errors import (
 )
 from pylog.metadata import METADATA_TOPIC
 from pylog.storage.attachment import Attachment
+from pylog.storage.produced import Piece
 
 
 @pytest.fixture
@@ -325,6 +327,25 @@ def test_nothing_placed_by_new_settings_is_shown_by_old_ones(logs: tuple[Log, Lo
     assert theirs_attachment is not None
     assert theirs_attachment.tail.native.append(b"shown?") == pylog._native.NOT_OPEN
     assert mine.high_watermark == 2
+
+
+def test_a_change_in_the_middle_of_an_append_under_the_page_lock_is_followed(log: Log) -> None:
+    # Story: the append of a producer's batch asserted that nobody had changed any settings.
+    partition = log.create_topic("t", durability="os").partition(0)
+    produced = partition._produced_log()
+    attach, changes = produced._attach, [1, 2]
+
+    def attach_and_see_a_change() -> Attachment:
+        attachment = attach()
+        if changes:
+            log.alter_topic("t", retention_ms=changes.pop())
+        return attachment
+
+    produced._attach = attach_and_see_a_change
+    data, _ = encode((b"x",), None, None, 0, 1000)
+    assert produced._append_alone([Piece(data, 1, 0, None)]) == [range(1)]
+    assert changes == []
+    assert values(partition) == [b"x"]
 
 
 def test_a_roll_makes_durable_what_another_durability_left_unsynced(

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from pylog._native import Events
 from pylog.config import TopicConfig
+from pylog.records import AppendEvent, ReadEvent
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import File
 
@@ -47,6 +48,7 @@ class Environment:
     follows other settings from now on.  on_unsynced_roll: told when a sealed segment was left
     unsynced.
     on_deleted_files: told when files wait for their removal.
+    on_append, on_read: a user's functions; see `pylog.open`.
     """
 
     lock_file: Callable[[], File]
@@ -62,6 +64,8 @@ class Environment:
     on_configured: Callable[[Flushable], None]
     on_unsynced_roll: Callable[[Flushable], None]
     on_deleted_files: Callable[[Flushable], None]
+    on_append: Callable[[AppendEvent], object] | None = None
+    on_read: Callable[[ReadEvent], object] | None = None
 
 
 class KnownSettings(NamedTuple):

@@ -27,6 +27,7 @@ from pylog.storage.attachment import Attachment
 from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.lifecycle import IS_DELETED
+from pylog.storage.observer import observer_of
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.storage.produced import Produced
 
@@ -55,6 +56,7 @@ class PartitionHandle(ABC):
         self._settings = KnownSettings(_NEVER_ASKED, config)
         self.appender = Appender(self._append_slowly)
         self._counters = Counters()
+        self._observer = observer_of(topic, number, environment)
         self._directory = directory
         self._topic_id = topic_id
         self._environment = environment
@@ -281,7 +283,8 @@ class PartitionHandle(ABC):
         # First: an interrupt must not leave an attachment whose records nobody waits for.
         self._set_waiting(waits=settings.config.durability == "fsync")
         self._attachment = attachment
-        self.appender.use(attachment.tail.native)
+        if not self.tells_of_appends:
+            self.appender.use(attachment.tail.native)
         self._environment.on_attach(self)
         self._environment.on_configured(self)
         return attachment
@@ -329,8 +332,16 @@ class PartitionHandle(ABC):
         Raises DurabilityUnknownError, ClosedError.  With durability "fsync" it blocks for a sync
         that all waiting threads share, else it returns at once.
         """
-        if self._waits_for_sync:
-            self._wait_durable(start, end_offset)
+        observer = self._observer
+        try:
+            if self._waits_for_sync:
+                self._wait_durable(start, end_offset)
+        except BaseException:
+            if observer is not None:
+                observer.given_up(start, end_offset)
+            raise
+        if observer is not None:
+            observer.acknowledged(start, end_offset)
 
     def _wait_durable(self, start: int, end_offset: int) -> None:
         # Attaches again when another thread suspended the partition between append and sync.
@@ -390,6 +401,11 @@ class PartitionHandle(ABC):
             self._forget()
             if attachment is not None:
                 attachment.delete()
+
+    @property
+    def tells_of_appends(self) -> bool:
+        """Whether a user's function is called, by the thread that waits, for each append."""
+        return self._observer is not None and self._observer.sees_appends
 
     @property
     def is_attached(self) -> bool:

@@ -83,6 +83,8 @@ class Partition(RetainingPartition):
         self._searcher = Reader(topic, number, environment.decompress)  # what it reads is not asked
         # Where the next sequential read goes on without a lookup: offset, segment, position.
         self._place: tuple[int, Segment, int] | None = None
+        if self._observer is not None:
+            self._read_below = self._observer.watched(self._read_below)  # type: ignore
         # The C call waits for what is left to do, so it is the method itself: no Python frame.
         self.append = self.appender.append  # type: ignore[method-assign]
 
@@ -226,18 +228,20 @@ class Partition(RetainingPartition):
                     attach=self._ready_attachment,
                     write=self._write,
                     clock=self._environment.clock,
+                    observer=self._observer,
                 )
             return self._produced
 
     def _ready_attachment(self) -> Attachment:
         """Return what is open of the partition, with nothing left to do before a write."""
-        attachment = self._attachment or self._attach_for_writing()
-        while attachment.page.marks().flags:
+        while True:
             with self._lock:
                 attachment = self._attach_for_writing()
+                self._follow_settings(attachment)
+                if not attachment.page.marks().flags:
+                    return attachment
                 now = self._environment.clock()
                 attachment.write(bytearray(1), 1, now, -1, is_large=False)
-        return attachment
 
     def place(self, chunk: Chunk) -> tuple[int, int]:
         """Append whole batches, all or nothing; return (first, end offset).
@@ -249,8 +253,8 @@ class Partition(RetainingPartition):
 
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
-        if self._waits_for_sync and spans:
-            self._wait_durable(spans[0].start, spans[-1].stop)
+        if spans:
+            self.wait_durable(spans[0].start, spans[-1].stop)
         return AppendedRecords(self.topic, self.number, spans, timestamps)
 
     def _append_slowly(
@@ -271,14 +275,15 @@ class Partition(RetainingPartition):
         (chunk,) = self.encode_chunks((value,), (key,), (headers,), timestamp).chunks
         expected = -1 if expected_offset is None else expected_offset
         first, end_offset = self._write(chunk, expected)
-        if self._waits_for_sync:
-            self._wait_durable(first, end_offset)
+        self.wait_durable(first, end_offset)
         return RecordMetadata(self.topic, self.number, first, chunk.latest)
 
     def _write(self, chunk: Chunk, expected_offset: int) -> tuple[int, int]:
         """Place whole batches, making room as needed; returns (first, end offset)."""
         data, count, timestamp = chunk
         is_large = len(data) >= policy.LARGE_WRITE
+        observer = self._observer
+        since = 0.0 if observer is None else observer.now()
         for _ in range(_MAX_ROUNDS):
             attachment = self._attachment
             if attachment is None or is_large:
@@ -293,6 +298,8 @@ class Partition(RetainingPartition):
                         data, count, timestamp, expected_offset, is_large=is_large
                     )
             if isinstance(result, tuple):
+                if observer is not None:
+                    observer.placed(*result, len(data), since)
                 return result
             if result == _native.STALE:
                 raise OffsetMismatchError(expected_offset, self.log_end_offset)
@@ -323,7 +330,7 @@ class Partition(RetainingPartition):
         try:
             marks = attachment.page.marks()
         except ClosedError:
-            return self._again(attachment)._read_below(offset, max_bytes, end)
+            return Partition._read_below(self._again(attachment), offset, max_bytes, end)
         limit = marks.high_watermark
         if not marks.log_start_offset <= offset < limit or max_bytes < 1:
             return self._nothing_at(offset, max_bytes, marks)

@@ -23,6 +23,7 @@ from pylog.errors import ClosedError, OffsetMismatchError, RecordTooLargeError
 from pylog.storage.attachment import Attachment
 from pylog.storage.encoding import Chunk, chunk_bytes, recode
 from pylog.storage.files import Directory
+from pylog.storage.observer import Observer
 from pylog.storage.producer_files import catch_up, load_state, save_snapshot
 from pylog.storage.producer_state import ProducedBatch, ProducerState
 from pylog.storage.validation import Header, check_batches
@@ -57,12 +58,14 @@ class Produced:
         attach: Callable[[], Attachment],
         write: Callable[[Chunk, int], tuple[int, int]],
         clock: Callable[[], int],
+        observer: Observer | None,
     ) -> None:
         self._directory = directory
         self._reader = reader
         self._attach = attach
         self._write = write
         self._clock = clock
+        self._observer = observer
         self._lock = threading.RLock()
         self._state: ProducerState | None = None
         self._saved_offset = -1
@@ -112,15 +115,21 @@ class Produced:
 
     def _append_alone(self, pieces: Sequence[Piece]) -> list[range]:
         """Judge and append in one turn of the page lock."""
-        attachment = self._attach()
-        with attachment.page:
-            state, known = self._judge(attachment, pieces)
-            fresh = _fresh(pieces, known)
-            if not fresh:
-                return _spans(pieces, known, 0)
-            placed = attachment.write_locked(*_chunk_of(fresh), state.end_offset, is_large=True)
-            assert isinstance(placed, tuple), placed
+        while True:
+            attachment = self._attach()
+            with attachment.page:
+                state, known = self._judge(attachment, pieces)
+                fresh = _fresh(pieces, known)
+                if not fresh:
+                    return _spans(pieces, known, 0)
+                chunk = _chunk_of(fresh)
+                placed = attachment.write_locked(*chunk, state.end_offset, is_large=True)
+            if isinstance(placed, tuple):
+                break
+            # Settings were changed since they were looked at.
         attachment.after_write()
+        if self._observer is not None:
+            self._observer.placed(*placed, len(chunk.data), self._observer.now())
         return self._appended(state, pieces, known, placed[0], attachment)
 
     def _judge(
