@@ -9,8 +9,9 @@ Locks: none.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import numpy as np
@@ -104,7 +105,7 @@ class KeyedAppender:
     def _place_left(
         self, left: list[_Left], appended: AppendedRecords, spans: list[_Span]
     ) -> Exception | None:
-        """Place what the C core left, all that can be; returns the first error."""
+        """Place what the C core left, all that can be; returns one of the errors."""
         left_of: dict[int, list[_Left]] = {}
         for item in left:
             left_of.setdefault(item[0], []).append(item)
@@ -119,10 +120,10 @@ class KeyedAppender:
 
         # Opening files waits for the disk, making room in open ones does not.
         slow = sum(not self._partition_of(number).is_attached for number in left_of)
-        return _first_error(place, left_of, waits=slow if self._may_use_threads else 0)
+        return _any_error(place, left_of, waits=slow if self._may_use_threads else 0)
 
     def _wait_durable(self, spans: list[_Span]) -> None:
-        """Wait for all, whatever becomes of one; raises the first error at the end."""
+        """Wait for all, whatever becomes of one; raises an error at the end."""
         # Asked for only now: who placed a record by older settings waits as the newest say.
         if self._config().durability != "fsync":
             return
@@ -131,7 +132,7 @@ class KeyedAppender:
             number, first, end = span
             self._partition_of(number).wait_durable(first, end)
 
-        failed = _first_error(wait, spans, waits=len(spans) if self._may_use_threads else 0)
+        failed = _any_error(wait, spans, waits=len(spans) if self._may_use_threads else 0)
         if failed is not None:
             raise failed
 
@@ -197,26 +198,33 @@ class KeyedAppender:
         return {number: sorted(rows) for number, rows in rows_of.items()}
 
 
-def _first_error(
+def _any_error(
     function: Callable[[_Item], None], items: Collection[_Item], *, waits: int
 ) -> Exception | None:
-    """Call the function for each item; return the first error.  Threads help who often waits.
+    """Call the function for each item; return one of the errors.  Threads help who often waits.
 
     waits: for how many of the items the disk is waited for.
     """
+    left = iter(list(items))  # shared: each item goes to one thread
 
-    def attempt(item: _Item) -> Exception | None:
-        try:
-            function(item)
-        except (PylogError, OSError) as error:
-            return error
-        return None
+    def work() -> Exception | None:
+        first = None
+        for item in left:
+            try:
+                function(item)
+            except (PylogError, OSError) as error:
+                first = first or error
+        return first
 
     if waits < _FEW_WAITS:
-        errors = [attempt(item) for item in items]
-    else:
-        with ThreadPoolExecutor(_THREADS, "pylog-append") as pool:
-            errors = list(pool.map(attempt, items))
+        return work()
+    helpers: list[Future[Exception | None]] = []
+    with ThreadPoolExecutor(_THREADS - 1, "pylog-append") as pool:
+        # None are started when the main thread has ended: then this thread does it all.
+        with contextlib.suppress(RuntimeError):
+            for _ in range(_THREADS - 1):
+                helpers.append(pool.submit(work))
+        errors = [work(), *(helper.result() for helper in helpers)]
     return next((error for error in errors if error is not None), None)
 
 

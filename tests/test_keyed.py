@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,22 @@ def test_partitions_that_were_added_are_used(log: Log) -> None:
         pytest.skip("nothing adds partitions yet")
     topic.add_partitions(5)
     assert set(topic.append_many(**rows).partitions.tolist()) == set(range(5))
+
+
+def test_threads_that_outlive_the_main_thread_append_to_many_partitions(tmp_path: Path) -> None:
+    program = f"""
+import threading
+import pylog
+log = pylog.open({str(tmp_path)!r})
+topic = log.create_topic("t", partitions=40)
+main = threading.main_thread()
+keys = [b"%d" % number for number in range(200)]
+def work():
+    main.join()
+    topic.append_many(keys, keys=keys)
+    assert sum(partition.durable_offset for partition in topic.partitions) == 200
+    print("done")
+threading.Thread(target=work).start()
+"""
+    call = [sys.executable, "-c", program]
+    assert subprocess.run(call, capture_output=True, timeout=60, check=True).stdout == b"done\n"
