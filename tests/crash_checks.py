@@ -222,6 +222,9 @@ def _config(
         segment_bytes=segment_bytes,
         segment_index_bytes=index,
         index_interval_bytes=interval,
+        # By size, or by time, which seals the active segment first.
+        retention_bytes=2 * segment_bytes if index == 96 else -1,
+        retention_ms=-1 if index == 96 else 1500,
         # Files that are removed at once, and files that wait for the next open.
         file_delete_delay_ms=0 if index == 96 else 60_000,
         # Less than a segment, so that append_many goes in chunks and rolls in the middle.
@@ -271,8 +274,8 @@ class Life:
             index = rng.randrange(len(partitions))
             process = self._processes[index]
             process.now += rng.choice((0, 1, 1000))
-            kinds = ("append", "many", "flush", "delete", "reopen")
-            kind = rng.choices(kinds, (12, 4, 1, 1, 1))[0]
+            kinds = ("append", "many", "flush", "delete", "retain", "reopen")
+            kind = rng.choices(kinds, (12, 4, 1, 1, 1, 1))[0]
             if kind == "append":
                 value = self._value(rng.randint(*self.profile.value_bytes))
                 history.values.append(value)
@@ -283,6 +286,10 @@ class Life:
                 partitions[index].flush()
             elif kind == "delete":
                 self._delete_records(partitions[index])
+            elif kind == "retain":
+                process.now += rng.choice((0, 2000))
+                start = partitions[index].apply_retention().log_start_offset
+                history.asked_start = max(history.asked_start, start)
             else:
                 partitions[index].close()
                 process.unsynced.clear()

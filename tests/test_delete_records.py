@@ -217,6 +217,15 @@ def test_reading_all_begins_where_the_log_does_then(
         next(partition.records(3))
 
 
+def test_who_had_read_all_reads_on_when_all_that_is_gone(log: Log) -> None:
+    partition = make_partition(log, file_delete_delay_ms=0, retention_bytes=0)
+    partition.append_many([b"a", b"b"])
+    assert partition.read(0).next_offset == 2
+    partition.apply_retention()  # seals the segment whose end was reached, and drops it
+    partition.append(b"c")
+    assert [record.value for record in partition.read(2)] == [b"c"]
+
+
 def test_who_reads_a_segment_reads_on_when_it_goes(tmp_path: Path, log: Log) -> None:
     partition = fill(log, file_delete_delay_ms=0)
     records = partition.read(0)

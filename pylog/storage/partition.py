@@ -336,23 +336,25 @@ class Partition(RetainingPartition):
             return self._nothing_at(offset, max_bytes, marks)
         if end is not None and end < limit:
             limit = end
-        try:
-            place = self._place
-            if place is not None and place[0] == offset:
-                _, segment, position = place
-                view = view_of(segment, marks)
+        place, records = self._place, None
+        if place is not None and place[0] == offset:
+            _, segment, position = place
+            view = view_of(segment, marks)
+            try:
                 records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
-            else:
-                records = None
-            if records is None:
+            except CorruptRangeError:
+                # Its file is missing.  If it was deleted, the next segment goes on here.
+                self._place = None
+        if records is None:
+            try:
                 found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
-                if found is None:
-                    return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
-                segment, records = found
-        except CorruptRangeError:
-            # A file that is missing may have been deleted since the marks were copied.
-            self._check_start(offset, self.log_start_offset)
-            raise
+            except CorruptRangeError:
+                # A file that is missing may have been deleted since the marks were copied.
+                self._check_start(offset, self.log_start_offset)
+                raise
+            if found is None:
+                return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
+            segment, records = found
         # One assignment: another thread sees the old place or the new one.
         self._place = records.next_offset, segment, records.end_position
         return records

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from pylog._native import Marks
@@ -98,12 +99,40 @@ class RetainingPartition(PartitionHandle):
     def _advance_start_locked(
         self, attachment: Attachment, marks: Marks, log_start_offset: int
     ) -> list[int]:
-        try:
-            _, segments = attachment.ready_locked(marks)
-            assert segments.manifest is not None, "there are records"
+        manifest = attachment.segments(marks).manifest
+        assert manifest is not None, "there are records"
+        kept = policy.segments_from(manifest.segments, log_start_offset)
+
+        def commit() -> list[int]:
+            _, segments = attachment.ready_locked(attachment.page.marks())
+            assert segments.manifest is not None
             return attachment.advance_start_locked(segments.manifest, log_start_offset)
+
+        return self._commit_with_space(attachment, commit, len(manifest.segments) - len(kept))
+
+    def _commit_with_space(
+        self, attachment: Attachment, commit: Callable[[], list[int]], count: int
+    ) -> list[int]:
+        """Do what replaces the manifest; on a full disk the indexes of what is to go pay for it.
+
+        count: the number of the oldest segments that go.  Until the manifest is replaced they are
+        read without indexes.  Raises PartitionFullError when that was not enough, OSError.
+        """
+        path = self._directory.path
+        try:
+            return commit()
         except OSError as error:
-            raise full_error(error, self._directory.path) or error from error
+            full = full_error(error, path)
+            known = attachment.segments(attachment.page.marks()).segments[:count]
+            if full is None or not known:
+                raise full or error from error
+        for segment in known:
+            segment.forget_indexes()
+            remove_indexes(self._directory, segment.base_offset)
+        try:
+            return commit()
+        except OSError as error:
+            raise full_error(error, path) or error from error
 
     # ------------------------------------------------------------------ by time and by size
 
@@ -133,7 +162,7 @@ class RetainingPartition(PartitionHandle):
                 if marks.flags & WHILE_WRITING:
                     marks, _ = attachment.ready_locked(marks)
                 plan = self._plan(attachment, marks)
-                gone = self._carry_out_locked(attachment, marks, plan) if plan else []
+                gone = self._carry_out_locked(attachment, plan) if plan else []
                 start = attachment.page.marks().log_start_offset
             self._remove_later(gone)
             if plan is None:
@@ -176,28 +205,23 @@ class RetainingPartition(PartitionHandle):
         plan = Plan(clock, segments, count, is_old, marks.log_start_offset)
         return plan if plan.says_more_than(manifest, marks, known) else None
 
-    def _carry_out_locked(self, attachment: Attachment, marks: Marks, plan: Plan) -> list[int]:
+    def _carry_out_locked(self, attachment: Attachment, plan: Plan) -> list[int]:
         """Do what was planned; return base offsets of the segments that are gone."""
         try:
-            return self._commit_locked(attachment, marks, plan)
+            if plan.count == len(plan.segments) or plan.rolls:
+                attachment.roll_locked(attachment.page.marks())
         except OSError as error:
-            full = full_error(error, self._directory.path)
-            if full is None or not self._make_space(attachment, plan):
-                raise full or error from error
-        # A roll takes three files more than that, which the active segment is not worth now.
-        count = min(plan.count, len(plan.segments) - 1)
-        plan = dataclasses.replace(plan, count=count, rolls=False)
-        try:
-            return self._commit_locked(attachment, attachment.page.marks(), plan)
-        except OSError as error:
-            raise full_error(error, self._directory.path) or error from error
+            if full_error(error, self._directory.path) is None:
+                raise
+            # Three files more are too much on a full disk: the active segment goes another time.
+            plan = dataclasses.replace(plan, count=min(plan.count, len(plan.segments) - 1))
+        return self._commit_with_space(
+            attachment, lambda: self._commit_locked(attachment, plan), plan.count
+        )
 
-    def _commit_locked(self, attachment: Attachment, marks: Marks, plan: Plan) -> list[int]:
-        """Roll if need be, and replace the manifest.  Raises OSError."""
-        if plan.count == len(plan.segments) or plan.rolls:
-            attachment.roll_locked(marks)
-            marks = attachment.page.marks()
-        marks, segments = attachment.ready_locked(marks)
+    def _commit_locked(self, attachment: Attachment, plan: Plan) -> list[int]:
+        """Replace the manifest by what the plan says.  Raises OSError."""
+        marks, segments = attachment.ready_locked(attachment.page.marks())
         assert segments.manifest is not None, "there is something to delete"
         times = {facts.base_offset: facts.append_time for facts in plan.segments}
         manifest = dataclasses.replace(
@@ -218,18 +242,6 @@ class RetainingPartition(PartitionHandle):
         if plan.segments[-1].append_time < marks.append_time:
             attachment.page.publish(append_time=plan.segments[-1].append_time)
         return gone
-
-    def _make_space(self, attachment: Attachment, plan: Plan) -> bool:
-        """Remove the indexes of segments that are to go: on a full disk they pay for the manifest.
-
-        Until that is replaced these segments are read without them.  False: nothing was removed.
-        """
-        count = min(plan.count, len(plan.segments) - 1)
-        known = attachment.segments(attachment.page.marks()).segments
-        for segment in known[:count]:
-            segment.forget_indexes()
-        found = [remove_indexes(self._directory, one.base_offset) for one in known[:count]]
-        return any(found)
 
     # ------------------------------------------------------------------ files
 

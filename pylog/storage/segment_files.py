@@ -103,16 +103,11 @@ def mark_deleted(directory: Directory, base_offset: int) -> None:
             directory.rename(name, layout.deleted_name(name))
 
 
-def remove_indexes(directory: Directory, base_offset: int) -> bool:
-    """Remove the indexes of a segment, which is read without them; return whether any was there.
-
-    Raises OSError.
-    """
-    names = set(directory.names())
-    found = [name for name in layout.segment_names(base_offset)[1:] if name in names]
-    for name in found:
-        directory.unlink(name)
-    return bool(found)
+def remove_indexes(directory: Directory, base_offset: int) -> None:
+    """Remove the indexes of a segment, which is read without them.  Raises OSError."""
+    for name in layout.segment_names(base_offset)[1:]:
+        with contextlib.suppress(FileNotFoundError):
+            directory.unlink(name)
 
 
 def deleted_names(directory: Directory) -> list[str]:
