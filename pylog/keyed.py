@@ -95,7 +95,7 @@ class KeyedAppender:
             stamps if isinstance(stamps, int) else np.frombuffer(stamps, np.int64),
         )
         failed = self._place_left(left, appended, spans)
-        self._wait_durable(spans)
+        self._wait_durable(spans, config)
         if failed is not None:
             if isinstance(failed, NotAppendedError):
                 failed.appended = _placed(appended)
@@ -122,10 +122,14 @@ class KeyedAppender:
         slow = sum(not self._partition_of(number).is_attached for number in left_of)
         return _any_error(place, left_of, waits=slow if self._may_use_threads else 0)
 
-    def _wait_durable(self, spans: list[_Span]) -> None:
-        """Wait for all, whatever becomes of one; raises an error at the end."""
-        # Asked for only now: who placed a record by older settings waits as the newest say.
-        if self._config().durability != "fsync":
+    def _wait_durable(self, spans: list[_Span], before: TopicConfig) -> None:
+        """Wait for all, whatever becomes of one; raises an error at the end.
+
+        before: the settings when it began.
+        """
+        # Who placed a record by older settings waits as the newest say.  What was placed to wait
+        # for a sync stays hidden until one, or until its partition follows other settings.
+        if "fsync" not in (before.durability, self._config().durability):
             return
 
         def wait(span: _Span) -> None:

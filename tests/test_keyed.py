@@ -17,6 +17,7 @@ from tail_memory import run_threads, tiny_switch_interval
 import pylog
 from pylog import Log, Topic
 from pylog.errors import DurabilityUnknownError, InvalidRecordError, PartitionFullError
+from pylog.keyed import KeyedAppender
 from pylog.storage.partition import Partition
 
 SEED = int(os.environ.get("PYLOG_KEYED_SEED", "0")) or random.randrange(1 << 30)
@@ -223,6 +224,24 @@ def test_partitions_that_were_added_are_used(log: Log) -> None:
         pytest.skip("nothing adds partitions yet")
     topic.add_partitions(5)
     assert set(topic.append_many(**rows).partitions.tolist()) == set(range(5))
+
+
+@pytest.mark.parametrize(("before", "after"), [("fsync", "os"), ("os", "fsync")])
+def test_durability_that_changes_during_the_call_hides_nothing(
+    log: Log, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    topic = log.create_topic("t", partitions=3, durability=before)
+    keys = [b"%d" % number for number in range(50)]
+    topic.append_many(keys, keys=keys)
+    place_left = KeyedAppender._place_left
+
+    def alter_first(self: KeyedAppender, *given: Any) -> Exception | None:
+        log.alter_topic("t", durability=after)
+        return place_left(self, *given)
+
+    monkeypatch.setattr(KeyedAppender, "_place_left", alter_first)
+    topic.append_many(keys, keys=keys)
+    assert len(list(log.read("t"))) == 100
 
 
 def test_threads_that_outlive_the_main_thread_append_to_many_partitions(tmp_path: Path) -> None:
