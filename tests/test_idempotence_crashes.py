@@ -212,7 +212,8 @@ def test_snapshot_of_records_that_a_power_cut_took_is_not_believed() -> None:
     for turn in range(10):
         send(partition, turn, producer=1)
     send(partition, 0, producer=7)
-    send(partition, 10, producer=1)
+    for turn in range(10, 17):
+        send(partition, turn, producer=1)
     end = partition.log_end_offset
     assert any(name.endswith(".snapshot") for name in files.contents())
 
