@@ -76,6 +76,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "produced",
         "handle",
         "retention",
+        "timed",
         "partition",
         "__init__",
     ),

@@ -10,10 +10,9 @@ one immutable snapshot of the segments.
 from __future__ import annotations
 
 import itertools
-import operator
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, SupportsIndex
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from pylog import _native
 from pylog._native import Marks, Reader, Record, RecordMetadata, Records, stamp_append_time
@@ -26,7 +25,7 @@ from pylog.errors import (
     OffsetMismatchError,
     OffsetOutOfRangeError,
 )
-from pylog.records import AppendedRecords, Columns, OffsetAndTimestamp, columns_of
+from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import encoding, policy
 from pylog.storage.attachment import Attachment
 from pylog.storage.encoding import Chunk, Chunks, Headers
@@ -34,10 +33,9 @@ from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.produced import Piece, Produced, pieces_of
 from pylog.storage.producer_state import ProducedBatch
-from pylog.storage.retention import RetainingPartition
 from pylog.storage.segment import Segment
 from pylog.storage.segments import SegmentSet, view_of
-from pylog.storage.times import Span, first_at, latest_of, visible_spans
+from pylog.storage.timed import TimedPartition, whole_number
 
 DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
@@ -51,7 +49,7 @@ class Placed(NamedTuple):
     append_time: int | None
 
 
-class Partition(RetainingPartition):
+class Partition(TimedPartition):
     """An ordered, durable sequence of records, shared by any number of threads and processes.
 
     topic: the topic's name.  number: which of its partitions.  config: the topic's settings.
@@ -267,11 +265,11 @@ class Partition(RetainingPartition):
     ) -> RecordMetadata:
         """Append when the C call found no room, another segment, or nothing attached."""
         if expected_offset is not None:
-            expected_offset = _whole("expected_offset", expected_offset)
+            expected_offset = whole_number("expected_offset", expected_offset)
             if expected_offset < 0:
                 raise ValueError(f"expected_offset={expected_offset}: expected at least 0")
         if timestamp is not None and self.config.message_timestamp_type != LOG_APPEND_TIME:
-            timestamp = _whole("timestamp", timestamp)
+            timestamp = whole_number("timestamp", timestamp)
         (chunk,) = self.encode_chunks((value,), (key,), (headers,), timestamp).chunks
         expected = -1 if expected_offset is None else expected_offset
         first, end_offset = self._write(chunk, expected)
@@ -396,60 +394,6 @@ class Partition(RetainingPartition):
         """
         return columns_of(self.read(offset, max_bytes))
 
-    def offset_for_time(self, timestamp: int) -> OffsetAndTimestamp | None:
-        """Return the first record with at least this timestamp, None when there is none yet.
-
-        timestamp: milliseconds since the epoch, at least 0.  Records may have been given timestamps
-        in any order; it is the first in the order of offsets.
-        Raises TypeError, ValueError for a number below 0, CorruptRangeError when damage lies where
-        the record may be, ClosedError, OSError, and what opening raises.
-        By the time index: O(log n) and a read where timestamps rise, else a pass over a segment.
-        Source: Kafka UnifiedLog.fetchOffsetByTimestamp.
-        """
-        timestamp = _whole("timestamp", timestamp)
-        return self._search(lambda spans: first_at(self._searcher, spans, timestamp))
-
-    @property
-    def max_timestamp(self) -> OffsetAndTimestamp | None:
-        """The record with the greatest timestamp, the first of several; None without records.
-
-        Raises and costs what `offset_for_time` does.  Source: KIP-734.
-        """
-        return self._search(lambda spans: latest_of(self._searcher, spans))
-
-    def _search(
-        self, search: Callable[[list[Span]], OffsetAndTimestamp | None]
-    ) -> OffsetAndTimestamp | None:
-        while True:
-            spans = self._visible_spans()
-            try:
-                return search(spans)
-            except CorruptRangeError:
-                # A file that is missing may have been deleted meanwhile.
-                if self.log_start_offset <= spans[0].start:
-                    raise
-
-    def _visible_spans(self) -> list[Span]:
-        attachment = self._attachment or self._attached()
-        if attachment is None:
-            return []
-        try:
-            marks = attachment.page.marks()
-        except ClosedError:
-            return self._again(attachment)._visible_spans()
-        return visible_spans(attachment.segments(marks), marks)
-
-    def first_offset(self, timestamp: int) -> int:
-        """Return where reading from a point in time begins.
-
-        That is the first record with at least this timestamp, or the high watermark while there is
-        none.  Raises what `offset_for_time` raises.
-        """
-        # Looked at first: what becomes visible during the search is not passed over.
-        end = self.high_watermark
-        found = self.offset_for_time(timestamp)
-        return end if found is None else found.offset
-
     def records(
         self,
         start: int | None = None,
@@ -492,11 +436,3 @@ class Partition(RetainingPartition):
                     return
                 self.wait(offset)
             offset = records.next_offset
-
-
-def _whole(name: str, value: SupportsIndex) -> int:
-    """Return an argument as an int, with the same error as the C call gives."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
