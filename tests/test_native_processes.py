@@ -190,7 +190,7 @@ def turns_by_life(log: TailMemory) -> dict[int, int]:
 def test_processes_are_killed_at_random_and_nothing_is_lost(
     tmp_path: Path, log: TailMemory
 ) -> None:
-    """RELIABILITY D6 and T14.  Kills until 400 or 12 seconds, whichever is first, at least 100."""
+    """RELIABILITY D6 and T14.  Kills for 12 seconds or 400 times; longer until 100 on a busy machine."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -210,11 +210,11 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
             return start(lambda: append_until_killed(tmp_path, acknowledged, waits, slot))
 
         living = [born(slot) for slot in range(workers)]
-        deadline = time.monotonic() + 12
+        began = time.monotonic()
         # Fast children must not fill the window: what is left is more than they append in between.
         while (
             kills < 400
-            and time.monotonic() < deadline
+            and time.monotonic() - began < (12 if kills >= 100 else 45)
             and log.page.marks().position < WINDOW_BYTES // 2
         ):
             slot = chance.randrange(workers)
@@ -226,10 +226,10 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
             last_turn[life] = turn
             interrupted += log.page.intent != (0, 0)
             checker.check()
-            began = time.monotonic()
+            asked = time.monotonic()
             log.page.lock(5)
             log.page.unlock()
-            longest_wait = max(longest_wait, time.monotonic() - began)
+            longest_wait = max(longest_wait, time.monotonic() - asked)
             living[slot] = born(slot)
         for slot, child in enumerate(living):
             child.kill()
