@@ -190,7 +190,7 @@ def turns_by_life(log: TailMemory) -> dict[int, int]:
 def test_processes_are_killed_at_random_and_nothing_is_lost(
     tmp_path: Path, log: TailMemory
 ) -> None:
-    """RELIABILITY D6 and T14.  Kills for 12 seconds or 400 times; longer until 100 on a busy machine."""
+    """RELIABILITY D6 and T14.  Kills for 12 seconds or 400 times; on a busy machine until 100."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
