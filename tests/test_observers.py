@@ -204,6 +204,19 @@ def test_each_thread_is_told_of_its_own_appends(tmp_path: Path) -> None:
         assert offsets == set(range(partition.log_end_offset))
 
 
+def test_a_wait_that_spans_records_of_others_tells_of_its_own(tmp_path: Path, notes: Notes) -> None:
+    with notes.open(tmp_path) as log:
+        observer = log.create_topic("t").partition(0)._observer
+    assert observer is not None
+    observer.placed(0, 1, 10, 0.0)
+    run_threads(lambda: observer.placed(1, 3, 20, 0.0))
+    observer.placed(3, 4, 10, 0.0)
+    observer.acknowledged(0, 4)
+    assert notes.offsets() == [0, 3]
+    observer.given_up(0, 4)
+    assert list(observer._placed.values()) == [(3, 20, 0.0)]
+
+
 def test_without_observers_nothing_stands_between_a_caller_and_the_core(tmp_path: Path) -> None:
     with pylog.open(tmp_path) as log:
         partition = log.create_topic("t").partition(0)

@@ -221,6 +221,24 @@ def test_a_change_whose_maker_was_killed_before_it_told_is_told_by_who_reads_it(
         assert topic.partition(0).durable_offset == 3
 
 
+def test_indexes_made_under_another_bound_are_read_whole(tmp_path: Path) -> None:
+    # Story: only as much of them was mapped as the topic allows now, and reading scanned for it.
+    with pylog.open(tmp_path) as log:
+        topic = log.create_topic("t", durability="os", index_interval_bytes=0)
+        for _ in range(1000):
+            topic.append(b"x")
+        log.alter_topic("t", segment_index_bytes=24)
+        topic.append(b"rolls")
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        assert [record.offset for record in partition.read(900, 1)] == [900]
+        attachment = partition._attached()
+        assert attachment is not None
+        segment = attachment.known_segments().segments[0]
+        view = segment.sealed_view()
+        assert segment.index(view).capacity >= view.index_entries > 900
+
+
 # ---------------------------------------------------------------- durability
 
 

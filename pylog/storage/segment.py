@@ -130,7 +130,8 @@ class Segment:
             # A sealed file may have been cut: touching a map past its end would kill the process.
             # Nobody looks at entries of the active one that were not published.
             is_sealed = view is self._sealed_view
-            map_bytes = min(size, self._index_bytes) if is_sealed else self._index_bytes
+            # Either may be larger than the topic's setting: that may have been lowered since.
+            map_bytes = size if is_sealed else max(size, self._index_bytes)
             return file.map(map_bytes, writable=False) if size else b""
         finally:
             file.close()
