@@ -101,6 +101,11 @@ def test_what_is_not_visible_yet_cannot_be_deleted(log: Log) -> None:
     assert partition.delete_records(-1) == 50
 
 
+def test_an_offset_of_numpys_will_do(log: Log) -> None:
+    partition = fill(log)
+    assert partition.delete_records(partition.read_columns(25).offsets[0]) == 25
+
+
 @pytest.mark.parametrize("before", [None, "3", 3.0, True])
 def test_what_is_no_offset_is_refused(log: Log, before: Any) -> None:
     with pytest.raises(TypeError, match="before must be an int"):
@@ -359,6 +364,47 @@ def test_a_process_that_dies_before_it_tells_is_finished_or_forgotten(
     other.check()
     again = memory_partition(MemoryFiles(files.disk_after(), boot=1), durability="os")
     assert (again.log_start_offset, again.log_end_offset) == (start, 70)
+
+
+def test_the_start_of_a_process_that_died_is_not_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = MemoryFiles(Disk(), boot=1, is_recording=True)
+    one, other = (memory_partition(files, durability="os") for _ in range(2))
+    for number in range(50):
+        one.append(b"%04d" % number + bytes(16), timestamp=NOW)
+
+    def die(*_: Any) -> None:
+        raise DeadError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "_publish_start_locked", die)
+        with pytest.raises(DeadError):
+            one.delete_records(40)
+    # The marks say 0 still, so this is no news to it.
+    assert other.delete_records(20) == 40
+    assert start_of(read_all(other)) == 40
+    again = memory_partition(MemoryFiles(files.disk_after(), boot=1), durability="os")
+    assert again.log_start_offset == 40
+
+
+def test_files_of_a_topic_that_was_made_anew_meanwhile_stay(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log)
+    original = Partition._remove_later
+
+    def remade_first(self: Partition, *args: Any) -> None:
+        log.delete_topic("t")
+        make_partition(log).append(b"new")
+        original(self, *args)
+
+    with pylog.open(tmp_path) as other:
+        theirs = other.topic("t").partition(0)
+        monkeypatch.setattr(Partition, "_remove_later", remade_first)
+        assert theirs.delete_records(25) == 25
+    with pylog.open(tmp_path) as other:
+        assert values(other.topic("t").partition(0)) == [b"new"]
 
 
 def test_an_error_leaves_the_old_start_or_the_new_one(log: Log, tmp_path: Path) -> None:

@@ -476,7 +476,7 @@ class Attachment:
             self._directory, self.page, manifest, active, log_start_offset
         )
         self._segments.take(manifest)
-        lifecycle.advance_epochs(self._directory, log_start_offset)
+        lifecycle.advance_epochs(self._directory, manifest.log_start_offset)
         return [base for base in bases if base < manifest.segments[0].base_offset]
 
     # ------------------------------------------------------------------ check

@@ -281,13 +281,15 @@ def advance_start_locked(
     """Forget the records below an offset, and segments that hold no others; returns the manifest.
 
     manifest: the current one, or with newer facts of its segments.
-    log_start_offset: from the current one to the log end offset.  The files of segments that
-    no longer count are the caller's to remove, now that the manifest does not name them.
+    log_start_offset: at most the log end offset; below the current one it stays where it is, since
+    another process may have moved it when the caller looked.  The files of segments that no longer
+    count are the caller's to remove, now that the manifest does not name them.
     Raises OSError with the old start, or, if it was the directory's sync that failed, with the
     question open.  Blocks appenders for two syncs, and for one more when the new start is not yet
     known to be on disk.  Source: Kafka UnifiedLog.maybeIncrementLogStartOffset, KIP-107.
     """
     marks = page.marks()
+    log_start_offset = max(log_start_offset, marks.log_start_offset)
     facts = manifest.segments[-1]
     if log_start_offset > facts.end_offset:
         # After a power cut the log must not end below its start.

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import operator
 from collections.abc import Callable
-from typing import Final
+from typing import Final, SupportsIndex
 
 from pylog._native import Marks
 from pylog.config import UNLIMITED
@@ -22,7 +23,7 @@ from pylog.records import Freed
 from pylog.storage import policy
 from pylog.storage.attachment import Attachment
 from pylog.storage.handle import PartitionHandle
-from pylog.storage.lifecycle import WHILE_WRITING, active_facts
+from pylog.storage.lifecycle import IS_DELETED, WHILE_WRITING, active_facts
 from pylog.storage.manifest import Clock, Manifest, SegmentFacts
 from pylog.storage.segment_files import deleted_names, mark_deleted, remove_indexes
 from pylog.storage.tail import full_error
@@ -64,7 +65,7 @@ class Plan:
 class RetainingPartition(PartitionHandle):
     """What of a partition is kept, and how the rest goes."""
 
-    def delete_records(self, before: int) -> int:
+    def delete_records(self, before: SupportsIndex) -> int:
         """Delete all records below an offset; return the log start offset, which is then there.
 
         before: at most the high watermark; -1 stands for the high watermark.  Below the log start
@@ -76,6 +77,7 @@ class RetainingPartition(PartitionHandle):
         raises.  One replacement of the manifest, two syncs, while appenders wait.
         Source: KIP-107, Kafka Partition.deleteRecordsOnLeader.
         """
+        offset = _whole_before(before)
         policies = self.config.cleanup_policy
         if policies == "compact":
             # The latest record of a key would go with the others (Kafka: PolicyViolationException).
@@ -83,17 +85,19 @@ class RetainingPartition(PartitionHandle):
         with self._lock:
             attachment = self._attached()
             if attachment is None:
-                _check_before(before, 0, 0)
+                _check_before(offset, 0, 0)
                 return 0
             with attachment.page:
                 marks = attachment.page.marks()
-                _check_before(before, marks.log_start_offset, marks.high_watermark)
+                _check_before(offset, marks.log_start_offset, marks.high_watermark)
                 attachment.check_writable(marks)
-                offset = marks.high_watermark if before == HIGH_WATERMARK else before
+                if offset == HIGH_WATERMARK:
+                    offset = marks.high_watermark
                 if offset <= marks.log_start_offset:
                     return marks.log_start_offset
                 gone = self._advance_start_locked(attachment, marks, offset)
-            self._remove_later(gone)
+                offset = attachment.page.marks().log_start_offset
+            self._remove_later(attachment, gone)
             return offset
 
     def _advance_start_locked(
@@ -164,7 +168,7 @@ class RetainingPartition(PartitionHandle):
                 plan = self._plan(attachment, marks)
                 gone = self._carry_out_locked(attachment, plan) if plan else []
                 start = attachment.page.marks().log_start_offset
-            self._remove_later(gone)
+            self._remove_later(attachment, gone)
             if plan is None:
                 return Freed(start)
             sizes = [facts.size for facts in plan.segments if facts.base_offset in gone]
@@ -245,13 +249,17 @@ class RetainingPartition(PartitionHandle):
 
     # ------------------------------------------------------------------ files
 
-    def _remove_later(self, gone: list[int]) -> None:
+    def _remove_later(self, attachment: Attachment, gone: list[int]) -> None:
         """Rename the files of segments that no longer count, and have them removed in time."""
         if not gone:
             return
         try:
             for base_offset in gone:
-                mark_deleted(self._directory, base_offset)
+                # A topic that was deleted and made anew has files of these names.
+                with attachment.page:
+                    if attachment.page.marks().flags & IS_DELETED:
+                        return
+                    mark_deleted(self._directory, base_offset)
         except OSError as error:
             # The next one to open the partition alone finds them.
             logger.warning("%s: not marked as deleted: %s", self._directory.path, error)
@@ -269,9 +277,11 @@ class RetainingPartition(PartitionHandle):
             # Without space nobody waits: who reads such a segment on holds its file.
             delay = 0 if self.state == "full" else self.config.file_delete_delay_ms / 1000
             now = self._environment.monotonic()
-            seen = {
-                name: self._deleted_since.get(name, now) for name in deleted_names(self._directory)
-            }
+            try:
+                names = deleted_names(self._directory)
+            except FileNotFoundError:
+                return  # the topic was deleted meanwhile
+            seen = {name: self._deleted_since.get(name, now) for name in names}
             self._deleted_since = seen
             for name in [name for name, since in seen.items() if now - since >= delay]:
                 with contextlib.suppress(FileNotFoundError):
@@ -281,8 +291,12 @@ class RetainingPartition(PartitionHandle):
                 self._environment.on_deleted_files(self)
 
 
-def _check_before(before: int, start: int, end: int) -> None:
-    if isinstance(before, bool) or not isinstance(before, int):
+def _whole_before(before: SupportsIndex) -> int:
+    if isinstance(before, bool) or not isinstance(before, SupportsIndex):
         raise TypeError(f"before must be an int, not {type(before).__name__}")
+    return operator.index(before)
+
+
+def _check_before(before: int, start: int, end: int) -> None:
     if before != HIGH_WATERMARK and not 0 <= before <= end:
         raise OffsetOutOfRangeError(before, start, end)
