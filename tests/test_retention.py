@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import random
 from collections.abc import Iterator
@@ -123,6 +124,19 @@ def test_nothing_goes_that_is_not_visible_yet() -> None:
     assert machine.retain() == 0
     machine.partition.flush()
     assert machine.retain() == 11
+
+
+def test_a_second_try_after_a_commit_that_failed_deletes_no_more_than_was_planned() -> None:
+    machine = Machine(retention_bytes=2000)
+    machine.fill(100)
+    machine.files.fail("directory_sync", code=errno.ENOSPC)
+    first = machine.retain()
+    machine.files.heal()
+    attachment = machine.partition._attached()
+    assert attachment is not None
+    sizes = [facts.size for facts in attachment.known_segments().manifest.segments[:-1]]
+    assert first > 0
+    assert sum(sizes) + attachment.page.marks().position >= 2000
 
 
 # ---------------------------------------------------------------- by the right clock

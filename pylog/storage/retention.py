@@ -240,8 +240,10 @@ class RetainingPartition(PartitionHandle):
         )
         start = marks.log_start_offset
         if plan.count:
-            # The next one's base: compaction may have left a gap before it.
-            start = max(start, manifest.segments[plan.count].base_offset)
+            # The next one's base: compaction may have left a gap before it.  By what was planned: a
+            # first try may have been committed before it failed.
+            follows = (*plan.segments, manifest.segments[-1])[plan.count]
+            start = max(start, follows.base_offset)
         gone = attachment.advance_start_locked(manifest, start)
         if plan.segments[-1].append_time < marks.append_time:
             attachment.page.publish(append_time=plan.segments[-1].append_time)
