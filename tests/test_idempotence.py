@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crash_checks import Process
@@ -21,6 +22,7 @@ from pylog.errors import (
     OutOfOrderSequenceError,
 )
 from pylog.storage import produced
+from pylog.storage.attachment import Attachment
 from pylog.storage.producer_state import (
     EXPIRATION_MS,
     KEPT_BATCHES,
@@ -170,6 +172,22 @@ def test_judgement_under_the_page_lock_is_the_same(
         send(partition, 40)
     assert sequences(partition) == list(range(30))
     partition.check()
+
+
+def test_nobody_closes_the_partition_during_a_judgement_under_the_page_lock(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(produced, "_TRIES", 0)
+    partition = log.create_topic("t").partition(0)
+    write_locked, seen = Attachment.write_locked, list[bool]()
+
+    def look(self: Attachment, *given: Any, **how: Any) -> Any:
+        run_threads(lambda: seen.append(partition._lock.acquire(blocking=False)))
+        return write_locked(self, *given, **how)
+
+    monkeypatch.setattr(Attachment, "write_locked", look)
+    send(partition, 0)
+    assert set(seen) == {False}
 
 
 def test_partition_that_is_suspended_meanwhile_is_opened_again(log: Log) -> None:

@@ -315,6 +315,17 @@ class PartitionHandle(ABC):
         assert attachment is not None
         return attachment
 
+    def _ready_attachment(self) -> Attachment:
+        """Return what is open of the partition, with nothing left to do before a write."""
+        while True:
+            with self._lock:
+                attachment = self._attach_for_writing()
+                self._follow_settings(attachment)
+                if not attachment.page.marks().flags:
+                    return attachment
+                now = self._environment.clock()
+                attachment.write(bytearray(1), 1, now, -1, is_large=False)
+
     def flush(self) -> int:
         """Make everything appended so far durable; return the offset up to which it is.
 

@@ -27,7 +27,6 @@ from pylog.errors import (
 )
 from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import encoding, policy
-from pylog.storage.attachment import Attachment
 from pylog.storage.encoding import Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
@@ -225,21 +224,11 @@ class Partition(TimedPartition):
                     self._reader,
                     attach=self._ready_attachment,
                     write=self._write,
+                    held=lambda: self._lock,
                     clock=self._environment.clock,
                     observer=self._observer,
                 )
             return self._produced
-
-    def _ready_attachment(self) -> Attachment:
-        """Return what is open of the partition, with nothing left to do before a write."""
-        while True:
-            with self._lock:
-                attachment = self._attach_for_writing()
-                self._follow_settings(attachment)
-                if not attachment.page.marks().flags:
-                    return attachment
-                now = self._environment.clock()
-                attachment.write(bytearray(1), 1, now, -1, is_large=False)
 
     def place(self, chunk: Chunk) -> tuple[int, int]:
         """Append whole batches, all or nothing; return (first, end offset).

@@ -7,7 +7,7 @@ A state says what all producers sent up to an offset.  Batches are judged by it 
 the log still ends at that offset, which the append itself checks; whoever was faster is read, and
 the judgement made anew.  Where others are faster all the time, it is made under the page lock.
 
-Locks: `_lock`, around the state, taken before the page lock.
+Locks: `_lock`, around the state, taken before the partition's own and the page lock.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Produced:
 
     attach: returns what is open of the partition, with nothing left to do before a write.
     write: appends a chunk if the log ends at an offset, else raises OffsetMismatchError.
+    held: the partition's own lock.  While it is held nobody closes or suspends the partition, which
+    may promise a clean end before it has let go of the page.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Produced:
         *,
         attach: Callable[[], Attachment],
         write: Callable[[Chunk, int], tuple[int, int]],
+        held: Callable[[], threading.RLock],
         clock: Callable[[], int],
         observer: Observer | None,
     ) -> None:
@@ -64,6 +67,7 @@ class Produced:
         self._reader = reader
         self._attach = attach
         self._write = write
+        self._held = held
         self._clock = clock
         self._observer = observer
         self._lock = threading.RLock()
@@ -116,14 +120,15 @@ class Produced:
     def _append_alone(self, pieces: Sequence[Piece]) -> list[range]:
         """Judge and append in one turn of the page lock."""
         while True:
-            attachment = self._attach()
-            with attachment.page:
-                state, known = self._judge(attachment, pieces)
-                fresh = _fresh(pieces, known)
-                if not fresh:
-                    return _spans(pieces, known, 0)
-                chunk = _chunk_of(fresh)
-                placed = attachment.write_locked(*chunk, state.end_offset, is_large=True)
+            with self._held():
+                attachment = self._attach()
+                with attachment.page:
+                    state, known = self._judge(attachment, pieces)
+                    fresh = _fresh(pieces, known)
+                    if not fresh:
+                        return _spans(pieces, known, 0)
+                    chunk = _chunk_of(fresh)
+                    placed = attachment.write_locked(*chunk, state.end_offset, is_large=True)
             if isinstance(placed, tuple):
                 break
             # Settings were changed since they were looked at.
