@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import children
+from processes import Numbers, children
 from tail_memory import run_threads, tiny_switch_interval, wait_until
 
 import pylog
@@ -261,6 +261,36 @@ def test_a_bound_append_waits_for_the_sync_when_the_topic_asks_for_it(
             append(b"b")
         assert partition.durable_offset == number
     assert len(syncs) == 3
+
+
+def test_another_process_keeps_the_durability_of_every_moment(tmp_path: Path) -> None:
+    # An odd round says that the topic has been "fsync" since before it was noted.
+    told = Numbers(2)
+    rounds = 12
+    with pylog.open(tmp_path) as log, children() as start:
+        log.create_topic("t", durability="os")
+
+        def append_all_the_time() -> None:
+            with pylog.open(tmp_path) as mine:
+                partition = mine.topic("t").partition(0)
+                append = partition.append
+                while (begun := told[0]) < rounds:
+                    offset = append(b"x").offset
+                    assert partition.high_watermark > offset
+                    if begun % 2 and told[0] == begun:
+                        assert partition.durable_offset > offset
+                    if told[0] == begun:
+                        told[1] = begun
+
+        child = start(append_all_the_time)
+        for number in range(1, rounds):
+            log.alter_topic("t", durability="fsync" if number % 2 else "os")
+            told[0] = number
+            wait_until(lambda number=number: told[1] == number)
+            told[0] = number + 1 if number % 2 else number
+        told[0] = rounds
+        child.join()
+        assert log.topic("t").partition(0).log_end_offset >= rounds - 1
 
 
 def test_a_bound_append_waits_no_longer_when_the_topic_does_not_ask_for_it(
