@@ -120,7 +120,7 @@ class KeyedAppender:
 
         # Opening files waits for the disk, making room in open ones does not.
         slow = sum(not self._partition_of(number).is_attached for number in left_of)
-        return _any_error(place, left_of, waits=slow if self._may_use_threads else 0)
+        return _any_error(place, left_of, waits=slow if self._is_unobserved else 0)
 
     def _wait_durable(self, spans: list[_Span], before: TopicConfig) -> None:
         """Wait for all, whatever becomes of one; raises an error at the end.
@@ -129,20 +129,21 @@ class KeyedAppender:
         """
         # Who placed a record by older settings waits as the newest say.  What was placed to wait
         # for a sync stays hidden until one, or until its partition follows other settings.
-        if "fsync" not in (before.durability, self._config().durability):
+        is_needed = "fsync" in (before.durability, self._config().durability)
+        if self._is_unobserved and not is_needed:
             return
 
         def wait(span: _Span) -> None:
             number, first, end = span
             self._partition_of(number).wait_durable(first, end)
 
-        failed = _any_error(wait, spans, waits=len(spans) if self._may_use_threads else 0)
+        failed = _any_error(wait, spans, waits=len(spans) if self._is_unobserved else 0)
         if failed is not None:
             raise failed
 
     @property
-    def _may_use_threads(self) -> bool:
-        """Whether nobody is to be told of appends by the thread that called."""
+    def _is_unobserved(self) -> bool:
+        """Whether nobody is to be told of appends, by the thread that called when it has waited."""
         return not self._partition_of(0).tells_of_appends
 
     # ------------------------------------------------------------------ the Python way

@@ -181,8 +181,13 @@ def test_nobody_closes_the_partition_during_a_judgement_under_the_page_lock(
     partition = log.create_topic("t").partition(0)
     write_locked, seen = Attachment.write_locked, list[bool]()
 
+    def look_at_lock() -> None:
+        seen.append(partition._lock.acquire(blocking=False))
+        if seen[-1]:
+            partition._lock.release()
+
     def look(self: Attachment, *given: Any, **how: Any) -> Any:
-        run_threads(lambda: seen.append(partition._lock.acquire(blocking=False)))
+        run_threads(look_at_lock)
         return write_locked(self, *given, **how)
 
     monkeypatch.setattr(Attachment, "write_locked", look)

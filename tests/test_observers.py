@@ -60,9 +60,10 @@ def test_an_append_is_told_when_it_is_acknowledged(
     assert seen == [(0, 1, ends[0]), (1, 3, ends[1])]
 
 
-def test_every_way_to_append_is_told(tmp_path: Path, notes: Notes) -> None:
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_every_way_to_append_is_told(tmp_path: Path, notes: Notes, durability: str) -> None:
     with notes.open(tmp_path) as log:
-        topic = log.create_topic("t", partitions=2, segment_bytes=1 << 20)
+        topic = log.create_topic("t", 2, durability=durability, segment_bytes=1 << 20)
         keys = [b"%d" % number for number in range(30)]
         topic.append(b"x", partition=0)
         topic.partition(1).append(b"x")
