@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from crash_checks import Process
 from memory_files import MemoryFiles
-from producers import send, sequences
+from producers import NOW, numbered, send, sequences
 from tail_memory import run_threads, tiny_switch_interval
 
 import pylog
@@ -21,7 +21,7 @@ from pylog.errors import (
     InvalidProducerEpochError,
     OutOfOrderSequenceError,
 )
-from pylog.storage import produced
+from pylog.storage import produced, producer_files
 from pylog.storage.attachment import Attachment
 from pylog.storage.producer_state import (
     EXPIRATION_MS,
@@ -107,6 +107,51 @@ def test_state_begins_with_the_snapshot_and_not_with_the_log(tmp_path: Path) -> 
         assert send(partition, 0, producer=7) == 60
         with pytest.raises(OutOfOrderSequenceError):
             send(partition, 2, producer=7)
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False])
+@pytest.mark.parametrize("segment_bytes", [400, 1 << 20])
+def test_records_that_were_deleted_are_not_appended_again(
+    tmp_path: Path, segment_bytes: int, *, has_snapshot: bool
+) -> None:
+    with pylog.open(tmp_path) as log:
+        partition = log.create_topic("t", segment_bytes=segment_bytes).partition(0)
+        for turn in range(20):
+            send(partition, turn)
+        assert partition.delete_records(-1) == 20
+    for snapshot in Path(tmp_path, "t-0").glob("*.snapshot"):
+        if not has_snapshot:
+            snapshot.unlink()
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        assert [send(partition, turn) for turn in (19, 20)] == [19, 20]
+        assert sequences(partition) == [20]
+
+
+def test_log_says_what_lost_snapshots_did_whatever_its_timestamps_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pylog.open(tmp_path) as log:
+        partition = log.create_topic("t", segment_bytes=400).partition(0)
+        for turn in range(3):
+            send(partition, turn)
+        for _ in range(10):
+            partition.append(bytes(100), timestamp=NOW - EXPIRATION_MS)
+    for snapshot in Path(tmp_path, "t-0").glob("*.snapshot"):
+        snapshot.unlink()
+    # As if these few segments were more than is read in any case.
+    monkeypatch.setattr(producer_files, "_RECALL_BYTES", 0)
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        assert [send(partition, turn) for turn in (0, 2, 3)] == [0, 2, 13]
+
+
+def test_batch_that_is_given_twice_at_once_is_appended_once(log: Log) -> None:
+    partition = log.create_topic("t").partition(0)
+    partition.append(b"0 0")
+    data = numbered(0) + numbered(1) + numbered(0) + numbered(2) + numbered(1)
+    assert [offsets.start for offsets in partition.append_batches(data)] == [1, 2, 1, 3, 2]
+    assert sequences(partition) == [0, 1, 2]
 
 
 def test_log_that_other_writers_moved_on_is_caught_up_with(tmp_path: Path) -> None:

@@ -132,6 +132,14 @@ def test_newer_state_takes_from_an_older_one_what_it_continues() -> None:
         assert [known.first_sequence for known in other.entries[7].batches] == [first]
 
 
+def test_producers_that_nobody_hears_of_take_no_memory() -> None:
+    state = ProducerState(0)
+    for number in range(20_000):
+        state.add(batch(0, producer=number, offset=number), NOW + number * DAY // 1000)
+    assert len(state.entries) <= 2_000
+    assert 19_999 in state.entries
+
+
 def test_old_timestamps_do_not_make_a_producer_forgotten() -> None:
     state = ProducerState(0)
     state.add(batch(0)._replace(timestamp=5), NOW)

@@ -240,10 +240,13 @@ def _spans(
 ) -> list[range]:
     """Return the offsets of each piece; those that are new follow each other from `first` on."""
     spans = []
+    placed: dict[ProducedBatch | None, range] = {}
     for piece, found in zip(pieces, known, strict=True):
-        if found is not None:
-            spans.append(found.offsets)
-        else:
-            spans.append(range(first, first + piece.record_count))
+        if found is None:
+            span = placed[piece.produced] = range(first, first + piece.record_count)
             first += piece.record_count
+        else:
+            # It repeats one of these pieces, or what was in the log.
+            span = placed.get(found, found.offsets)
+        spans.append(span)
     return spans

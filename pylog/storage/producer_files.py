@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from pylog._native import Marks, Reader
+from pylog._native import Marks, Reader, Records
 from pylog.errors import CorruptFileError, CorruptRangeError
 from pylog.storage import layout
 from pylog.storage.files import Directory, read_file, replace_file
@@ -41,25 +41,28 @@ def load_state(
 ) -> ProducerState:
     """Return the state of all offsets below the marks' end.
 
+    segments: as in `catch_up`, of a log that has records or had some.
     Begins with the newest snapshot, if any; else with the oldest segment that may hold a batch of a
-    producer that is not forgotten.  Reads, besides, the end of the log.  Raises OSError.
+    producer that is not forgotten.  Reads, besides, the end of the log, also what is deleted of it:
+    it says as much of its producer as before.  Raises OSError.
     """
-    snapshot = _newest_snapshot(directory, marks)
-    start = min(_recalled_from(segments, marks), marks.log_end_offset)
+    snapshot = _newest_snapshot(directory, segments.bases[0], marks.log_end_offset)
+    start = _recalled_from(segments, marks)
     if snapshot is not None:
         start = min(start, snapshot.end_offset)
     else:
         start = min(start, _remembered_from(segments, marks, now))
-    state = ProducerState(max(start, marks.log_start_offset))
+    state = ProducerState(start)
     catch_up(state, reader, segments, marks, marks.log_end_offset, now=now)
     if snapshot is not None:
         state.complete(snapshot)
     return state
 
 
-def _newest_snapshot(directory: Directory, marks: Marks) -> ProducerState | None:
+def _newest_snapshot(directory: Directory, start: int, end: int) -> ProducerState | None:
+    """Return the newest of those from which the log itself tells the rest: it has [start, end)."""
     for offset in reversed(snapshot_offsets(directory)):
-        if not marks.log_start_offset < offset <= marks.log_end_offset:
+        if not start <= offset <= end:
             continue
         name = layout.snapshot_name(offset)
         path = f"{directory.path}/{name}"
@@ -84,9 +87,14 @@ def _recalled_from(segments: SegmentSet, marks: Marks) -> int:
 
 
 def _remembered_from(segments: SegmentSet, marks: Marks, now: int) -> int:
+    """Return the base offset of the oldest segment that was appended to not long ago.
+
+    Batches may bear any timestamps; these count only where it is not known when others appended.
+    """
     for segment in segments.segments:
-        is_active = segment.base_offset == marks.base_offset
-        latest = marks.max_timestamp if is_active else segment.facts.max_timestamp
+        latest = max(segment.facts.append_time, segment.facts.max_timestamp)
+        if segment.base_offset == marks.base_offset:
+            latest = max(marks.append_time, marks.max_timestamp) if marks.append_time >= 0 else now
         if now - latest < EXPIRATION_MS:
             return segment.base_offset
     return marks.log_end_offset
@@ -104,19 +112,20 @@ def catch_up(
     """Add to a state what was appended up to `end_offset`; without news it does nothing.
 
     segments: at least as new as `marks`.  now: when it is heard of.  Raises OSError with the state
-    as it was.
+    of what was read by then.
     """
     if state.end_offset < end_offset:
-        batches = list(_produced_between(reader, segments, marks, state.end_offset, end_offset))
-        for batch in batches:
-            state.add(batch, now)
+        for records in _reads_between(reader, segments, marks, state.end_offset, end_offset):
+            for fields in records.producers():
+                state.add(ProducedBatch(*fields), now)
+            state.end_offset = records.next_offset
         state.end_offset = end_offset
 
 
-def _produced_between(
+def _reads_between(
     reader: Reader, segments: SegmentSet, marks: Marks, start: int, end_offset: int
-) -> Iterator[ProducedBatch]:
-    """Yield the batches of producers in [start, end_offset); what is damaged says nothing."""
+) -> Iterator[Records]:
+    """Yield all that can be read in [start, end_offset); what is damaged says nothing."""
     for segment in segments.segments[segments.floor(start) :]:
         view = view_of(segment, marks)
         offset = max(start, segment.base_offset)
@@ -129,7 +138,7 @@ def _produced_between(
                 continue
             if records is None:
                 break
-            yield from (ProducedBatch(*fields) for fields in records.producers())
+            yield records
             offset = records.next_offset
 
 

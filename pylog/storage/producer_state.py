@@ -28,6 +28,8 @@ from pylog.errors import CorruptFileError, InvalidProducerEpochError, OutOfOrder
 KEPT_BATCHES: Final = 5  # of each producer: as many as Kafka's clients have in flight
 EXPIRATION_MS: Final = 86_400_000  # Kafka's producer.id.expiration.ms
 
+_FORGET_BEYOND: Final = 1000  # producers: about a megabyte
+
 _VERSION: Final = 1
 MAX_SEQUENCE: Final = 2**31 - 1
 _HEAD: Final = struct.Struct(">hI")
@@ -125,12 +127,14 @@ class ProducerState:
         self.end_offset = end_offset
         self.entries: dict[int, ProducerEntry] = {}
         self._expiration_ms = expiration_ms
+        self._forget_at = _FORGET_BEYOND  # as many entries
 
     def judge(self, batches: Sequence[ProducedBatch], now: int) -> list[ProducedBatch | None]:
         """Return for each batch the one it repeats, or None if it is new and may be appended.
 
-        The batches follow each other; nothing is changed.  A producer that is not known, or was not
-        heard of for so long that it is forgotten, may begin with any sequence, as in Kafka.
+        The batches follow each other; nothing is changed.  One may repeat another of them: that is
+        returned as it was given.  A producer that is not known, or was not heard of for so long
+        that it is forgotten, may begin with any sequence, as in Kafka.
         Raises InvalidProducerEpochError, OutOfOrderSequenceError.
         """
         answers: list[ProducedBatch | None] = []
@@ -159,6 +163,9 @@ class ProducerState:
         batch = ProducedBatch(*batch[:5], max(batch.timestamp, now), batch.is_control)
         entry = self.entries.get(batch.producer_id)
         if entry is None:
+            if len(self.entries) >= self._forget_at:
+                self.forget_expired(now)
+                self._forget_at = max(2 * len(self.entries), _FORGET_BEYOND)
             entry = self.entries[batch.producer_id] = ProducerEntry(batch.epoch, batch.timestamp)
         if batch.epoch >= entry.epoch:
             entry.add(batch)
