@@ -23,6 +23,9 @@ from pylog.storage.segments import SegmentSet, view_of
 
 logger = logging.getLogger("pylog")
 
+_LOOK_BYTES: Final = (
+    8 << 10
+)  # at first: where timestamps rise, it is within an index interval or two
 _READ_BYTES: Final = 256 << 10  # of whole batches at a time, when there is much to pass (guessed)
 
 
@@ -157,7 +160,7 @@ def _records_at_entry(reader: Reader, span: Span, timestamp: int) -> Records | N
         return None
     entry_timestamp, offset = found
     try:
-        records = segment.read(reader, offset, view, span.end, _READ_BYTES)
+        records = segment.read(reader, offset, view, span.end, _LOOK_BYTES)
     except CorruptRangeError:
         records = None
     if records is None or records.first_max_timestamp != entry_timestamp:
