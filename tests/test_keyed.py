@@ -261,3 +261,22 @@ threading.Thread(target=work).start()
 """
     call = [sys.executable, "-c", program]
     assert subprocess.run(call, capture_output=True, timeout=60, check=True).stdout == b"done\n"
+
+
+@pytest.mark.parametrize("compression", ["producer", "lz4"])
+@pytest.mark.parametrize("durability", ["fsync", "interval", "os"])
+def test_an_observer_is_told_of_every_record(
+    tmp_path: Path, durability: str, compression: str
+) -> None:
+    told: list[pylog.AppendEvent] = []
+    with pylog.open(tmp_path / "log", on_append=told.append) as log:
+        topic = log.create_topic(
+            "t", partitions=12, durability=durability, compression_type=compression
+        )
+        for _ in range(2):
+            topic.append_many([b"v"] * 90, [b"%d" % n for n in range(90)])
+        topic.append_many([b"v"] * 9)
+        ends = [partition.log_end_offset for partition in topic.partitions]
+    for number, end in enumerate(ends):
+        mine = [event for event in told if event.partition == number]
+        assert sum(event.records for event in mine) == end
