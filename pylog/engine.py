@@ -53,7 +53,9 @@ _MAX_PROPERTIES_BYTES: Final = 1 << 16
 _RETENTION_CHECK_SECONDS: Final = 300.0  # Kafka's log.retention.check.interval.ms
 _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
 _SETTINGS_POSITION: Final = 64  # in pylog.lock: another cache line than the events'
-_PRESENCE_BYTE: Final = 0  # of pylog.lock; held shared while the log is open
+# Bytes of pylog.lock: held shared while the log is open, and alone while its files are made.
+_PRESENCE_BYTE: Final = 0
+_MAKING_BYTE: Final = 1
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -396,12 +398,16 @@ def _open_properties(root: Directory, *, create: bool) -> uuid.UUID:
         return layout.parse_meta_properties(data, path=f"{root.path}/{layout.META_PROPERTIES}")
     if not create:
         raise FileNotFoundError(errno.ENOENT, "not a pylog directory", root.path)
-    log_id = uuid.uuid4()
-    replace_file(root, layout.META_PROPERTIES, layout.encode_meta_properties(log_id))
-    # Another process may have been faster: what is on disk now counts for both.
-    data = read_file(root, layout.META_PROPERTIES, max_bytes=_MAX_PROPERTIES_BYTES)
-    assert data is not None
-    return layout.parse_meta_properties(data, path=f"{root.path}/{layout.META_PROPERTIES}")
+    lock_file = root.open(LOCK_NAME, writable=True, create=True)
+    try:
+        # One process at a time: who comes second reads what the first has written.
+        lock_file.lock(_MAKING_BYTE, exclusive=True, blocking=True)
+        if read_file(root, layout.META_PROPERTIES, max_bytes=0) is None:
+            data = layout.encode_meta_properties(uuid.uuid4())
+            replace_file(root, layout.META_PROPERTIES, data)
+    finally:
+        lock_file.close()
+    return _open_properties(root, create=False)
 
 
 def _map_lock_file(root: Directory) -> Memory:
@@ -419,10 +425,14 @@ def _map_lock_file(root: Directory) -> Memory:
 
 def _open_lock_file(root: Directory) -> File:
     file = root.open(LOCK_NAME, writable=True, create=True)
-    size = file.size()
-    if size < PAGE_BYTES:
-        file.fill_zeros(size, PAGE_BYTES)
-        # After a power cut it has its size, so that opening needs no space (RELIABILITY B6).
-        file.sync()
+    if file.size() < PAGE_BYTES:
+        # Alone, and looked at again: another process may count in the page already.
+        file.lock(_MAKING_BYTE, exclusive=True, blocking=True)
+        size = file.size()
+        if size < PAGE_BYTES:
+            file.fill_zeros(size, PAGE_BYTES)
+            # After a power cut it has its size, so that opening needs no space (RELIABILITY B6).
+            file.sync()
+        file.unlock(_MAKING_BYTE)
     file.lock(_PRESENCE_BYTE, exclusive=False, blocking=True)
     return file

@@ -95,6 +95,20 @@ def test_snapshots_are_written_at_rolls_and_few_are_kept(tmp_path: Path) -> None
         assert len(seen) > 5
 
 
+def test_snapshot_that_another_process_writes_too_is_not_warned_of(
+    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def renamed_already(*given: Any, **how: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(producer_files, "replace_file", renamed_already)
+    partition = log.create_topic("t", durability="os").partition(0)
+    send(partition, 0)
+    partition.suspend()
+    assert caplog.text == ""
+    assert send(partition, 0) == 0
+
+
 def test_state_begins_with_the_snapshot_and_not_with_the_log(tmp_path: Path) -> None:
     with pylog.open(tmp_path) as log:
         partition = log.create_topic("t", segment_bytes=400, durability="os").partition(0)

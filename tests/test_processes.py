@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import subprocess
@@ -104,6 +105,25 @@ def test_interpreters_that_share_nothing_append_to_one_log(tmp_path: Path) -> No
     assert all(mine == sorted(mine) for mine in offsets)
     with pylog.open(tmp_path) as log:
         assert [record.offset for record in log.read("t")] == list(range(1500))
+
+
+def test_processes_that_make_a_log_at_once_make_one(tmp_path: Path) -> None:
+    for turn in range(10):
+        path, arrived = tmp_path / str(turn), Numbers(4)
+
+        def make(number: int, path: Path = path, arrived: Numbers = arrived) -> None:
+            arrived[number] = 1
+            while not all(arrived[other] for other in range(4)):
+                pass
+            with pylog.open(path) as log:
+                topic = log.create_topic("t", durability="os", if_exists="ok")
+                topic.append(b"%d" % number)
+
+        with children() as start:
+            for child in [start(functools.partial(make, number)) for number in range(4)]:
+                child.join()
+        with pylog.open(path) as log:
+            assert {record.value for record in log.read("t")} == {b"0", b"1", b"2", b"3"}
 
 
 def test_a_roll_is_seen_by_who_attached_before_it(tmp_path: Path) -> None:

@@ -159,5 +159,8 @@ def save_snapshot(directory: Directory, state: ProducerState) -> None:
             replace_file(directory, name, state.encode(), sync_directory=False)
             offsets = sorted([*offsets, state.end_offset])
         remove_snapshots(directory, offsets[:-_KEPT_SNAPSHOTS])
+    except FileNotFoundError:
+        # Another process wrote the same one, under the same temporary name.
+        logger.debug("%s: producers' snapshot of %d taken", directory.path, state.end_offset)
     except OSError as error:
         logger.warning("%s: producers' snapshot not written: %s", directory.path, error)
