@@ -23,6 +23,7 @@ from pylog.errors import (
 )
 from pylog.storage import produced, producer_files
 from pylog.storage.attachment import Attachment
+from pylog.storage.files import OsDirectory
 from pylog.storage.producer_state import (
     EXPIRATION_MS,
     KEPT_BATCHES,
@@ -121,6 +122,35 @@ def test_state_begins_with_the_snapshot_and_not_with_the_log(tmp_path: Path) -> 
         assert send(partition, 0, producer=7) == 60
         with pytest.raises(OutOfOrderSequenceError):
             send(partition, 2, producer=7)
+
+
+def test_process_that_wrote_the_same_snapshot_at_the_same_moment_is_no_error(
+    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rename = OsDirectory.rename
+
+    def rename_twice(self: OsDirectory, source: str, target: str) -> None:
+        rename(self, source, target)
+        if "snapshot" in source:
+            rename(self, source, target)
+
+    monkeypatch.setattr(OsDirectory, "rename", rename_twice)
+    partition = log.create_topic("t", segment_bytes=400, durability="os").partition(0)
+    for turn in range(20):
+        send(partition, turn)
+    assert len(snapshots(log)) == 2
+    assert caplog.text == ""
+
+
+def test_snapshot_that_a_dead_process_was_writing_is_removed(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        send(log.create_topic("t").partition(0), 0)
+    stray, other = (tmp_path / "t-0" / name for name in (f"{7:020d}.snapshot.tmp", "mine.tmp"))
+    stray.touch()
+    other.touch()
+    with pylog.open(tmp_path) as log:
+        assert send(log.topic("t").partition(0), 0) == 0
+    assert (stray.exists(), other.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("has_snapshot", [True, False])

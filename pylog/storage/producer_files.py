@@ -9,6 +9,7 @@ Locks: none; the caller's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Final
@@ -156,7 +157,10 @@ def save_snapshot(directory: Directory, state: ProducerState) -> None:
         offsets = snapshot_offsets(directory)
         if state.end_offset not in offsets:
             name = layout.snapshot_name(state.end_offset)
-            replace_file(directory, name, state.encode(), sync_directory=False)
+            # Another process may write the same one at the same moment, and has renamed it then; if
+            # the two got mixed up, its CRC says so.
+            with contextlib.suppress(FileNotFoundError):
+                replace_file(directory, name, state.encode(), sync_directory=False)
             offsets = sorted([*offsets, state.end_offset])
         remove_snapshots(directory, offsets[:-_KEPT_SNAPSHOTS])
     except FileNotFoundError:

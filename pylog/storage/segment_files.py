@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 
 from pylog.storage import layout
-from pylog.storage.files import Directory
+from pylog.storage.files import TEMPORARY_SUFFIX, Directory
 from pylog.storage.scan import last_nonzero
 
 logger = logging.getLogger("pylog")
@@ -116,14 +116,14 @@ def deleted_names(directory: Directory) -> list[str]:
 
 
 def sweep(directory: Directory, first_base_offset: int) -> None:
-    """Remove what the deletion of segments left; the caller is alone.  Errors are only reported.
+    """Remove what dead processes left half done; the caller is alone.  Errors are only reported.
 
     first_base_offset: of the oldest segment that counts.  Files of older ones are those of a
     process that died before it renamed them: they are renamed now, and removed when they are found
     so the next time, which gives somebody who put them there by hand a chance.
     """
     try:
-        for name in deleted_names(directory):
+        for name in [*deleted_names(directory), *_unfinished_snapshots(directory)]:
             directory.unlink(name)
         parsed = map(layout.parse_segment_name, directory.names())
         for base_offset in sorted({one[0] for one in parsed if one and one[0] < first_base_offset}):
@@ -152,6 +152,13 @@ def snapshot_offsets(directory: Directory) -> list[int]:
     """Return the offsets of the producers' snapshots that lie there, ascending."""
     found = (layout.parse_snapshot_name(name) for name in directory.names())
     return sorted(offset for offset in found if offset is not None)
+
+
+def _unfinished_snapshots(directory: Directory) -> list[str]:
+    """Return the names of those that nobody goes on writing: each has a name of its own."""
+    names = [name for name in directory.names() if name.endswith(TEMPORARY_SUFFIX)]
+    parse = layout.parse_snapshot_name
+    return [name for name in names if parse(name.removesuffix(TEMPORARY_SUFFIX)) is not None]
 
 
 def remove_snapshots(directory: Directory, offsets: Iterable[int]) -> None:
