@@ -45,6 +45,7 @@ _XERIAL_BLOCK_BYTES: Final = 32 << 10  # snappy-java's default
 _LZ4_GREATEST_RATIO: Final = 255  # a byte of a block makes a match longer by so much at most
 _LZ4_FLAGS_POSITION: Final = 4  # behind the magic
 _LZ4_HAS_SIZE: Final = 1 << 3
+_FIRST_PIECE_BYTES: Final = 4 << 10  # of a frame behind another; then it doubles (guessed)
 _GZIP_WINDOW: Final = 31  # zlib's number for "a gzip wrapper, 32 KiB window"
 
 
@@ -150,22 +151,30 @@ def _decompress_gzip(payload: memoryview) -> bytes:
 def _all_frames(
     codec: str, payload: memoryview, new_decoder: Callable[[], Any], failure: type[Exception]
 ) -> bytes:
-    """Decode all frames of a stream, which gzip calls members; each takes a decoder of its own."""
+    """Decode all frames of a stream, which gzip calls members; each takes a decoder of its own.
+
+    A decoder copies what follows its frame.  So only the first, mostly the only one, gets all there
+    is; the others get pieces, or a megabyte of empty frames would take most of a second.
+    """
     parts: list[bytes] = []
     room = MAX_DECOMPRESSED_BYTES
-    rest = bytes(payload)
-    while rest:
+    position, piece_bytes = 0, len(payload)
+    while position < len(payload):
         decoder = new_decoder()
-        try:
-            parts.append(decoder.decompress(rest, room + 1))
-        except failure as error:
-            raise _refused(codec, error) from None
-        room -= len(parts[-1])
-        if room < 0:
-            raise _too_large(codec)
-        if not decoder.eof:
-            raise _refused(codec, "the last frame is cut")
-        rest = decoder.unused_data
+        while not decoder.eof:
+            piece = payload[position : position + piece_bytes]
+            if not piece:
+                raise _refused(codec, "the last frame is cut")
+            try:
+                parts.append(decoder.decompress(piece, room + 1))
+            except failure as error:
+                raise _refused(codec, error) from None
+            room -= len(parts[-1])
+            if room < 0:
+                raise _too_large(codec)
+            position += len(piece) - len(decoder.unused_data)
+            piece_bytes *= 2
+        piece_bytes = _FIRST_PIECE_BYTES
     return b"".join(parts)
 
 

@@ -11,6 +11,7 @@ import pathlib
 import random
 import struct
 import sys
+import zlib
 from collections.abc import Callable
 
 import cramjam
@@ -202,6 +203,26 @@ def test_all_that_may_be_written_can_be_read(name: str) -> None:
     data = bytes(codecs.MAX_DECOMPRESSED_BYTES)
     payload = memoryview(compressed(name, data))
     assert codecs.decompress(codecs.NUMBERS[name], payload) == data
+
+
+def test_many_frames_are_decoded_without_copying_all_that_follows_for_each() -> None:
+    fed: list[int] = []
+
+    class Counting:
+        def __init__(self) -> None:
+            self._decoder = zlib.decompressobj(31)
+
+        def decompress(self, data: memoryview, most: int) -> bytes:
+            fed.append(len(data))
+            return self._decoder.decompress(data, most)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._decoder, name)
+
+    frames = [b"", DATA, random.Random(1).randbytes(50_000)] * 300
+    stream = memoryview(b"".join(map(gzip.compress, frames)))
+    assert codecs._all_frames("gzip", stream, Counting, zlib.error) == b"".join(frames)
+    assert sum(fed) < 4 * len(stream)
 
 
 def test_gzip_is_one_member_of_rfc_1952() -> None:
