@@ -23,7 +23,7 @@ from pylog.errors import (
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
 )
-from pylog.storage import lifecycle
+from pylog.storage import lifecycle, retention
 from pylog.storage.attachment import Attachment
 from pylog.storage.layout import parse_leader_epochs
 from pylog.verification import verify
@@ -386,6 +386,25 @@ def test_the_start_of_a_process_that_died_is_not_taken_back(
     assert start_of(read_all(other)) == 40
     again = memory_partition(MemoryFiles(files.disk_after(), boot=1), durability="os")
     assert again.log_start_offset == 40
+
+
+def test_files_that_a_dead_process_did_not_rename_go_with_the_next_look(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = fill(log, file_delete_delay_ms=0)
+
+    def die(*_: Any) -> None:
+        raise DeadError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "mark_deleted", die)
+        with pytest.raises(DeadError):
+            partition.delete_records(25)
+    assert bases(tmp_path)[0] == 0
+    partition.apply_retention()
+    assert bases(tmp_path)[0] > 0
+    assert values(partition)[0] == b"0025" + bytes(16)
+    partition.check()
 
 
 def test_files_of_a_topic_that_was_made_anew_meanwhile_stay(

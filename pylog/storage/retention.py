@@ -25,7 +25,7 @@ from pylog.storage.attachment import Attachment
 from pylog.storage.handle import PartitionHandle
 from pylog.storage.lifecycle import IS_DELETED, WHILE_WRITING, active_facts
 from pylog.storage.manifest import Clock, Manifest, SegmentFacts
-from pylog.storage.segment_files import deleted_names, mark_deleted, remove_indexes
+from pylog.storage.segment_files import bases_below, deleted_names, mark_deleted, remove_indexes
 from pylog.storage.tail import full_error
 
 logger = logging.getLogger("pylog")
@@ -97,7 +97,8 @@ class RetainingPartition(PartitionHandle):
                     return marks.log_start_offset
                 gone = self._advance_start_locked(attachment, marks, offset)
                 offset = attachment.page.marks().log_start_offset
-            self._remove_later(attachment, gone)
+            if gone:
+                self._remove_later(attachment)
             return offset
 
     def _advance_start_locked(
@@ -168,7 +169,8 @@ class RetainingPartition(PartitionHandle):
                 plan = self._plan(attachment, marks)
                 gone = self._carry_out_locked(attachment, plan) if plan else []
                 start = attachment.page.marks().log_start_offset
-            self._remove_later(attachment, gone)
+            # Also with nothing to delete: a process that died may have left files to whoever looks.
+            self._remove_later(attachment)
             if plan is None:
                 return Freed(start)
             sizes = [facts.size for facts in plan.segments if facts.base_offset in gone]
@@ -251,12 +253,12 @@ class RetainingPartition(PartitionHandle):
 
     # ------------------------------------------------------------------ files
 
-    def _remove_later(self, attachment: Attachment, gone: list[int]) -> None:
+    def _remove_later(self, attachment: Attachment) -> None:
         """Rename the files of segments that no longer count, and have them removed in time."""
-        if not gone:
-            return
         try:
-            for base_offset in gone:
+            segments = attachment.segments(attachment.page.marks())
+            first = segments.bases[0] if segments.bases else 0
+            for base_offset in bases_below(self._directory, first):
                 # A topic that was deleted and made anew has files of these names.
                 with attachment.page:
                     if attachment.page.marks().flags & IS_DELETED:

@@ -110,6 +110,12 @@ def remove_indexes(directory: Directory, base_offset: int) -> None:
             directory.unlink(name)
 
 
+def bases_below(directory: Directory, base_offset: int) -> list[int]:
+    """Return the base offsets of the segments before this one that have files, ascending."""
+    parsed = map(layout.parse_segment_name, directory.names())
+    return sorted({one[0] for one in parsed if one is not None and one[0] < base_offset})
+
+
 def deleted_names(directory: Directory) -> list[str]:
     """Return the names of the files that wait for their removal."""
     return [name for name in directory.names() if layout.parse_deleted_name(name) is not None]
@@ -125,8 +131,7 @@ def sweep(directory: Directory, first_base_offset: int) -> None:
     try:
         for name in [*deleted_names(directory), *_unfinished_snapshots(directory)]:
             directory.unlink(name)
-        parsed = map(layout.parse_segment_name, directory.names())
-        for base_offset in sorted({one[0] for one in parsed if one and one[0] < first_base_offset}):
+        for base_offset in bases_below(directory, first_base_offset):
             mark_deleted(directory, base_offset)
     except OSError as error:
         logger.warning("%s: deleted files are left: %s", directory.path, error)
