@@ -148,7 +148,6 @@ class Attachment:
         self.commit = GroupCommit(
             self.page,
             self._sync,
-            moves_high_watermark=True,
             log_events=environment.log_events,
             path=self._directory.path,
         )
@@ -239,7 +238,7 @@ class Attachment:
             end_offset = self._sync()
         except OSError as error:
             raise self._sync_failed_locked(error) from error
-        advance_durable_locked(self.page, end_offset, moves_high_watermark=True)
+        advance_durable_locked(self.page, end_offset)
 
     def _sync_failed_locked(self, error: OSError) -> DurabilityUnknownError:
         self.page.publish(state=_native.FAILED)
@@ -307,7 +306,7 @@ class Attachment:
                 raise self._sync_failed_locked(error) from error
         self._sync_indexes()
         with self.page:
-            advance_durable_locked(self.page, marks.base_offset, moves_high_watermark=True)
+            advance_durable_locked(self.page, marks.base_offset)
         segments = self.segments(marks)
         for segment in segments.segments[: segments.floor(marks.base_offset)]:
             segment.holder.is_pinned = False

@@ -34,14 +34,12 @@ class GroupCommit:
         page: SharedPage,
         sync: Callable[[], int],
         *,
-        moves_high_watermark: bool,
         log_events: Events | None,
         path: str,
     ) -> None:
         self._page = page
         self._events = page.events
         self._sync = sync
-        self._moves_high_watermark = moves_high_watermark
         self._log_events = log_events
         self._path = path
         self._queue = CommitQueue()
@@ -94,10 +92,9 @@ class GroupCommit:
 
     def _publish(self, durable_offset: int) -> int:
         with self._page:
-            durable_offset = advance_durable_locked(
-                self._page, durable_offset, moves_high_watermark=self._moves_high_watermark
-            )
-        if self._moves_high_watermark and self._log_events is not None:
+            high_watermark = self._page.marks().high_watermark
+            durable_offset = advance_durable_locked(self._page, durable_offset)
+        if durable_offset > high_watermark and self._log_events is not None:
             self._log_events.notify()
         return durable_offset
 
@@ -143,10 +140,8 @@ def _nothing() -> int:
     return 0
 
 
-def advance_durable_locked(
-    page: SharedPage, durable_offset: int, *, moves_high_watermark: bool
-) -> int:
-    """Publish a durable offset; return the one that holds now.
+def advance_durable_locked(page: SharedPage, durable_offset: int) -> int:
+    """Publish a durable offset, and with it what readers may see; return the one that holds now.
 
     That is another when somebody was further already, and when the partition failed meanwhile: then
     this sync proves nothing, because an error may have been reported to another descriptor only.
@@ -154,9 +149,6 @@ def advance_durable_locked(
     marks = page.marks()
     if marks.state == _native.FAILED or marks.durable_offset >= durable_offset:
         return marks.durable_offset
-    if moves_high_watermark:
-        high_watermark = max(marks.high_watermark, durable_offset)
-        page.publish(durable_offset=durable_offset, high_watermark=high_watermark)
-    else:
-        page.publish(durable_offset=durable_offset)
+    high_watermark = max(marks.high_watermark, durable_offset)
+    page.publish(durable_offset=durable_offset, high_watermark=high_watermark)
     return durable_offset
