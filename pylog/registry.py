@@ -93,8 +93,10 @@ class TopicRegistry:
 
     def _learn_locked(self, name: str, facts: TopicFacts | None) -> bool:
         """Note what is true of a name from now on; return whether a topic that exists changed."""
-        old = self._facts.pop(name, None)
-        if facts is not None:
+        old = self._facts.get(name)
+        if facts is None:
+            self._facts.pop(name, None)
+        else:
             self._facts[name] = facts
         if old is None:
             return False
