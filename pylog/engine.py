@@ -253,15 +253,16 @@ class Engine:
         assert isinstance(partition, Partition)
         self._attached.pop(partition, None)
         self._attached[partition] = 1
-        if "delete" in partition.config.cleanup_policy:
-            _retain_later(self._background, weakref.ref(self))
         if len(self._attached) > self._max_open_partitions:
             # Not here: the caller holds the new partition's lock, and suspending takes another's.
             self._background.schedule("suspend", 0.0, self._suspend_idle)
 
     def _note_configured(self, flushable: Flushable) -> None:
-        assert isinstance(flushable, Partition)
-        _flush_later(self._background, weakref.ref(flushable))
+        partition = flushable
+        assert isinstance(partition, Partition)
+        _flush_later(self._background, weakref.ref(partition))
+        if "delete" in partition.config.cleanup_policy:
+            _retain_later(self._background, weakref.ref(self))
 
     def _suspend_idle(self) -> None:
         """Suspend the partitions that were attached longest ago, first those not used since."""

@@ -447,6 +447,16 @@ def test_the_background_does_it_and_one_error_keeps_no_other_from_it(
     assert "retention" in engine._background._due
 
 
+def test_the_background_begins_when_a_topic_is_altered_to_delete(log: Log) -> None:
+    topic = log.create_topic("t", durability="os", cleanup_policy="compact")
+    topic.append(b"x", key=b"k")
+    timetable = log._engine._background._due
+    assert "retention" not in timetable
+    log.alter_topic("t", cleanup_policy="delete")
+    topic.append(b"x", key=b"k")
+    assert "retention" in timetable
+
+
 def test_two_processes_that_do_it_at_once_delete_what_one_would(tmp_path: Path, log: Log) -> None:
     partition = fill(log, retention_bytes=0)
 
