@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,27 @@ def test_judgement_under_the_page_lock_is_the_same(
         send(partition, 40)
     assert sequences(partition) == list(range(30))
     partition.check()
+
+
+def test_others_append_while_a_state_is_loaded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(produced, "_TRIES", 0)
+    partition = log.create_topic("t", durability="os").partition(0)
+    partition.append(b"0 before")
+    load, was_done = produced.load_state, list[bool]()
+    with pylog.open(log.path) as other:
+        theirs = other.topic("t").partition(0)
+        appending = threading.Thread(target=theirs.append, args=(b"0 meanwhile",))
+
+        def load_slowly(*given: Any, **how: Any) -> Any:
+            appending.start()
+            appending.join(10)
+            was_done.append(not appending.is_alive())
+            return load(*given, **how)
+
+        monkeypatch.setattr(produced, "load_state", load_slowly)
+        assert send(partition, 0) == 2
+        appending.join()
+    assert was_done == [True]
 
 
 def test_nobody_closes_the_partition_during_a_judgement_under_the_page_lock(

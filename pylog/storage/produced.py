@@ -122,6 +122,8 @@ class Produced:
         while True:
             with self._held():
                 attachment = self._attach()
+                # What may take long, everybody would have to wait for.
+                self._known_state(attachment, self._clock())
                 with attachment.page:
                     state, known = self._judge(attachment, pieces)
                     fresh = _fresh(pieces, known)
