@@ -29,6 +29,7 @@ from pylog import _native
 
 WINDOW_BYTES = 256 << 20
 TURN = 0xFFFFFFFF  # the bits of a slot that hold the turn; the life stands above
+TURNS_OF_A_LIFE = 4000  # more than any wait; a killer that gets no time must not meet a full window
 MARK_NAMES = [name for name in dir(_native.Marks) if not name.startswith("_")]
 # A dead holder, or a sleeper, is noticed within this.  The goal is 0.1 s (RELIABILITY, T14), and 6
 # to 17 ms were measured; the rest is for a busy machine.  A wake-up that is lost costs more.
@@ -149,12 +150,12 @@ def write_by_hand(mine: TailMemory, data: bytearray, *, pauses: int) -> None:
 
 
 def append_until_killed(tmp_path: Path, acknowledged: Numbers, waits: Numbers, slot: int) -> None:
-    """Append "<life> <turn>" for ever, each way; tell which turn was acknowledged, and how long
+    """Append "<life> <turn>" to the end of a life, each way; tell which turn was acknowledged, and how long
     the longest took.  Every 50th is written by hand inside the lock."""
     mine = map_files(tmp_path, window_bytes=WINDOW_BYTES).attach()
     life = acknowledged[slot] >> 32
     chance = random.Random(life)
-    for turn in range(1, 1 << 31):
+    for turn in range(1, TURNS_OF_A_LIFE + 1):
         value = b"%d %d " % (life, turn) + b"." * chance.choice((0, 30, 300))
         began = time.monotonic_ns()
         if turn % 50 == 0:
@@ -168,6 +169,7 @@ def append_until_killed(tmp_path: Path, acknowledged: Numbers, waits: Numbers, s
             assert not isinstance(result, int), result
         acknowledged[slot] = life << 32 | turn
         waits[slot] = max(waits[slot], time.monotonic_ns() - began)
+    signal.pause()
 
 
 def turns_by_life(log: TailMemory) -> dict[int, int]:
