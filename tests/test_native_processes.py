@@ -150,8 +150,8 @@ def write_by_hand(mine: TailMemory, data: bytearray, *, pauses: int) -> None:
 
 
 def append_until_killed(tmp_path: Path, acknowledged: Numbers, waits: Numbers, slot: int) -> None:
-    """Append "<life> <turn>" to the end of a life, each way; tell which turn was acknowledged, and how long
-    the longest took.  Every 50th is written by hand inside the lock."""
+    """Append "<life> <turn>" to the end of a life, each way; tell which turn was acknowledged, and
+    how long the longest took.  Every 50th is written by hand inside the lock."""
     mine = map_files(tmp_path, window_bytes=WINDOW_BYTES).attach()
     life = acknowledged[slot] >> 32
     chance = random.Random(life)
