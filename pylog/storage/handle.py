@@ -118,6 +118,9 @@ class PartitionHandle(ABC):
         A thread that placed a record looks afterwards whether it waits.  So waiting begins before a
         record can be placed that has to be waited for, and ends when all are visible.
         """
+        counter = self._environment.settings
+        if counter is not None and counter.value == attachment.settings_seen:
+            return
         settings = self._newest_settings()
         if settings.seen == attachment.settings_seen:
             return
