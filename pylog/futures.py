@@ -13,17 +13,15 @@ Callbacks run without them.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final
 
 from pylog._native import RecordMetadata, Sent
+from pylog.callbacks import call_safely
 
-logger = logging.getLogger("pylog")
-
+_CALLBACK: Final = "a callback"
 # The states that the waiting functions of concurrent.futures compare with.
 _PENDING: Final = "PENDING"
 _FINISHED: Final = "FINISHED"
@@ -89,7 +87,7 @@ class Delivery:
             self.condition.notify_all()
         callbacks, self.callbacks = self.callbacks, []
         for future, function in callbacks:
-            _call(function, future)
+            call_safely(function, future, what=_CALLBACK)
 
     def wait(self, timeout: float | None) -> bool:
         """Return whether the batch is done, after at most `timeout` seconds."""
@@ -103,32 +101,6 @@ class Delivery:
         self.callbacks, self.waiters = [], {}
         self.error = error
         self.is_done = True
-
-
-class _Reported:
-    """Logs what a caller's function raises: it is the caller's, and must not stop a sender."""
-
-    def __init__(self, future: SendFuture) -> None:
-        self._future = future
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        logger.error("a callback of %r failed", self._future, exc_info=error)
-        return True
-
-
-def _call(function: Callable[[SendFuture], object], future: SendFuture) -> None:
-    with _Reported(future):
-        function(future)
 
 
 class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):
@@ -200,7 +172,7 @@ class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):
             if not batch.is_done:
                 batch.callbacks.append((self, function))
                 return
-        _call(function, self)
+        call_safely(function, self, what=_CALLBACK)
 
     def __repr__(self) -> str:
         batch = self._batch

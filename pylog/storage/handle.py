@@ -102,11 +102,14 @@ class PartitionHandle(ABC):
                 return self._newest_settings().config
         return self._settings.config
 
+    def _settings_count(self) -> int:
+        counter = self._environment.settings
+        return 0 if counter is None else counter.value
+
     def _newest_settings(self) -> KnownSettings:
         """Return the topic's settings of now.  Raises UnknownTopicOrPartitionError."""
-        counter = self._environment.settings
         # The count first: what is changed after it makes another count.
-        count = 0 if counter is None else counter.value
+        count = self._settings_count()
         config = self._environment.settings_of(self.topic, self._topic_id)
         # One assignment, or another thread's count could come with these settings.
         self._settings = KnownSettings(count, config or self._settings.config)
@@ -118,12 +121,9 @@ class PartitionHandle(ABC):
         A thread that placed a record looks afterwards whether it waits.  So waiting begins before a
         record can be placed that has to be waited for, and ends when all are visible.
         """
-        counter = self._environment.settings
-        if counter is not None and counter.value == attachment.settings_seen:
+        if self._settings_count() == attachment.settings_seen:
             return
         settings = self._newest_settings()
-        if settings.seen == attachment.settings_seen:
-            return
         waits = settings.config.durability == "fsync"
         self._set_waiting(waits=waits or self._waits_for_sync)
         attachment.follow(settings)

@@ -6,18 +6,17 @@ the thread that did it.  Must not know what they do; what they raise is logged a
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from typing import Final
 
 from pylog._native import Records
+from pylog.callbacks import call_safely
 from pylog.records import AppendEvent, ReadEvent
 from pylog.storage import layout
 from pylog.storage.environment import Environment
 
-logger = logging.getLogger("pylog")
+_OBSERVER: Final = "an observer"
 
 Read = Callable[[int, int, int | None], Records]
 
@@ -59,10 +58,13 @@ class Observer:
 
     def acknowledged(self, start: int, end_offset: int) -> None:
         """Tell of what this thread placed in [start, end_offset)."""
+        on_append = self._on_append
+        if on_append is None:
+            return  # and nothing was noted
         for first, (end, size_bytes, since) in self._taken(start, end_offset):
             seconds = self._monotonic() - since
             event = AppendEvent(*self._name, first, end - first, size_bytes, seconds)
-            _call(self._on_append, event)
+            call_safely(on_append, event, what=_OBSERVER)
 
     def given_up(self, start: int, end_offset: int) -> None:
         """Forget what this thread placed in [start, end_offset): nobody knows what became of it."""
@@ -79,7 +81,8 @@ class Observer:
 
     def watched(self, read: Read) -> Read:
         """Return a function that reads as `read` does, and tells of it."""
-        if self._on_read is None:
+        on_read = self._on_read
+        if on_read is None:
             return read
 
         def watch(offset: int, max_bytes: int, end: int | None) -> Records:
@@ -87,34 +90,8 @@ class Observer:
             records = read(offset, max_bytes, end)
             seconds = self._monotonic() - since
             count = max(0, records.next_offset - offset)
-            _call(self._on_read, ReadEvent(*self._name, offset, count, records.nbytes, seconds))
+            event = ReadEvent(*self._name, offset, count, records.nbytes, seconds)
+            call_safely(on_read, event, what=_OBSERVER)
             return records
 
         return watch
-
-
-class _Reported:
-    """Logs what a user's function raises: the append or read is done, and shall return."""
-
-    def __init__(self, event: AppendEvent | ReadEvent) -> None:
-        self._event = event
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        logger.error("an observer of %s failed", self._event, exc_info=error)
-        return True
-
-
-def _call(function: Callable[[Any], object] | None, event: AppendEvent | ReadEvent) -> None:
-    assert function is not None
-    with _Reported(event):
-        function(event)
