@@ -68,6 +68,10 @@ def test_every_public_class_of_the_module_is_exported() -> None:
     assert defined == set(errors.__all__)
 
 
+def test_a_class_says_that_it_is_of_the_module_that_users_import_it_from() -> None:
+    assert {cls.__module__ for cls in all_classes()} == {"pylog.errors"}
+
+
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_error_pickles_with_all_its_facts(error: errors.PylogError, protocol: int) -> None:

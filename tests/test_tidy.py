@@ -210,7 +210,7 @@ def test_every_checker_is_proved_both_ways() -> None:
 
 def test_the_tree_is_found() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in files_with(".py", ".pyi", ".c")}
-    assert {"pylog/errors.py", "pylog/_native.pyi", "tests/test_tidy.py"} <= names
+    assert {"pylog/errors/base.py", "pylog/_native.pyi", "tests/test_tidy.py"} <= names
     assert any(name.startswith("pylog/_native/") for name in names)
 
 

@@ -50,9 +50,8 @@ def is_library(path: str) -> bool:
 
 
 def is_below_engine(path: str) -> bool:
-    return path.startswith("pylog/storage/") or path in (
+    return path.startswith(("pylog/storage/", "pylog/errors/")) or path in (
         "pylog/config.py",
-        "pylog/errors.py",
         "pylog/records.py",
     )
 

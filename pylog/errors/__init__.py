@@ -1,0 +1,85 @@
+"""The exception tree.
+
+Knows: what went wrong, who can act, the facts of both sides.  Must not know: files, clocks, locks.
+Every class derives from PylogError, inherits the builtin that a caller would guess, and says in
+`retriable` whether the same call can succeed later without anybody repairing anything.
+OSError from the operating system passes through pylog unchanged; what is here adds a meaning that
+errno lacks.  No text or attribute ever holds payload bytes: keys and values stay out of log files.
+"""
+
+from __future__ import annotations
+
+from pylog.errors.appends import (
+    BufferExhaustedError,
+    DeliveryTimeoutError,
+    DurabilityUnknownError,
+    InvalidProducerEpochError,
+    LockTimeoutError,
+    NotAppendedError,
+    OffsetMismatchError,
+    OutOfOrderSequenceError,
+    PartitionFailedError,
+    PartitionFullError,
+)
+from pylog.errors.base import (
+    PylogError,
+)
+from pylog.errors.disk import (
+    CorruptFileError,
+    CorruptionError,
+    CorruptRangeError,
+    IncompatibleFormatError,
+    NetworkFileSystemError,
+)
+from pylog.errors.usage import (
+    ClosedError,
+    InvalidConfigurationError,
+    InvalidPartitionsError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    MissingExtraError,
+    OffsetOutOfRangeError,
+    PartitionerError,
+    RecordTooLargeError,
+    TopicExistsError,
+    UnknownSettingError,
+    UnknownTopicOrPartitionError,
+)
+
+__all__ = [
+    "BufferExhaustedError",
+    "ClosedError",
+    "CorruptFileError",
+    "CorruptRangeError",
+    "CorruptionError",
+    "DeliveryTimeoutError",
+    "DurabilityUnknownError",
+    "IncompatibleFormatError",
+    "InvalidConfigurationError",
+    "InvalidPartitionsError",
+    "InvalidProducerEpochError",
+    "InvalidRecordError",
+    "InvalidTimestampError",
+    "InvalidTopicError",
+    "LockTimeoutError",
+    "MissingExtraError",
+    "NetworkFileSystemError",
+    "NotAppendedError",
+    "OffsetMismatchError",
+    "OffsetOutOfRangeError",
+    "OutOfOrderSequenceError",
+    "PartitionFailedError",
+    "PartitionFullError",
+    "PartitionerError",
+    "PylogError",
+    "RecordTooLargeError",
+    "TopicExistsError",
+    "UnknownSettingError",
+    "UnknownTopicOrPartitionError",
+]
+
+for _name in __all__:
+    # Known by where users import them from, in tracebacks and in pickles: those stay readable when
+    # a class moves within this folder.
+    globals()[_name].__module__ = __name__
