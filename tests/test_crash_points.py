@@ -2,7 +2,7 @@
 
 The everyday run visits 20,000 points with two processes; PYLOG_CRASH_POINTS=100000 is the run of a
 release, PYLOG_CRASH_SEED begins elsewhere.  A failure names seed, positions and damages; the same
-seed shows it again: `crash_checks.explore(seed, 1, 1)`.
+seed shows it again: `crash_explorer.explore(seed, 1, 1)`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 
 import pytest
-from crash_checks import explore
+from crash_explorer import explore
 from planted import CRASH_PLANTS, Plant
 
 PROCESSES = 2
