@@ -390,10 +390,13 @@ def test_control_batches_are_passed_over(tmp_path: Path) -> None:
         "generation -1",
         "durable_offset 9999999999999999999",
         "active -1 9999999999999999999 0 0",
-        "0 1 -1 5 0 0 0",
-        "0 1 69 5 -1 0 0",
-        "-1 1 69 5 0 0 0",
-        "1 0 69 5 0 0 0",
+        "cleaned 9999999999999999999 -1",
+        "0 1 -1 5 0 0 0 -1 0",
+        "0 1 69 5 -1 0 0 -1 0",
+        "0 1 69 5 0 0 0 -1 -1",
+        "0 1 69 5 0 0 0 -1",
+        "-1 1 69 5 0 0 0 -1 0",
+        "1 0 69 5 0 0 0 -1 0",
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(line: str) -> None:

@@ -10,6 +10,7 @@ Must not know what segments hold.
         00000000000000000042.log       base offset in 20 digits; .index and .timeindex beside it
         00000000000000000042.snapshot  what producers sent below that offset
         00000000000000000042.log.8192.cut    bytes that recovery cut off that .log at 8192
+        00000000000000000042.log.8.cleaned   what takes the place of that .log: revision 8 of it
         leader-epoch-checkpoint        Kafka's text: which leader epoch began at which offset
         partition.metadata             Kafka's text: the topic's id
 Sources: Kafka LogFileUtils, Topic, CheckpointFile, PartitionMetadataFile.
@@ -37,6 +38,7 @@ _MAX_OFFSET: Final = 2**63 - 1
 _MAX_EPOCH: Final = 2**31 - 1
 
 DELETED_SUFFIX: Final = ".deleted"  # Kafka's: the file no longer counts and is removed later
+_CLEANED_SUFFIX: Final = ".cleaned"  # Kafka's, which removes such files when it opens a directory
 _LOG: Final = ".log"
 _INDEX: Final = ".index"
 _TIMEINDEX: Final = ".timeindex"
@@ -48,6 +50,9 @@ _NUMBER: Final = r"(?:0|[1-9][0-9]{0,18})"  # canonical decimal, at most the dig
 _PARTITION_DIRECTORY: Final = re.compile(rf"(.+)-({_NUMBER})")
 _SEGMENT_FILE: Final = re.compile(r"([0-9]{20})(\.log|\.index|\.timeindex)")
 _SNAPSHOT_FILE: Final = re.compile(r"([0-9]{20})\.snapshot")
+_CLEANED_FILE: Final = re.compile(
+    rf"([0-9]{{20}}(?:\.log|\.index|\.timeindex))\.({_NUMBER})\.cleaned"
+)
 _CUT_FILE: Final = re.compile(rf"([0-9]{{20}})\.log\.({_NUMBER})\.cut")
 _EPOCH_LINE: Final = re.compile(rf"({_NUMBER}) ({_NUMBER})")
 _ID: Final = r"[A-Za-z0-9_-]{22}"  # 16 bytes in base64 for URLs, unpadded: Kafka's Uuid.toString
@@ -169,6 +174,21 @@ def parse_deleted_name(name: str) -> tuple[int, str] | None:
     if not name.endswith(DELETED_SUFFIX):
         return None
     return parse_segment_name(name.removesuffix(DELETED_SUFFIX))
+
+
+def cleaned_name(name: str, revision: int) -> str:
+    """Return the name of a segment's file of this revision until it takes the place of the old."""
+    assert revision > 0, revision
+    return f"{name}.{revision}{_CLEANED_SUFFIX}"
+
+
+def parse_cleaned_name(name: str) -> tuple[str, int] | None:
+    """Return (name of the segment's file, revision) of what compaction wrote; else None."""
+    match = _CLEANED_FILE.fullmatch(name)
+    if match is None or parse_segment_name(match[1]) is None:
+        return None
+    revision = int(match[2])
+    return (match[1], revision) if 0 < revision <= _MAX_OFFSET else None
 
 
 def parse_log_name(name: str) -> int | None:

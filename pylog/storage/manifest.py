@@ -3,20 +3,22 @@
 Pure: text in, values out, and back.  The manifest's atomic replacement (`files.replace_file`) is
 the commit point of every change to the set of segments.  Must not know how segments are read.
 
-    pylog-manifest 2
+    pylog-manifest 3
     generation 12                     counts replacements of this file
     is_clean 1                        1: nothing was written after this text; the end is exact
     log_start_offset 0
     clock 1700000000000 -1            what the clock is known to have passed, and a time in doubt
+    cleaned 1000 1700000000000        up to where the log was compacted, and when
     durable_offset 2000               everything below was on disk when this was written
     active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes not indexed
     segments 2
-    0 1000 67108860 1800 9 7 0 1805   base and end offset, bytes, max timestamp, entries of index
-    1000 2000 4096 1900 1 1 0 1906    and time index, is compacted, append time; the last is active
-    crc32c 1a2b3c4d                   of all bytes above
+    0 1000 67108860 1800 9 7 1 1805 8    base and end offset, bytes, max timestamp, entries of index
+    1000 2000 4096 1900 1 1 0 1906 0     and time index, is compacted, append time, revision; the
+    crc32c 1a2b3c4d                      last is active.  crc32c: of all bytes above
 
 `end offset` and `size` of the active segment are its recovery point: recovery scans from there.
-Version 1 had no `clock` and no append times; it is read, and replaced with the first change.
+Version 2 had no `cleaned` and no revisions, version 1 no `clock` and no append times either; they
+are read, and replaced with the first change.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from pylog.errors import CorruptFileError, IncompatibleFormatError
 
 MANIFEST_NAME: Final = "manifest"
 MAX_MANIFEST_BYTES: Final = 64 << 20  # a million segments; what is larger is not ours
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 _OLDEST_VERSION: Final = 1
+_SEGMENT_FIELDS: Final = {1: 7, 2: 8, 3: 9}  # numbers in the line of a segment, by version
 _TITLE: Final = "pylog-manifest"
 _CRC_LINE: Final = re.compile(r"crc32c ([0-9a-f]{8})\n\Z")
 _LIMIT: Final = 2**63
@@ -43,6 +46,8 @@ class SegmentFacts:
 
     append_time: no record was appended later, by the log's clock; -1 when that is not known, and
     2**63 - 1 while that clock is behind what it was.
+    revision: 0 for files as they were appended to; compaction's files have another, which no files
+    of this base offset had before.
     """
 
     base_offset: int
@@ -53,6 +58,19 @@ class SegmentFacts:
     time_entries: int = 0
     is_compacted: bool = False
     append_time: int = -1
+    revision: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cleaned:
+    """How far compaction came: no key has two values below `offset`, which is Kafka's first dirty.
+
+    time: when it last came to an end, milliseconds since the epoch; -1 before it did.
+    Source: Kafka's cleaner-offset-checkpoint.
+    """
+
+    offset: int = 0
+    time: int = -1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +104,7 @@ class Manifest:
     durable_offset: int
     active: ActiveFacts
     clock: Clock = Clock()
+    cleaned: Cleaned = Cleaned()
     segments: tuple[SegmentFacts, ...]
 
     def __post_init__(self) -> None:
@@ -106,6 +125,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"is_clean {manifest.is_clean:d}",
         f"log_start_offset {manifest.log_start_offset}",
         f"clock {manifest.clock.trusted} {manifest.clock.doubted}",
+        f"cleaned {manifest.cleaned.offset} {manifest.cleaned.time}",
         f"durable_offset {manifest.durable_offset}",
         f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
         f" {active.bytes_since_index_entry}",
@@ -114,7 +134,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     lines += [
         f"{facts.base_offset} {facts.end_offset} {facts.size} {facts.max_timestamp}"
         f" {facts.index_entries} {facts.time_entries} {facts.is_compacted:d}"
-        f" {facts.append_time}"
+        f" {facts.append_time} {facts.revision}"
         for facts in manifest.segments
     ]
     body = ("\n".join(lines) + "\n").encode("ascii")
@@ -135,6 +155,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     (is_clean,) = lines.take("is_clean", 1)
     (log_start_offset,) = lines.take("log_start_offset", 1)
     clock = Clock(*lines.take("clock", 2)) if version > 1 else Clock()
+    cleaned = Cleaned(*lines.take("cleaned", 2)) if version > 2 else Cleaned()
     (durable_offset,) = lines.take("durable_offset", 1)
     active = _active(lines)
     (count,) = lines.take("segments", 1)
@@ -150,6 +171,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
         durable_offset=durable_offset,
         active=active,
         clock=clock,
+        cleaned=cleaned,
         segments=segments,
     )
 
@@ -215,7 +237,7 @@ def _active(lines: _Lines) -> ActiveFacts:
 
 
 def _segment(lines: _Lines, version: int) -> SegmentFacts:
-    fields = lines.take(None, 8 if version > 1 else 7)
+    fields = lines.take(None, _SEGMENT_FIELDS[version])
     base, end, size, max_timestamp, index_entries, time_entries, is_compacted, *rest = fields
     return SegmentFacts(
         base_offset=base,
@@ -225,7 +247,8 @@ def _segment(lines: _Lines, version: int) -> SegmentFacts:
         index_entries=index_entries,
         time_entries=time_entries,
         is_compacted=bool(is_compacted),
-        append_time=rest[0] if rest else -1,
+        append_time=rest[0] if version > 1 else -1,
+        revision=rest[1] if version > 2 else 0,
     )
 
 
@@ -235,7 +258,7 @@ def _check_order(segments: tuple[SegmentFacts, ...], log_start_offset: int, path
     for facts in segments:
         if not end <= facts.base_offset <= facts.end_offset:
             raise CorruptFileError(path, f"segment {facts.base_offset} is out of order")
-        if min(facts.size, facts.index_entries, facts.time_entries) < 0:
+        if min(facts.size, facts.index_entries, facts.time_entries, facts.revision) < 0:
             raise CorruptFileError(path, f"segment {facts.base_offset} has a negative size")
         end = facts.end_offset
     if not segments[0].base_offset <= log_start_offset <= end:
