@@ -69,6 +69,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "inspect",
         "inspect_file",
         "encoding",
+        "tail_rules",
         "validation",
         "producer_state",
         "attachment",

@@ -14,9 +14,9 @@ import logging
 import uuid
 from collections.abc import Callable
 
-from pylog import _native, codecs
+from pylog import _native
 from pylog._native import Counters, Marks, SharedPage
-from pylog.config import LOG_APPEND_TIME, TopicConfig
+from pylog.config import TopicConfig
 from pylog.errors import (
     DurabilityUnknownError,
     PartitionFailedError,
@@ -24,7 +24,6 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.storage import lifecycle, policy, recovery
-from pylog.storage.encoding import compression_of
 from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.known_segments import KnownSegments
@@ -35,6 +34,7 @@ from pylog.storage.segments import SegmentSet, check_segments
 from pylog.storage.shared_page import Presence
 from pylog.storage.sync import GroupCommit, advance_durable_locked
 from pylog.storage.tail import TailRules, WritableTail, full_error, refusal_of
+from pylog.storage.tail_rules import should_roll, tail_rules
 
 logger = logging.getLogger("pylog")
 
@@ -78,6 +78,10 @@ class Attachment:
     @property
     def _config(self) -> TopicConfig:
         return self._settings.config
+
+    @property
+    def _name(self) -> str:
+        return f"{self._topic}-{self._number}"
 
     @property
     def _is_fsync(self) -> bool:
@@ -168,20 +172,7 @@ class Attachment:
                 self._show_placed_locked()
 
     def _tail_rules(self) -> TailRules:
-        config = self._config
-        return TailRules(
-            segment_bytes=config.segment_bytes,
-            segment_ms=policy.rolling_ms(config, f"{self._topic}-{self._number}"),
-            segment_index_bytes=config.segment_index_bytes,
-            index_interval_bytes=config.index_interval_bytes,
-            max_message_bytes=config.max_message_bytes,
-            is_visible_on_append=not self._is_fsync,
-            is_compressed=compression_of(config).codec != codecs.NONE,
-            is_log_append_time=config.message_timestamp_type == LOG_APPEND_TIME,
-            timestamp_before_ms=config.message_timestamp_before_max_ms,
-            timestamp_after_ms=config.message_timestamp_after_max_ms,
-            zero_bytes=policy.PAGE if self._is_fsync else policy.MAX_GROWTH,
-        )
+        return tail_rules(self._config, self._name)
 
     def _show_placed_locked(self) -> None:
         """Make visible what waits for a sync that this durability does not ask for.
@@ -363,7 +354,7 @@ class Attachment:
 
     def _make_room_locked(self, marks: Marks, size: int, count: int, timestamp: int) -> None:
         marks, segments = self._writable_locked(marks)
-        if self._should_roll(marks, size, count, timestamp):
+        if should_roll(self._config, self._name, marks, size, count, timestamp):
             marks = self._roll_locked(segments)
         self.tail.make_room_locked(marks, size)
 
@@ -387,21 +378,6 @@ class Attachment:
             self._begin_locked(marks)
             marks = self.page.marks()
         return marks, self.segments(marks)
-
-    def _should_roll(self, marks: Marks, size: int, count: int, timestamp: int) -> bool:
-        config = self._config
-        entries = policy.index_entries_needed(size, config.index_interval_bytes)
-        return policy.should_roll(
-            position=marks.position,
-            size=size,
-            first_timestamp=marks.first_timestamp,
-            timestamp=timestamp,
-            relative_offset=marks.log_end_offset + count - 1 - marks.base_offset,
-            index_entries=marks.index_entries + entries,
-            segment_bytes=config.segment_bytes,
-            segment_ms=policy.rolling_ms(config, f"{self._topic}-{self._number}"),
-            max_index_entries=policy.max_index_entries(config.segment_index_bytes),
-        )
 
     def _begin_locked(self, marks: Marks) -> None:
         """Do what the flags ask for before the first write."""
