@@ -175,6 +175,33 @@ def test_other_cut_names_are_refused(tail: str) -> None:
     assert layout.parse_cut_name(layout.log_name(0) + tail) is None
 
 
+@pytest.mark.parametrize("revision", [1, 9, 2**63 - 1])
+def test_cleaned_names_say_which_file_and_which_revision(revision: int) -> None:
+    for name in layout.segment_names(42):
+        cleaned = layout.cleaned_name(name, revision)
+        assert layout.parse_cleaned_name(cleaned) == (name, revision)
+        assert layout.parse_segment_name(cleaned) is None
+        assert layout.parse_deleted_name(cleaned) is None
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "",
+        ".cleaned",
+        ".0.cleaned",
+        ".07.cleaned",
+        ".-1.cleaned",
+        ".9223372036854775808.cleaned",
+        ".7.cleaned ",
+        ".7.cleaned.tmp",
+        ".7.cut",
+    ],
+)
+def test_other_cleaned_names_are_refused(tail: str) -> None:
+    assert layout.parse_cleaned_name(layout.log_name(0) + tail) is None
+
+
 # ---------------------------------------------------------------- text files
 
 

@@ -6,6 +6,8 @@ Another module executes what these functions decide.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from typing import Final
 
 from pylog._native import BATCH_HEADER_BYTES, crc32c
@@ -172,6 +174,130 @@ def segments_to_delete(
     while count > 0 and segments[count - 1].end_offset > high_watermark:
         count -= 1
     return count
+
+
+# ------------------------------------------------------------------ compaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DirtyRange:
+    """The offsets [start, end) that compaction has not seen and may go over now.
+
+    Both ends lie between segments, but for a start in the middle of one, where a round ended that
+    could not remember more keys.  dirty_bytes: of the segments of the range.  clean_bytes: of those
+    before it.
+    """
+
+    start: int
+    end: int
+    clean_bytes: int = 0
+    dirty_bytes: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """The part of the bytes that is dirty, from 0 to 1; 0 when there are none."""
+        total = self.clean_bytes + self.dirty_bytes
+        return self.dirty_bytes / total if total else 0.0
+
+
+def dirty_range(
+    segments: tuple[SegmentFacts, ...],
+    *,
+    cleaned_offset: int,
+    log_start_offset: int,
+    high_watermark: int,
+    now: int,
+    min_compaction_lag_ms: int,
+) -> DirtyRange:
+    """Return what compaction may go over: sealed segments, below the high watermark, old enough.
+
+    segments: settled; the last one is active.  now: the log's clock; while it is in doubt, a time
+    that has passed for sure.  A segment is as old as its last append, as in `expired_segments`.
+    Source: Kafka LogCleanerManager.cleanableOffsets and LogToClean; its segment in which the dirty
+    part begins counts as clean and as dirty, here as dirty.
+    """
+    end_offset = segments[-1].end_offset
+    start = cleaned_offset if log_start_offset <= cleaned_offset <= end_offset else log_start_offset
+    end, clean_bytes, dirty_bytes = start, 0, 0
+    for facts, following in itertools.pairwise(segments):
+        if following.base_offset <= start:
+            clean_bytes += facts.size
+            continue
+        is_young = min_compaction_lag_ms > 0 and time_of(facts) > now - min_compaction_lag_ms
+        if following.base_offset > high_watermark or is_young:
+            break
+        dirty_bytes += facts.size
+        end = following.base_offset
+    return DirtyRange(start=start, end=end, clean_bytes=clean_bytes, dirty_bytes=dirty_bytes)
+
+
+def is_compaction_due(
+    dirty: DirtyRange,
+    *,
+    min_cleanable_dirty_ratio: float,
+    oldest: int,
+    now: int,
+    max_compaction_lag_ms: int,
+) -> bool:
+    """Return whether compaction is worth its price now, or promised.
+
+    oldest: when the first dirty record was appended, as far as is known; -1 when it is not.
+    Source: Kafka LogCleanerManager.grabFilthiestCompactedLog, KIP-354.
+    """
+    is_late = 0 <= oldest < now - max_compaction_lag_ms and dirty.dirty_bytes > 0
+    return dirty.ratio > min_cleanable_dirty_ratio or is_late
+
+
+def oldest_append(segments: tuple[SegmentFacts, ...], place: int, first_timestamp: int) -> int:
+    """Return when the first record of a segment was appended, as well as that is known; or -1.
+
+    segments: settled.  first_timestamp: what its first batch says, which may be any producer's
+    wrong clock: it was neither before the last append to the segment before, nor after its own
+    last.
+    """
+    earliest = time_of(segments[place - 1]) if place else -1
+    return min(max(first_timestamp, earliest), time_of(segments[place]))
+
+
+def compaction_groups(
+    segments: tuple[SegmentFacts, ...],
+    *,
+    end_offset: int,
+    segment_bytes: int,
+    segment_index_bytes: int,
+) -> list[tuple[SegmentFacts, ...]]:
+    """Return the segments below `end_offset` in groups, each of which becomes one segment.
+
+    segments: of the whole log, the last one active.  A group holds as many as one segment could
+    without being cleaned; one that is larger than that is a group of its own.
+    Source: Kafka Cleaner.groupSegmentsBySize.
+    """
+    groups: list[list[SegmentFacts]] = []
+    sizes = (0, 0, 0)
+    limits = (segment_bytes, segment_index_bytes, segment_index_bytes)
+    for facts, following in itertools.pairwise(segments):
+        if facts.base_offset >= end_offset:
+            break
+        own = (
+            facts.size,
+            facts.index_entries * INDEX_ENTRY_BYTES,
+            facts.time_entries * TIME_ENTRY_BYTES,
+        )
+        together = tuple(map(operator.add, sizes, own))
+        fits = all(size <= limit for size, limit in zip(together, limits, strict=True))
+        # Its last offset is known only as one before the next segment's first.
+        if groups and facts.size > 0:
+            fits &= following.base_offset - groups[-1][0].base_offset <= OFFSETS_PER_SEGMENT
+        if groups and fits:
+            groups[-1].append(facts)
+            sizes = together
+        else:
+            groups.append([facts])
+            sizes = own
+    return [tuple(group) for group in groups]
+
+
+# ------------------------------------------------------------------ room
 
 
 def max_index_entries(segment_index_bytes: int) -> int:
