@@ -207,6 +207,7 @@ def encode(
     attributes: int = 0,
     earliest: int = 0,
     latest: int = ...,
+    needs_key: bool = False,
 ) -> tuple[bytearray, int]: ...
 
 # Whole batches with every payload in `codec`; those that are in it stay as they are.  compress is
@@ -237,7 +238,12 @@ class BatchBuilder:
     """A batch that grows record by record."""
 
     def __new__(
-        cls, sent: type[Sent], batch: object, capacity: int, clock: Callable[[], int]
+        cls,
+        sent: type[Sent],
+        batch: object,
+        capacity: int,
+        clock: Callable[[], int],
+        needs_key: bool = False,
     ) -> BatchBuilder: ...
     def append(
         self,
@@ -398,6 +404,7 @@ class Tail:
         visible_on_append: bool,
         is_compressed: bool,
         is_log_append_time: bool,
+        needs_key: bool,
         settings_seen: int,
     ) -> None: ...
     def attach(
@@ -476,6 +483,7 @@ class Router:
         attributes: int = 0,
         earliest: int = 0,
         latest: int = ...,
+        needs_key: bool = False,
     ) -> tuple[bytearray, bytearray, bytearray | int, list[tuple[int, int, int]], list[Any]]: ...
     def stick(self, size: int, /) -> int: ...
     def pick(self, key: bytes | None, value: bytes | None = None, /) -> int: ...

@@ -23,6 +23,7 @@ from pylog.errors import (
 )
 from pylog.futures import Delivery, SendFuture
 from pylog.producer_config import ProducerConfig
+from pylog.storage import policy
 from pylog.storage.encoding import Headers, fitting_bytes
 from pylog.storage.partition import Partition
 
@@ -155,7 +156,8 @@ class Accumulator:
 
     def _new_batch(self, lane: Lane, size: int) -> Batch:
         batch = Batch(lane, created=self.monotonic(), size=size)
-        batch.builder = BatchBuilder(SendFuture, batch, size, self.clock)
+        needs_key = policy.is_compacted(lane.partition.config)
+        batch.builder = BatchBuilder(SendFuture, batch, size, self.clock, needs_key)
         return batch
 
     def _open_locked(self, batch: Batch) -> None:

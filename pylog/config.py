@@ -212,8 +212,8 @@ class TopicConfig:
         is brought to before it is written.
     compression_gzip_level, compression_lz4_level, compression_zstd_level: how hard to try; for gzip
         -1 is zlib's own default, for lz4 9 is its fast compressor.
-    cleanup_policy: "delete" and "compact", joined by a comma, or "" to keep everything.  "compact"
-        is stored and takes effect with compaction.
+    cleanup_policy: "delete" and "compact", joined by a comma, or "" to keep everything.  With
+        "compact" every record needs a key; the rest of it is stored, takes effect with compaction.
     retention_ms, retention_bytes: "delete" drops the segments whose last record was appended longer
         ago, and those without which this many bytes are left; -1 is unlimited.
     file_delete_delay_ms: how long the files of deleted segments stay on disk, as `*.deleted`.

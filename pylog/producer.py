@@ -79,10 +79,10 @@ class Producer:
         the producer's partitioner picks; else by the key's murmur2 hash, as Kafka's Java client
         does; records without a key fill one batch after the other.  on_delivery: as the future's
         `add_done_callback`.
-        Raises TypeError, InvalidRecordError, InvalidTimestampError, RecordTooLargeError,
-        PartitionerError, UnknownTopicOrPartitionError, BufferExhaustedError after `max_block_ms`
-        without room, and ClosedError; then nothing was taken.  What happens later is the future's:
-        see `SendFuture.exception`.
+        Raises TypeError, InvalidRecordError also for a record without a key in a compacted topic,
+        InvalidTimestampError, RecordTooLargeError, PartitionerError, UnknownTopicOrPartitionError,
+        BufferExhaustedError after `max_block_ms` without room, and ClosedError; then nothing was
+        taken.  What happens later is the future's: see `SendFuture.exception`.
         About 0.5 us; blocks only for want of memory.  Source: Kafka KafkaProducer.send.
         """
         if timestamp is not None:

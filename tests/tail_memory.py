@@ -54,6 +54,7 @@ class TailMemory:
             "visible_on_append": True,
             "is_compressed": False,
             "is_log_append_time": False,
+            "needs_key": False,
             "settings_seen": 0,
         }
         self.tail.configure(**(defaults | rules))

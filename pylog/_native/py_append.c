@@ -164,6 +164,11 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (self->core.rules.is_compressed || !plog_tail_is_current(&self->core)) {
         return plog_tail_not_placed(self, PLOG_NOT_OPEN);
     }
+    PyObject *key = given[KEY] == NULL ? Py_None : given[KEY]; /* borrowed */
+    if (key == Py_None && self->core.rules.needs_key) {
+        return plog_tail_not_placed(self,
+                                    PLOG_NOT_OPEN); /* whoever encodes it says what is wrong */
+    }
     PyObject *expected = given[EXPECTED_OFFSET];
     if (expected != NULL && expected != Py_None) {
         if (plog_int64_from_object(expected, "expected_offset", &expected_offset) < 0) {

@@ -401,29 +401,24 @@ static int check_limits(plog_many *self, const Py_ssize_t *limits)
 
 PyObject *plog_router_append_many(PyObject *object, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"values",
-                            "keys",
-                            "headers",
-                            "timestamps",
-                            "max_batch_bytes",
-                            "max_chunk_bytes",
-                            "large_bytes",
-                            "attributes",
-                            "earliest",
-                            "latest",
-                            NULL};
+    static char *names[] = {
+        "values",      "keys",       "headers",  "timestamps", "max_batch_bytes", "max_chunk_bytes",
+        "large_bytes", "attributes", "earliest", "latest",     "needs_key",       NULL};
     plog_many self = {.router = (plog_router_object *)object, .rows.state = plog_state_of(object)};
     PyObject *values, *keys, *headers, *timestamps; /* borrowed */
     Py_ssize_t limits[3] = {0};
     long long earliest = 0, latest = INT64_MAX;
+    int needs_key = 0;
     PyObject *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOO|$nnnhLL:append_many", names, &values,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOO|$nnnhLLp:append_many", names, &values,
                                      &keys, &headers, &timestamps, &limits[0], &limits[1],
-                                     &limits[2], &self.attributes, &earliest, &latest) ||
+                                     &limits[2], &self.attributes, &earliest, &latest,
+                                     &needs_key) ||
         plog_router_see_added(self.router) < 0) {
         return NULL;
     }
     self.partitions_count = (int32_t)self.router->count; /* more may be added meanwhile */
+    self.rows.needs_key = needs_key != 0;
     const plog_time_range allowed = {earliest, latest};
     if (plog_rows_begin(&self.rows, values, keys, headers, timestamps, allowed) == 0 &&
         check_limits(&self, limits) == 0 && make_arrays(&self) == 0 && take_all(&self) == 0 &&

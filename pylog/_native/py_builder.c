@@ -57,7 +57,7 @@ typedef struct {
     PyObject *batch;                  /* strong: handed to every Sent */
     PyObject *clock;                  /* strong; not called when it is system_clock */
     PyObject *memory;                 /* strong: a bytearray */
-    bool is_system_clock, is_sealed;
+    bool is_system_clock, is_sealed, needs_key;
     plog_builder core; /* borrows from memory */
 } builder_object;
 
@@ -151,6 +151,10 @@ static PyObject *builder_append(PyObject *object, PyObject *const *args, Py_ssiz
                             &held) < 0) {
         return NULL;
     }
+    if (self->needs_key && held.record.key.len < 0) {
+        record_release(&held);
+        return plog_raise_no_key(plog_state_of(object));
+    }
     /* After all that may run Python code, which may seal the batch. */
     PyObject *sent = NULL;
     const int32_t index = self->core.count;
@@ -222,12 +226,13 @@ static bool is_system_clock(PyTypeObject *type, PyObject *clock)
 
 static PyObject *builder_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"sent", "batch", "capacity", "clock", NULL};
+    static char *names[] = {"sent", "batch", "capacity", "clock", "needs_key", NULL};
     const plog_module_state *state = PyType_GetModuleState(type);
     PyObject *sent, *batch, *clock; /* borrowed */
     Py_ssize_t capacity;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOnO:BatchBuilder", names, &sent, &batch,
-                                     &capacity, &clock)) {
+    int needs_key = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOnO|p:BatchBuilder", names, &sent, &batch,
+                                     &capacity, &clock, &needs_key)) {
         return NULL;
     }
     if (!PyType_Check(sent) ||
@@ -247,6 +252,7 @@ static PyObject *builder_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     self->batch = Py_NewRef(batch);
     self->clock = Py_NewRef(clock);
     self->is_system_clock = is_system_clock(type, clock);
+    self->needs_key = needs_key != 0;
     self->memory = PyByteArray_FromStringAndSize(NULL, capacity);
     if (self->memory == NULL) {
         Py_DECREF((PyObject *)self);

@@ -87,6 +87,13 @@ PyObject *plog_raise_timestamp(const plog_module_state *state, int64_t timestamp
         Py_BuildValue("(LLL)", (long long)timestamp, (long long)earliest, (long long)latest));
 }
 
+PyObject *plog_raise_no_key(const plog_module_state *state)
+{
+    PyErr_SetString(state->errors[PLOG_INVALID_RECORD_ERROR],
+                    "the record has no key, and the topic is compacted");
+    return NULL;
+}
+
 PyObject *plog_raise_corrupt_range(const plog_module_state *state, int64_t first, int64_t last,
                                    plog_status status)
 {

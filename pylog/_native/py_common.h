@@ -80,6 +80,8 @@ PyObject *plog_raise(const plog_module_state *state, plog_status status);
 PyObject *plog_raise_too_large(const plog_module_state *state, size_t size, size_t limit);
 PyObject *plog_raise_timestamp(const plog_module_state *state, int64_t timestamp, int64_t earliest,
                                int64_t latest);
+/* A record without a key in a topic that is compacted. */
+PyObject *plog_raise_no_key(const plog_module_state *state);
 /* first and last are offsets, both damaged; the reason is plog_status_text(status). */
 PyObject *plog_raise_corrupt_range(const plog_module_state *state, int64_t first, int64_t last,
                                    plog_status status);

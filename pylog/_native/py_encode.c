@@ -142,17 +142,20 @@ static PyObject *encode(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"values",          "keys",   "headers",   "timestamps",
                             "max_batch_bytes", "start",  "max_bytes", "attributes",
-                            "earliest",        "latest", NULL};
+                            "earliest",        "latest", "needs_key", NULL};
     encoder self = {.rows.state = (plog_module_state *)PyModule_GetState(module)};
     PyObject *values, *keys, *headers, *timestamps; /* borrowed */
     Py_ssize_t max_batch_bytes, max_bytes = PY_SSIZE_T_MAX;
     long long earliest = 0, latest = INT64_MAX;
+    int needs_key = 0;
     PyObject *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOn|nnhLL:encode", names, &values, &keys,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOn|nnhLLp:encode", names, &values, &keys,
                                      &headers, &timestamps, &max_batch_bytes, &self.start,
-                                     &max_bytes, &self.attributes, &earliest, &latest)) {
+                                     &max_bytes, &self.attributes, &earliest, &latest,
+                                     &needs_key)) {
         return NULL;
     }
+    self.rows.needs_key = needs_key != 0;
     const plog_time_range allowed = {earliest, latest};
     if (plog_rows_begin(&self.rows, values, keys, headers, timestamps, allowed) == 0 &&
         check_sizes(&self, max_batch_bytes, max_bytes) == 0 && take_records(&self) == 0 &&

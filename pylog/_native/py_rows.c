@@ -169,6 +169,10 @@ int plog_rows_take(plog_rows *self, Py_ssize_t index)
         take_bytes(self, self->keys, "keys", index, &kept->key, &record->key) < 0) {
         return -1;
     }
+    if (self->needs_key && record->key.len < 0) {
+        plog_raise_no_key(self->state);
+        return -1;
+    }
     return self->headers == NULL ? 0 : take_headers(self, index, &kept->headers, record);
 }
 

@@ -15,13 +15,14 @@ typedef struct {
     plog_held_headers *headers; /* owned or NULL */
 } plog_kept_row;
 
-/* All zeros but `state` and `limit` before plog_rows_begin. */
+/* All zeros but `state`, `limit` and `needs_key` before plog_rows_begin. */
 typedef struct {
     const plog_module_state *state;
     size_t limit; /* bytes of a batch, as RecordTooLargeError names it */
     PyObject *values, *keys, *headers, *timestamps; /* borrowed; NULL when None */
     int64_t timestamp;                              /* of all, when timestamps is NULL */
     plog_time_range allowed;                        /* timestamps */
+    bool needs_key;                                 /* of every record */
     Py_ssize_t len;                                 /* of each sequence */
     plog_record_in *records;                        /* owned, as is the next one */
     plog_kept_row *kept;

@@ -14,13 +14,14 @@ typedef enum {
     VISIBLE_ON_APPEND = CONFIGURE_NUMBERS,
     IS_COMPRESSED,
     IS_LOG_APPEND_TIME,
+    NEEDS_KEY,
     CONFIGURE_ARGUMENTS
 } configure_argument;
 
 static const char *const configure_names[CONFIGURE_ARGUMENTS] = {
     "max_message_bytes",   "segment_bytes",      "segment_ms",    "index_interval_bytes",
     "timestamp_before_ms", "timestamp_after_ms", "settings_seen", "visible_on_append",
-    "is_compressed",       "is_log_append_time"};
+    "is_compressed",       "is_log_append_time", "needs_key"};
 static const plog_signature configure_signature = {"configure", configure_names,
                                                    CONFIGURE_ARGUMENTS, CONFIGURE_ARGUMENTS, 0};
 
@@ -51,7 +52,8 @@ PyObject *plog_tail_configure(PyObject *object, PyObject *const *args, Py_ssize_
     const int visible_on_append = PyObject_IsTrue(given[VISIBLE_ON_APPEND]);
     const int is_compressed = PyObject_IsTrue(given[IS_COMPRESSED]);
     const int is_log_append_time = PyObject_IsTrue(given[IS_LOG_APPEND_TIME]);
-    if (visible_on_append < 0 || is_compressed < 0 || is_log_append_time < 0) {
+    const int needs_key = PyObject_IsTrue(given[NEEDS_KEY]);
+    if (visible_on_append < 0 || is_compressed < 0 || is_log_append_time < 0 || needs_key < 0) {
         return NULL;
     }
     self->core.rules = (plog_tail_rules){.max_message_bytes = numbers[MAX_MESSAGE_BYTES],
@@ -62,7 +64,8 @@ PyObject *plog_tail_configure(PyObject *object, PyObject *const *args, Py_ssize_
                                          .timestamp_after_ms = numbers[TIMESTAMP_AFTER_MS],
                                          .visible_on_append = visible_on_append != 0,
                                          .is_compressed = is_compressed != 0,
-                                         .is_log_append_time = is_log_append_time != 0};
+                                         .is_log_append_time = is_log_append_time != 0,
+                                         .needs_key = needs_key != 0};
     self->core.settings_seen = (uint32_t)numbers[SETTINGS_SEEN];
     self->is_configured = true;
     Py_RETURN_NONE;

@@ -28,6 +28,7 @@ typedef struct {
     int64_t timestamp_before_ms, timestamp_after_ms; /* how far from now a caller's may lie */
     bool visible_on_append;                          /* the high watermark moves with the log end */
     bool is_compressed;      /* by a library that is not the core's: single records are not taken */
+    bool needs_key;          /* the topic is compacted: a single record without one is not taken */
     bool is_log_append_time; /* timestamps are the clock's, whatever the caller says */
 } plog_tail_rules;
 

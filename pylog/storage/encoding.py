@@ -38,11 +38,12 @@ _LONGEST_PLAIN: Final = BATCH_HEADER_BYTES + codecs.MAX_DECOMPRESSED_BYTES
 
 
 class Stamping(TypedDict):
-    """Arguments of `encode`: attributes of the batches, and the timestamps that are allowed."""
+    """Arguments of `encode`: attributes of the batches, and what is allowed in them."""
 
     attributes: int
     earliest: int
     latest: int
+    needs_key: bool
 
 
 class Chunk(NamedTuple):
@@ -141,6 +142,7 @@ def stamping_of(
         "attributes": _APPEND_TIME_ATTRIBUTE if is_append_time else 0,
         "earliest": max(0, now - config.message_timestamp_before_max_ms),
         "latest": min(now + config.message_timestamp_after_max_ms, NEVER),
+        "needs_key": policy.is_compacted(config),
     }
 
 

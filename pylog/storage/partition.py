@@ -97,10 +97,11 @@ class Partition(TimedPartition):
     ) -> RecordMetadata:
         """Append one record; return where it is, once the topic's durability is reached.
 
-        value, key: bytes-like, None for null (a null value is a tombstone).  headers: (name, value)
-        pairs.  timestamp: milliseconds since the epoch, by default now; ignored where the topic's
-        message_timestamp_type is "LogAppendTime".  expected_offset: append only if the record gets
-        just this offset, decided atomically: what was read before still holds then.
+        value, key: bytes-like, None for null (a null value is a tombstone; a null key is refused
+        where the topic is compacted).  headers: (name, value) pairs.  timestamp: milliseconds since
+        the epoch, by default now; ignored where the topic's message_timestamp_type is
+        "LogAppendTime".  expected_offset: append only if the record gets just this offset, decided
+        atomically: what was read before still holds then.
         Raises TypeError, OverflowError, ValueError for an expected_offset below 0,
         InvalidRecordError, InvalidTimestampError for one too far from now, RecordTooLargeError,
         MissingExtraError for a topic whose codec is not installed (nothing was appended);

@@ -60,6 +60,11 @@ def should_roll(
     )
 
 
+def is_compacted(config: TopicConfig) -> bool:
+    """Return whether a topic keeps the latest record of each key, and so needs keys."""
+    return "compact" in config.cleanup_policy
+
+
 def rolling_ms(config: TopicConfig, partition: str) -> int:
     """Return after how much time a segment of this partition is rolled.
 
@@ -67,7 +72,7 @@ def rolling_ms(config: TopicConfig, partition: str) -> int:
     Source: Kafka LogConfig.maxSegmentMs, less its randomSegmentJitter, which here is not random.
     """
     longest = config.segment_ms
-    if "compact" in config.cleanup_policy:
+    if is_compacted(config):
         # What may not be compacted for long must not stay in the active segment.
         longest = min(longest, config.max_compaction_lag_ms)
     jitter = min(config.segment_jitter_ms, longest)

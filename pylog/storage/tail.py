@@ -38,6 +38,7 @@ class TailRules:
     is_visible_on_append: bool
     is_compressed: bool  # batches come encoded; see Tail.append
     is_log_append_time: bool
+    needs_key: bool
     timestamp_before_ms: int
     timestamp_after_ms: int
     zero_bytes: int  # written at a time; see File.fill_zeros
@@ -120,6 +121,7 @@ class WritableTail:
             visible_on_append=rules.is_visible_on_append,
             is_compressed=rules.is_compressed,
             is_log_append_time=rules.is_log_append_time,
+            needs_key=rules.needs_key,
             settings_seen=settings_seen,
         )
 

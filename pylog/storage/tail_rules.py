@@ -25,6 +25,7 @@ def tail_rules(config: TopicConfig, partition: str) -> TailRules:
         is_visible_on_append=not is_fsync,
         is_compressed=compression_of(config).codec != codecs.NONE,
         is_log_append_time=config.message_timestamp_type == LOG_APPEND_TIME,
+        needs_key=policy.is_compacted(config),
         timestamp_before_ms=config.message_timestamp_before_max_ms,
         timestamp_after_ms=config.message_timestamp_after_max_ms,
         zero_bytes=policy.PAGE if is_fsync else policy.MAX_GROWTH,

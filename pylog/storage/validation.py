@@ -16,6 +16,7 @@ from pylog import codecs
 from pylog._native import Records, batch_headers, crc32c
 from pylog.config import TopicConfig
 from pylog.errors import CorruptionError, InvalidRecordError, RecordTooLargeError
+from pylog.storage import policy
 from pylog.storage.encoding import check_timestamp
 
 Header = dict[str, int]
@@ -106,5 +107,5 @@ def _record_complaints(batch: memoryview, header: Header, config: TopicConfig) -
     if timestamps.max(initial=-1) != header["max_timestamp"]:
         greatest = int(timestamps.max(initial=-1))
         yield f"max timestamp {header['max_timestamp']} in its header, {greatest} in its records"
-    if "compact" in config.cleanup_policy and (np.frombuffer(columns[3], np.int32) < 0).any():
+    if policy.is_compacted(config) and (np.frombuffer(columns[3], np.int32) < 0).any():
         yield "a record has no key, and the topic is compacted"
