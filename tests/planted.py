@@ -178,7 +178,7 @@ def counts_records_that_are_not_there(patch: Patch) -> None:
 
 @_in(CRASH_PLANTS)
 def cuts_without_saving_the_bytes(patch: Patch) -> None:
-    patch.setattr(recovery, "_save_cut", lambda *_: None)
+    patch.setattr(recovery, "save_cut", lambda *_: None)
 
 
 @_in(CRASH_PLANTS)
@@ -247,7 +247,7 @@ def keeps_a_failed_sync_to_itself(patch: Patch) -> None:
 
 @_in(FAULT_PLANTS)
 def syncs_again_without_writing_again(patch: Patch) -> None:
-    patch.setattr(recovery, "_write_again", lambda *_: None)
+    patch.setattr(recovery, "write_again", lambda *_: None)
     original = recovery._walk_active
 
     def walk(directory: Any, *args: Any, **options: Any) -> Any:

@@ -339,7 +339,7 @@ class DeadError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("dies_in", "start"), [("_publish_start_locked", 25), ("write_manifest", 0)]
+    ("dies_in", "start"), [("_publish_change_locked", 25), ("write_manifest", 0)]
 )
 def test_a_process_that_dies_before_it_tells_is_finished_or_forgotten(
     monkeypatch: pytest.MonkeyPatch, dies_in: str, start: int
@@ -378,7 +378,7 @@ def test_the_start_of_a_process_that_died_is_not_taken_back(
         raise DeadError
 
     with monkeypatch.context() as patch:
-        patch.setattr(lifecycle, "_publish_start_locked", die)
+        patch.setattr(lifecycle, "_publish_change_locked", die)
         with pytest.raises(DeadError):
             one.delete_records(40)
     # The marks say 0 still, so this is no news to it.

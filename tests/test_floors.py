@@ -54,6 +54,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "index",
         "scan",
         "shared_page",
+        "cleaned_files",
         "segment",
         "segments",
         "times",

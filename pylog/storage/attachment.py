@@ -24,6 +24,7 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.storage import lifecycle, policy, recovery
+from pylog.storage.cleaned_files import settle
 from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.files import Directory
 from pylog.storage.known_segments import KnownSegments
@@ -68,7 +69,10 @@ class Attachment:
         self._counters = counters
         self._environment = environment
         self._segments = KnownSegments(
-            directory, descriptors=environment.descriptors, config=lambda: self._config
+            directory,
+            descriptors=environment.descriptors,
+            config=lambda: self._config,
+            marks=lambda: self.page.marks(),
         )
         self._rolled: list[int] = []  # base offsets of segments whose indexes are not synced
         self._presence = Presence(
@@ -128,10 +132,20 @@ class Attachment:
                 logger.warning("%s: no space for repairs; reading goes on", self._directory.path)
         if opened.manifest is not None:
             self._segments.take(opened.manifest)
-            sweep(self._directory, opened.manifest.segments[0].base_offset)
+            sweep(self._directory, self._segments.current.bases)
         now = self._environment.clock()
         marks = lifecycle.initial_marks(opened, is_repaired=is_repaired, now=now)
         self._presence.initialize(marks)
+        if opened.manifest is not None:
+            self._settle_cleaned(opened.manifest)
+
+    def _settle_cleaned(self, manifest: Manifest) -> None:
+        """Finish what a dead process left of a cleaning, now that `manifest` is published."""
+        try:
+            settle(self._directory, manifest.segments)
+        except OSError as error:
+            # Readers find what counts under either name.
+            logger.warning("%s: cleaned files are left: %s", self._directory.path, error)
 
     def _make_parts(self) -> None:
         """Make the writable end and the group commit, which need the page."""
@@ -278,7 +292,7 @@ class Attachment:
         """Sync the segments that hold offsets in [durable offset, end_offset)."""
         monotonic = self._environment.monotonic
         start = monotonic()
-        self._segments.sync(marks, end_offset, log_start=lambda: self.page.marks().log_start_offset)
+        self._segments.sync(marks, end_offset)
         self._counters.note_sync(monotonic() - start)
 
     def sync_sealed(self) -> None:
@@ -382,8 +396,8 @@ class Attachment:
     def _begin_locked(self, marks: Marks) -> None:
         """Do what the flags ask for before the first write."""
         directory, page, now = self._directory, self.page, self._environment.clock()
-        if marks.flags & lifecycle.IS_ADVANCING:
-            self._segments.take(lifecycle.finish_advance_locked(directory, page))
+        if marks.flags & lifecycle.IS_CHANGING:
+            self._segments.take(lifecycle.finish_change_locked(directory, page))
             marks = page.marks()
             if not marks.flags:
                 return

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from pylog._native import Marks
 from pylog.config import TopicConfig
-from pylog.errors import CorruptRangeError
 from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import Directory
-from pylog.storage.manifest import Manifest
+from pylog.storage.manifest import Manifest, SegmentFacts
+from pylog.storage.segment import ReplacedError
 from pylog.storage.segments import NO_SEGMENTS, SegmentSet, segments_of
 
 
@@ -24,8 +24,15 @@ class KnownSegments:
     """The newest snapshot that this process has: `current`, empty before the first one."""
 
     def __init__(
-        self, directory: Directory, *, descriptors: Descriptors, config: Callable[[], TopicConfig]
+        self,
+        directory: Directory,
+        *,
+        descriptors: Descriptors,
+        config: Callable[[], TopicConfig],
+        marks: Callable[[], Marks],
     ) -> None:
+        """marks: returns those of now."""
+        self._marks = marks
         self._directory = directory
         self._descriptors = descriptors
         self._config = config
@@ -39,8 +46,21 @@ class KnownSegments:
         current = self.current
         return current if current.generation >= marks.generation else self._reload(marks)
 
+    def _is_replaced(self, facts: SegmentFacts) -> bool:
+        """Return whether what is published now names other files, or none; see cleaned_files.py.
+
+        Called while descriptors are locked: takes nothing that has to be let go of.
+        """
+        current, marks = self.current, self._marks()
+        if current.generation >= marks.generation:
+            return not current.names(facts)
+        return facts.identity not in (one.identity for one in self._load(marks).segments)
+
     def _reload(self, marks: Marks) -> SegmentSet:
         """Read the manifest anew; the result is at least as new as `marks`."""
+        return self.take(self._load(marks))
+
+    def _load(self, marks: Marks) -> Manifest:
         if marks.flags & lifecycle.NEEDS_REPAIR:
             # The manifest on disk is not the one that the marks were made from: derive it again.
             opened = recovery.examine(
@@ -52,12 +72,12 @@ class KnownSegments:
         else:
             manifest = recovery.load_manifest(self._directory)
         assert manifest is not None, "a partition with a generation has a manifest"
-        return self.take(manifest)
+        return manifest
 
     def take(self, manifest: Manifest) -> SegmentSet:
         """Return the snapshot that `manifest` names, the current one if none is newer.
 
-        Files of segments that went before it are let go of.
+        Files of segments that went or were cleaned are let go of.
         """
         segments = segments_of(
             manifest,
@@ -65,31 +85,32 @@ class KnownSegments:
             self._directory,
             descriptors=self._descriptors,
             index_bytes=policy.rounded_up(self._config().segment_index_bytes),
+            is_replaced=self._is_replaced,
         )
         previous = self.current
         # Another thread may have read a newer manifest meanwhile.
         if segments.generation >= previous.generation:
             self.current = segments
             for segment in previous.segments:
-                if segment.base_offset >= segments.bases[0]:
-                    break
-                segment.forget_files()
+                if not segments.names(segment.facts):
+                    segment.forget_files()
         return segments
 
-    def sync(self, marks: Marks, end_offset: int, *, log_start: Callable[[], int]) -> None:
+    def sync(self, marks: Marks, end_offset: int) -> None:
         """Sync the segments that hold offsets in [durable offset, end_offset).
 
-        log_start: returns the log start offset of now.  Raises CorruptRangeError, OSError.
+        Raises CorruptRangeError for one whose file is missing, OSError.
         """
-        segments = self.as_of(marks)
-        for segment in segments.segments[segments.floor(marks.durable_offset) :]:
-            if segment.base_offset < end_offset:
-                try:
-                    segment.file().sync_data()
-                except CorruptRangeError:
-                    # Without its file: if it was deleted meanwhile, nothing of it is missed.
-                    if segment.facts.end_offset > log_start():
-                        raise
+        while True:
+            try:
+                segments = self.as_of(marks)
+                for segment in segments.segments[segments.floor(marks.durable_offset) :]:
+                    if segment.base_offset < end_offset:
+                        segment.file().sync_data()
+                return
+            except ReplacedError:
+                # Deleted or cleaned meanwhile: nothing of it is missed.
+                marks = self._marks()
 
     def forget_files(self) -> None:
         """Let go of all files; who reads one now keeps it until then."""

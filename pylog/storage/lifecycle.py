@@ -44,9 +44,10 @@ IS_CLEAN: Final = 2  # the manifest promises an exact end and must be replaced f
 IS_NEW: Final = 4  # there is no manifest and no segment yet
 IS_DELETED: Final = 8  # the topic is gone; nothing can be done
 IS_ROLLING: Final = 16  # a roll may have been committed; the manifest on disk tells
-IS_ADVANCING: Final = 32  # the log start may have been moved; the manifest on disk tells
+# The log start may have been moved, or segments cleaned; the manifest on disk tells.
+IS_CHANGING: Final = 32
 # The flags that may stand beside writes; with any other nothing was written since it was set.
-WHILE_WRITING: Final = IS_ROLLING | IS_ADVANCING
+WHILE_WRITING: Final = IS_ROLLING | IS_CHANGING
 
 _TIME_ENTRY: Final = struct.Struct(">qi")
 assert _TIME_ENTRY.size == TIME_ENTRY_BYTES
@@ -302,33 +303,42 @@ def advance_start_locked(
         log_start_offset=log_start_offset,
         segments=segments,
     )
-    page.publish(flags=marks.flags | IS_ADVANCING)
-    write_manifest(directory, manifest)
-    _publish_start_locked(page, manifest)
+    commit_locked(directory, page, manifest)
     return manifest
 
 
-def _publish_start_locked(page: SharedPage, manifest: Manifest) -> None:
+def commit_locked(directory: Directory, page: SharedPage, manifest: Manifest) -> None:
+    """Replace the manifest by one with another log start or other sealed segments.
+
+    Raises OSError with the old one, or, if it was the directory's sync that failed, with the
+    question open.  Blocks appenders for two syncs.
+    """
+    page.publish(flags=page.marks().flags | IS_CHANGING)
+    write_manifest(directory, manifest)
+    _publish_change_locked(page, manifest)
+
+
+def _publish_change_locked(page: SharedPage, manifest: Manifest) -> None:
     page.publish(
         log_start_offset=manifest.log_start_offset,
         generation=manifest.generation,
-        flags=page.marks().flags & ~IS_ADVANCING,
+        flags=page.marks().flags & ~IS_CHANGING,
     )
 
 
-def finish_advance_locked(directory: Directory, page: SharedPage) -> Manifest:
-    """Finish or forget the move of the log start of a process that died in it.
+def finish_change_locked(directory: Directory, page: SharedPage) -> Manifest:
+    """Finish or forget the replacement of the manifest of a process that died in it.
 
     Returns the manifest on disk.  Raises OSError with the question still open.
     """
     manifest = recovery.load_manifest(directory)
-    assert manifest is not None, "a log whose start moves has a manifest"
+    assert manifest is not None, "what was changed had a manifest"
     # The entry that was found may be one that a power cut would still take back.
     directory.sync()
     if manifest.generation > page.marks().generation:
-        _publish_start_locked(page, manifest)
+        _publish_change_locked(page, manifest)
     else:
-        page.publish(flags=page.marks().flags & ~IS_ADVANCING)
+        page.publish(flags=page.marks().flags & ~IS_CHANGING)
     return manifest
 
 

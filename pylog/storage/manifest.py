@@ -60,6 +60,11 @@ class SegmentFacts:
     append_time: int = -1
     revision: int = 0
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What tells the segment's files from all others that this partition ever had."""
+        return self.base_offset, self.revision
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cleaned:

@@ -20,19 +20,19 @@ from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
     ClosedError,
-    CorruptRangeError,
     NotAppendedError,
     OffsetMismatchError,
     OffsetOutOfRangeError,
 )
 from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import encoding, policy
+from pylog.storage.attachment import Attachment
 from pylog.storage.encoding import Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.produced import Piece, Produced, pieces_of
 from pylog.storage.producer_state import ProducedBatch
-from pylog.storage.segment import Segment
+from pylog.storage.segment import ReplacedError, Segment
 from pylog.storage.segments import SegmentSet, view_of
 from pylog.storage.timed import TimedPartition, whole_number
 
@@ -330,16 +330,11 @@ class Partition(TimedPartition):
             view = view_of(segment, marks)
             try:
                 records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
-            except CorruptRangeError:
-                # Its file is missing.  If it was deleted, the next segment goes on here.
+            except ReplacedError:
+                # Deleted or cleaned: another segment goes on here.
                 self._place = None
         if records is None:
-            try:
-                found = self._find(attachment.segments(marks), marks, offset, limit, max_bytes)
-            except CorruptRangeError:
-                # A file that is missing may have been deleted since the marks were copied.
-                self._check_start(offset, self.log_start_offset)
-                raise
+            found = self._find(attachment, marks, offset, limit, max_bytes)
             if found is None:
                 return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
             segment, records = found
@@ -348,13 +343,24 @@ class Partition(TimedPartition):
         return records
 
     def _find(
-        self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int
+        self, attachment: Attachment, marks: Marks, offset: int, limit: int, max_bytes: int
     ) -> tuple[Segment, Records] | None:
         """Return the first records at or after `offset`, and the segment that holds them."""
         self._was_used = True
-        assert segments.manifest is not None, "there are records"
-        # The manifest may be newer than the marks: then segments that it leaves out are gone.
-        self._check_start(offset, segments.manifest.log_start_offset)
+        while True:
+            segments = attachment.segments(marks)
+            assert segments.manifest is not None, "there are records"
+            # The manifest may be newer than the marks: then segments that it leaves out are gone.
+            self._check_start(offset, segments.manifest.log_start_offset)
+            try:
+                return self._find_in(segments, marks, offset, limit, max_bytes)
+            except ReplacedError:
+                # Newer marks find a newer snapshot; what they show besides can wait.
+                marks = attachment.page.marks()
+
+    def _find_in(
+        self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int
+    ) -> tuple[Segment, Records] | None:
         for position in range(segments.floor(offset), len(segments.segments)):
             segment = segments.segments[position]
             view = view_of(segment, marks)

@@ -26,6 +26,7 @@ from pylog.storage.files import Directory
 from pylog.storage.observer import Observer
 from pylog.storage.producer_files import catch_up, load_state, save_snapshot
 from pylog.storage.producer_state import ProducedBatch, ProducerState
+from pylog.storage.segment import ReplacedError
 from pylog.storage.validation import Header, check_batches
 
 _TRIES: Final = 3  # before the page lock is held for a judgement (guessed)
@@ -149,6 +150,14 @@ class Produced:
         return state, [None if p.produced is None else next(answers) for p in pieces]
 
     def _known_state(self, attachment: Attachment, now: int) -> ProducerState:
+        """Return the state of all that is in the log."""
+        while True:
+            try:
+                return self._caught_up(attachment, now)
+            except ReplacedError:
+                continue  # what was read by then was taken; the rest is in other files now
+
+    def _caught_up(self, attachment: Attachment, now: int) -> ProducerState:
         marks = attachment.page.marks()
         segments = attachment.segments(marks)
         state = self._state

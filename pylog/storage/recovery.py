@@ -16,10 +16,8 @@ Must not know the shared page: it returns the marks to begin with.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from typing import Final
 
 from pylog._native import Scanner
 from pylog.errors import CorruptFileError
@@ -27,9 +25,7 @@ from pylog.storage import layout, segment_files
 from pylog.storage.adoption import manifest_from_files
 from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import (
-    TEMPORARY_SUFFIX,
     Directory,
-    File,
     read_file,
     replace_file,
 )
@@ -45,11 +41,16 @@ from pylog.storage.manifest import (
 )
 from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
 from pylog.storage.scan import KnownEnd, Walk, last_nonzero, walk_log
-from pylog.storage.segment_files import create_segment, cut_zeros, set_aside, write_index
+from pylog.storage.segment_files import (
+    create_segment,
+    cut_zeros,
+    save_cut,
+    set_aside,
+    write_again,
+    write_index,
+)
 
 logger = logging.getLogger("pylog")
-
-_COPY_BYTES: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -238,8 +239,11 @@ def _opened_unclean(
 
 
 def _unsynced_segments(manifest: Manifest) -> tuple[SegmentFacts, ...]:
-    """Return the sealed segments that a roll left unsynced: durability "interval" and "os"."""
-    sealed = manifest.segments[:-1]
+    """Return the sealed segments that a roll left unsynced: durability "interval" and "os".
+
+    What was cleaned was synced before it counted.
+    """
+    sealed = [facts for facts in manifest.segments[:-1] if facts.revision == 0]
     return tuple(facts for facts in sealed if facts.end_offset > manifest.durable_offset)
 
 
@@ -346,12 +350,15 @@ def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
     """Mend what rolls left unsynced; return the manifest with the index counts that are true now.
 
     A roll holds nobody up for the indexes and the trimming of what it seals.  From the newest
-    segment back, until one is as it should be: whoever rolled it had synced the one before.
+    segment back, until one is as it should be: whoever rolled it had synced the one before, and
+    what was cleaned is synced, and all before it, under whichever name.
     """
     segments = list(repairs.manifest.segments)
     known = segments.index(repairs.active)
     for place in range(known - 1, -1, -1):
         facts = segments[place]
+        if facts.revision > 0:
+            break
         was_cut = cut_zeros(directory, layout.log_name(facts.base_offset), facts.size)
         if _indexes_agree(directory, facts) and not was_cut:
             break
@@ -419,8 +426,8 @@ def _repair_log(directory: Directory, repairs: Repairs) -> None:
     try:
         if repairs.torn_end > size:
             cut_name = layout.cut_name(repairs.active.base_offset, size)
-            _save_cut(directory, cut_name, file, size, repairs.torn_end)
-        _write_again(file, repairs.rewrite_from, size)
+            save_cut(directory, cut_name, file, size, repairs.torn_end)
+        write_again(file, repairs.rewrite_from, size)
         if file.size() > size:
             file.truncate(size)
         file.sync()
@@ -436,63 +443,7 @@ def _sync_again(directory: Directory, facts: SegmentFacts) -> None:
         return
     try:
         file.drop_cache(0)
-        _write_again(file, 0, facts.size)
+        write_again(file, 0, facts.size)
         file.sync()
     finally:
         file.close()
-
-
-def _save_cut(directory: Directory, name: str, source: File, start: int, end: int) -> None:
-    """Copy [start, end) of `source` to a file beside it, durably, before anything is cut.
-
-    Other bytes that were cut at the same place before are set aside, not written over.
-    Raises OSError with nothing left behind.
-    """
-    temporary = name + TEMPORARY_SUFFIX
-    target = directory.open(temporary, writable=True, create=True)
-    try:
-        target.truncate(0)
-        _copy(source, target, start, end)
-        target.sync()
-    except OSError:
-        with contextlib.suppress(OSError):
-            directory.unlink(temporary)
-        raise
-    finally:
-        target.close()
-    if not _holds(directory, name, source, start, end):
-        set_aside(directory, name)
-    directory.rename(temporary, name)
-    directory.sync()
-
-
-def _copy(source: File, target: File, start: int, end: int) -> None:
-    for position in range(start, end, _COPY_BYTES):
-        target.pwrite(source.pread(min(_COPY_BYTES, end - position), position), position - start)
-
-
-def _holds(directory: Directory, name: str, source: File, start: int, end: int) -> bool:
-    """Return whether the file holds just [start, end) of `source`."""
-    try:
-        file = directory.open(name)
-    except FileNotFoundError:
-        return False
-    try:
-        return file.size() == end - start and all(
-            file.pread(_COPY_BYTES, position - start)
-            == source.pread(min(_COPY_BYTES, end - position), position)
-            for position in range(start, end, _COPY_BYTES)
-        )
-    finally:
-        file.close()
-
-
-def _write_again(file: File, start: int, end: int) -> None:
-    """Write [start, end) over itself.
-
-    A write-back that failed leaves pages that look clean and are not on disk, so a sync alone would
-    prove nothing (RELIABILITY A2).  What the kernel can drop was read from the disk again before.
-    """
-    end = min(end, file.size())
-    for position in range(start, end, _COPY_BYTES):
-        file.pwrite(file.pread(min(_COPY_BYTES, end - position), position), position)

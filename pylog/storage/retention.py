@@ -25,7 +25,7 @@ from pylog.storage.attachment import Attachment
 from pylog.storage.handle import PartitionHandle
 from pylog.storage.lifecycle import IS_DELETED, WHILE_WRITING, active_facts
 from pylog.storage.manifest import Clock, Manifest, SegmentFacts
-from pylog.storage.segment_files import bases_below, deleted_names, mark_deleted, remove_indexes
+from pylog.storage.segment_files import deleted_names, mark_deleted, remove_indexes, unlisted_bases
 from pylog.storage.tail import full_error
 
 logger = logging.getLogger("pylog")
@@ -257,8 +257,7 @@ class RetainingPartition(PartitionHandle):
         """Rename the files of segments that no longer count, and have them removed in time."""
         try:
             segments = attachment.segments(attachment.page.marks())
-            first = segments.bases[0] if segments.bases else 0
-            for base_offset in bases_below(self._directory, first):
+            for base_offset in unlisted_bases(self._directory, segments.bases):
                 # A topic that was deleted and made anew has files of these names.
                 with attachment.page:
                     if attachment.page.marks().flags & IS_DELETED:

@@ -4,18 +4,24 @@ Knows its own files and how batches follow each other.  Must not know other segm
 page or retention.  A segment object is immutable but for its caches: what grows (the end of the
 active segment) is handed in as a `SegmentView` by the partition, taken from one copy of the marks.
 
+Compaction puts new files in the place of old ones, under the same names.  An object stands for one
+revision of them, and never reads another: files that it holds open stay what they are, and for
+those that it opens later there is a rule, which cleaned_files.py states and proves.
+
 Locks: none.  Any number of threads may read; files close when their last reader lets go.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pylog import _native
 from pylog._native import Reader, Records, Scanner, check_batches
 from pylog.errors import CorruptRangeError
 from pylog.storage import layout
+from pylog.storage.cleaned_files import open_revision
 from pylog.storage.descriptors import Descriptors, Holder
 from pylog.storage.files import Directory, File, Memory
 from pylog.storage.index import OffsetIndex, TimeIndex
@@ -37,12 +43,19 @@ class SegmentView(NamedTuple):
     time_entries: int
 
 
+class ReplacedError(Exception):
+    """The files of this revision are gone: whoever reads has to look for the segment anew."""
+
+
 def _view_of(facts: SegmentFacts) -> SegmentView:
     return SegmentView(facts.end_offset, facts.size, facts.index_entries, facts.time_entries)
 
 
 class Segment:
-    """The files of one base offset."""
+    """The files of one base offset, of one revision.
+
+    is_replaced: whether a manifest that was published by now no longer names this revision.
+    """
 
     def __init__(
         self,
@@ -51,7 +64,9 @@ class Segment:
         *,
         descriptors: Descriptors,
         index_bytes: int,
+        is_replaced: Callable[[SegmentFacts], bool],
     ) -> None:
+        self._is_replaced = is_replaced
         self.base_offset = facts.base_offset
         self.facts = facts
         self._directory = directory
@@ -70,7 +85,7 @@ class Segment:
         A thread that read an older manifest may come late with what that said: it is not listened
         to, because a segment only grows, and readers of the newer set hold this very object.
         """
-        assert facts.base_offset == self.base_offset
+        assert facts.identity == self.facts.identity
         if facts.end_offset >= self.facts.end_offset:
             # The view first: who finds these facts here takes the object for up to date.
             self._sealed_view = _view_of(facts)
@@ -89,16 +104,27 @@ class Segment:
     # Files
 
     def file(self) -> File:
-        """Return the open `.log` file.  Raises OSError."""
+        """Return the open `.log` file.  Raises ReplacedError, CorruptRangeError, OSError."""
         file = self.holder.file
         if file is None:
             return self._descriptors.open(self.holder, self._open_log)
         self.holder.was_used = True
         return file
 
+    def _open(self, name: str, *, writable: bool = False) -> File:
+        """Open one of the files, and be sure that it is of this revision; see cleaned_files.py.
+
+        Raises ReplacedError, OSError.
+        """
+        try:
+            return open_revision(self._directory, name, self.facts.revision, writable=writable)
+        finally:
+            if self._is_replaced(self.facts):
+                raise ReplacedError(self.path)
+
     def _open_log(self) -> File:
         try:
-            return self._directory.open(self.log_name, writable=True)
+            return self._open(self.log_name, writable=True)
         except FileNotFoundError as error:
             end_offset = self.facts.end_offset
             raise self._damage(0, self.base_offset, end_offset, "the file is missing") from error
@@ -122,7 +148,7 @@ class Segment:
     def _map(self, name: str, view: SegmentView) -> Memory | bytes:
         """Map an index file: what is there of a sealed one, room to grow for the active one."""
         try:
-            file = self._directory.open(name)
+            file = self._open(name)
         except FileNotFoundError:
             return b""
         try:

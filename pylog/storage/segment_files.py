@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Final
 
 from pylog.storage import layout
-from pylog.storage.files import TEMPORARY_SUFFIX, Directory
+from pylog.storage.files import TEMPORARY_SUFFIX, Directory, File
 from pylog.storage.scan import last_nonzero
 
 logger = logging.getLogger("pylog")
+
+_COPY_BYTES: Final = 1 << 20
 
 
 def create_segment(directory: Directory, base_offset: int) -> None:
@@ -110,10 +113,15 @@ def remove_indexes(directory: Directory, base_offset: int) -> None:
             directory.unlink(name)
 
 
-def bases_below(directory: Directory, base_offset: int) -> list[int]:
-    """Return the base offsets of the segments before this one that have files, ascending."""
+def unlisted_bases(directory: Directory, listed: Collection[int]) -> list[int]:
+    """Return the base offsets of segments that have files and do not count, ascending.
+
+    listed: of all that count, with the active one, which is the last: what lies behind it may be
+    the beginning of a roll.
+    """
     parsed = map(layout.parse_segment_name, directory.names())
-    return sorted({one[0] for one in parsed if one is not None and one[0] < base_offset})
+    found = {one[0] for one in parsed if one is not None and one[0] < max(listed, default=0)}
+    return sorted(found.difference(listed))
 
 
 def deleted_names(directory: Directory) -> list[str]:
@@ -121,17 +129,17 @@ def deleted_names(directory: Directory) -> list[str]:
     return [name for name in directory.names() if layout.parse_deleted_name(name) is not None]
 
 
-def sweep(directory: Directory, first_base_offset: int) -> None:
+def sweep(directory: Directory, listed: Collection[int]) -> None:
     """Remove what dead processes left half done; the caller is alone.  Errors are only reported.
 
-    first_base_offset: of the oldest segment that counts.  Files of older ones are those of a
-    process that died before it renamed them: they are renamed now, and removed when they are found
-    so the next time, which gives somebody who put them there by hand a chance.
+    listed: the base offsets of all segments that count.  Files of others before the last are those
+    of a process that died before it renamed them: they are renamed now, and removed when they are
+    found so the next time, which gives somebody who put them there by hand a chance.
     """
     try:
         for name in [*deleted_names(directory), *_unfinished_snapshots(directory)]:
             directory.unlink(name)
-        for base_offset in bases_below(directory, first_base_offset):
+        for base_offset in unlisted_bases(directory, listed):
             mark_deleted(directory, base_offset)
     except OSError as error:
         logger.warning("%s: deleted files are left: %s", directory.path, error)
@@ -180,3 +188,62 @@ def drop_snapshots_after(directory: Directory, end_offset: int) -> None:
     Other records may take their offsets.  Nothing is synced: who replaces the manifest does.
     """
     remove_snapshots(directory, [end for end in snapshot_offsets(directory) if end > end_offset])
+
+
+# ------------------------------------------------------------------ what recovery keeps
+
+
+def save_cut(directory: Directory, name: str, source: File, start: int, end: int) -> None:
+    """Copy [start, end) of `source` to a file beside it, durably, before anything is cut.
+
+    Other bytes that were cut at the same place before are set aside, not written over.
+    Raises OSError with nothing left behind.
+    """
+    temporary = name + TEMPORARY_SUFFIX
+    target = directory.open(temporary, writable=True, create=True)
+    try:
+        target.truncate(0)
+        _copy(source, target, start, end)
+        target.sync()
+    except OSError:
+        with contextlib.suppress(OSError):
+            directory.unlink(temporary)
+        raise
+    finally:
+        target.close()
+    if not _holds(directory, name, source, start, end):
+        set_aside(directory, name)
+    directory.rename(temporary, name)
+    directory.sync()
+
+
+def _copy(source: File, target: File, start: int, end: int) -> None:
+    for position in range(start, end, _COPY_BYTES):
+        target.pwrite(source.pread(min(_COPY_BYTES, end - position), position), position - start)
+
+
+def _holds(directory: Directory, name: str, source: File, start: int, end: int) -> bool:
+    """Return whether the file holds just [start, end) of `source`."""
+    try:
+        file = directory.open(name)
+    except FileNotFoundError:
+        return False
+    try:
+        return file.size() == end - start and all(
+            file.pread(_COPY_BYTES, position - start)
+            == source.pread(min(_COPY_BYTES, end - position), position)
+            for position in range(start, end, _COPY_BYTES)
+        )
+    finally:
+        file.close()
+
+
+def write_again(file: File, start: int, end: int) -> None:
+    """Write [start, end) over itself.
+
+    A write-back that failed leaves pages that look clean and are not on disk, so a sync alone would
+    prove nothing (RELIABILITY A2).  What the kernel can drop was read from the disk again before.
+    """
+    end = min(end, file.size())
+    for position in range(start, end, _COPY_BYTES):
+        file.pwrite(file.pread(min(_COPY_BYTES, end - position), position), position)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections.abc import Callable
 
 from pylog._native import Marks
 from pylog.storage.descriptors import Descriptors
@@ -30,6 +31,12 @@ class SegmentSet:
         """Return which of `segments` holds `offset`, the first one below it.  O(log n)."""
         return max(bisect.bisect_right(self.bases, offset) - 1, 0)
 
+    def names(self, facts: SegmentFacts) -> bool:
+        """Return whether the manifest names these files.  O(log n)."""
+        place = bisect.bisect_left(self.bases, facts.base_offset)
+        is_there = place < len(self.bases)
+        return is_there and self.segments[place].facts.identity == facts.identity
+
 
 NO_SEGMENTS = SegmentSet(None, 0, (), ())
 
@@ -41,6 +48,7 @@ def segments_of(
     *,
     descriptors: Descriptors,
     index_bytes: int,
+    is_replaced: Callable[[SegmentFacts], bool],
 ) -> SegmentSet:
     """Return the set that `manifest` names; segments of `previous` keep their open files."""
     known = dict(zip(previous.bases, previous.segments, strict=True))
@@ -49,11 +57,17 @@ def segments_of(
         segment = known.get(facts.base_offset)
         if segment is not None and segment.facts == facts:
             return segment
-        if segment is not None and segment.facts.is_compacted == facts.is_compacted:
+        if segment is not None and segment.facts.identity == facts.identity:
             # It was active and is sealed now, or its end was written down: the same files.
             segment.learn(facts)
             return segment
-        return Segment(directory, facts, descriptors=descriptors, index_bytes=index_bytes)
+        return Segment(
+            directory,
+            facts,
+            descriptors=descriptors,
+            index_bytes=index_bytes,
+            is_replaced=is_replaced,
+        )
 
     segments = tuple(segment_of(facts) for facts in manifest.segments)
     return SegmentSet(
@@ -61,9 +75,17 @@ def segments_of(
     )
 
 
+def is_active(segment: Segment, marks: Marks) -> bool:
+    """Return whether a segment was the writable one at the moment of `marks`.
+
+    Its snapshot may be newer: by then the segment may be sealed, and even cleaned.
+    """
+    return segment.base_offset == marks.base_offset and segment.facts.revision == 0
+
+
 def view_of(segment: Segment, marks: Marks) -> SegmentView:
     """Return how much of a segment counts at the moment of `marks`."""
-    if segment.base_offset == marks.base_offset:
+    if is_active(segment, marks):
         return SegmentView(
             marks.log_end_offset, marks.position, marks.index_entries, marks.time_entries
         )

@@ -1,6 +1,6 @@
 """A partition asked by time: the first record that is late enough, the latest, where to begin.
 
-Knows which moment a question is about, and asks anew when segments were deleted meanwhile.  How
+Knows which moment a question is about, and asks anew when segments were replaced meanwhile.  How
 records are found is in times.py.
 
 Locks: none.
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import SupportsIndex
 
 from pylog._native import Reader
-from pylog.errors import ClosedError, CorruptRangeError
+from pylog.errors import ClosedError
 from pylog.records import OffsetAndTimestamp
 from pylog.storage.retention import RetainingPartition
+from pylog.storage.segment import ReplacedError
 from pylog.storage.times import Span, first_at, latest_of, visible_spans
 
 
@@ -49,13 +50,10 @@ class TimedPartition(RetainingPartition):
         self, search: Callable[[list[Span]], OffsetAndTimestamp | None]
     ) -> OffsetAndTimestamp | None:
         while True:
-            spans = self._visible_spans()
             try:
-                return search(spans)
-            except CorruptRangeError:
-                # A file that is missing may have been deleted meanwhile.
-                if self.log_start_offset <= spans[0].start:
-                    raise
+                return search(self._visible_spans())
+            except ReplacedError:
+                continue  # segments were deleted or cleaned meanwhile
 
     def _visible_spans(self) -> list[Span]:
         attachment = self._attachment or self._attached()

@@ -19,7 +19,7 @@ from pylog._native import Marks, Reader, Record, Records
 from pylog.errors import CorruptRangeError
 from pylog.records import OffsetAndTimestamp
 from pylog.storage.segment import Segment, SegmentView
-from pylog.storage.segments import SegmentSet, view_of
+from pylog.storage.segments import SegmentSet, is_active, view_of
 
 logger = logging.getLogger("pylog")
 
@@ -41,11 +41,6 @@ class Span(NamedTuple):
     end: int
     max_timestamp: int
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether this is all of the segment, so that some record has `max_timestamp`."""
-        return self.start == self.segment.base_offset and self.end == self.view.end_offset
-
 
 def visible_spans(segments: SegmentSet, marks: Marks) -> list[Span]:
     """Return what of each segment can be read, oldest first; empty spans are left out."""
@@ -56,13 +51,12 @@ def visible_spans(segments: SegmentSet, marks: Marks) -> list[Span]:
     log_start_offset = max(marks.log_start_offset, segments.manifest.log_start_offset)
     for segment in segments.segments:
         view = view_of(segment, marks)
-        is_active = segment.base_offset == marks.base_offset
         span = Span(
             segment,
             view,
             max(segment.base_offset, log_start_offset),
             min(view.end_offset, marks.high_watermark),
-            marks.max_timestamp if is_active else segment.facts.max_timestamp,
+            marks.max_timestamp if is_active(segment, marks) else segment.facts.max_timestamp,
         )
         if span.start < span.end:
             spans.append(span)
@@ -101,7 +95,7 @@ def latest_of(reader: Reader, spans: Sequence[Span]) -> OffsetAndTimestamp | Non
         found = _first_in(reader, span, span.max_timestamp) or _latest_in(reader, span)
         if found is not None and (best is None or _rank(found) < _rank(best)):
             best = found
-        if best is found and span.is_whole:
+        if found is not None and found.timestamp == span.max_timestamp:
             break
     return best
 
