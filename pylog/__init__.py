@@ -15,11 +15,13 @@ from pylog.records import (
     AppendEvent,
     Columns,
     Freed,
+    OffsetAndMetadata,
     OffsetAndTimestamp,
     ReadEvent,
     Record,
     RecordMetadata,
     Records,
+    TopicPartition,
 )
 from pylog.storage.partition import Partition
 from pylog.topics import Topic
@@ -30,6 +32,7 @@ __all__ = [
     "Columns",
     "Freed",
     "Log",
+    "OffsetAndMetadata",
     "OffsetAndTimestamp",
     "Partition",
     "Producer",
@@ -42,6 +45,7 @@ __all__ = [
     "SendFuture",
     "Topic",
     "TopicConfig",
+    "TopicPartition",
     "errors",
     "open",
 ]

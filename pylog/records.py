@@ -18,10 +18,12 @@ __all__ = [
     "AppendedRecords",
     "Columns",
     "Freed",
+    "OffsetAndMetadata",
     "OffsetAndTimestamp",
     "Record",
     "RecordMetadata",
     "Records",
+    "TopicPartition",
 ]
 
 Int64s = npt.NDArray[np.int64]
@@ -50,6 +52,24 @@ class Freed:
     log_start_offset: int
     segments: int = 0
     size: int = 0
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic, by name and number."""
+
+    topic: str
+    partition: int
+
+
+class OffsetAndMetadata(NamedTuple):
+    """A committed offset: of the next record to read, with a text that says what the user likes.
+
+    leader_epoch: of the last record that was read, None when it is not known.
+    """
+
+    offset: int
+    metadata: str = ""
+    leader_epoch: int | None = None
 
 
 class AppendEvent(NamedTuple):

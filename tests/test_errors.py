@@ -41,6 +41,16 @@ EXAMPLES: list[errors.PylogError] = [
     errors.OutOfOrderSequenceError(7, 5, 3, ("metadata",)),
     errors.InvalidProducerEpochError(7, 1, 2, ("metadata",)),
     errors.PartitionerError("orders", 7, 6),
+    errors.InvalidGroupIdError("", "a group needs a name"),
+    errors.GroupIdNotFoundError("billing"),
+    errors.NonEmptyGroupError("billing", 3),
+    errors.InconsistentGroupProtocolError("billing", "consumer"),
+    errors.InvalidAssignmentError("mine", "orders-3 has two owners"),
+    errors.OffsetMetadataTooLargeError(5000, 4096),
+    errors.CommitFailedError("not committed"),
+    errors.StaleMemberEpochError("billing", "m-1", "orders", 3, 7),
+    errors.UnknownMemberIdError("billing", "m-1"),
+    errors.FencedInstanceIdError("billing", "m-1", "worker-1"),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -118,6 +128,16 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.BufferExhaustedError, TimeoutError),
         (errors.OutOfOrderSequenceError, errors.NotAppendedError),
         (errors.InvalidProducerEpochError, errors.NotAppendedError),
+        (errors.InvalidGroupIdError, ValueError),
+        (errors.GroupIdNotFoundError, LookupError),
+        (errors.NonEmptyGroupError, ValueError),
+        (errors.InconsistentGroupProtocolError, ValueError),
+        (errors.InvalidAssignmentError, ValueError),
+        (errors.OffsetMetadataTooLargeError, ValueError),
+        (errors.StaleMemberEpochError, errors.CommitFailedError),
+        (errors.UnknownMemberIdError, errors.CommitFailedError),
+        (errors.UnknownMemberIdError, LookupError),
+        (errors.FencedInstanceIdError, errors.CommitFailedError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:

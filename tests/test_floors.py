@@ -42,7 +42,8 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
 
 # Folders whose inner order is fixed, bottom up.  In other folders any module may import any other.
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "errors": ("base", "usage", "disk", "appends", "__init__"),
+    "errors": ("base", "usage", "disk", "appends", "groups", "__init__"),
+    "groups": ("facts", "wire", "schemas", "assignors", "__init__"),
     "storage": (
         "files",
         "descriptors",
