@@ -253,7 +253,7 @@ def test_an_import_that_climbs_is_found(path: str, text: str) -> None:
         ("pylog/cli/main.py", "from pylog.log import Log\nfrom pylog.cli import tables"),
         ("pylog/__init__.py", "from pylog.log import Log"),
         ("pylog/__main__.py", "from pylog.cli import main"),
-        ("pylog/groups/coordinator.py", "from pylog.groups.members import Members"),
+        ("pylog/groups/schemas.py", "from pylog.groups.wire import Input"),
     ],
 )
 def test_an_import_that_goes_down_is_not_found(path: str, text: str) -> None:

@@ -216,6 +216,7 @@ def parse_value(key: Key, data: bytes) -> Value:
 
 
 def _parse_fields(key: Key, fields: Input, version: int) -> Value:
+    """Return what the fields behind the version say."""
     if isinstance(key, OffsetKey):
         return _parse_offset(fields, version)
     if isinstance(key, ClassicGroupKey):
@@ -242,6 +243,7 @@ def _parse_fields(key: Key, fields: Input, version: int) -> Value:
 
 
 def _parse_offset(fields: Input, version: int) -> OffsetValue:
+    """Read a committed offset; version: in [0, 4]."""
     is_flexible = version >= 4
     offset = _at_least(fields.int64(), 0, "offset")
     epoch = _at_least(fields.int32(), _NO_EPOCH, "leader epoch") if version >= 3 else _NO_EPOCH
@@ -268,6 +270,7 @@ def _only(data: bytes) -> Input:
 
 
 def _parse_classic_group(fields: Input, version: int) -> ClassicGroupValue:
+    """Read a group of the classic protocol; version: in [0, 4]."""
     is_flexible = version >= 4
 
     def member(fields: Input) -> ClassicMember:
@@ -298,6 +301,7 @@ def _parse_classic_group(fields: Input, version: int) -> ClassicGroupValue:
 
 
 def _parse_member(fields: Input) -> MemberValue:
+    """Read a member of a consumer group; of a classic one only that it is."""
     texts = {
         "instance_id": fields.nullable_string(is_compact=True),
         "rack_id": fields.nullable_string(is_compact=True),
