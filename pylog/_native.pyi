@@ -552,3 +552,84 @@ class Reader:
         limit_offset: int,
         end_position: int,
     ) -> Records: ...
+
+# SipHash-2-4 with 128 bits of output, as two words: low, high.
+def key_hash(secret: Buffer, key: Buffer, /) -> tuple[int, int]: ...
+
+@final
+class KeyMap:
+    """The newest offset of each key, in bounded memory: pass 1 of compaction."""
+
+    # secret: 16 bytes that nobody can guess, new for each map.  max_bytes: at least 72; the memory
+    # starts small and doubles up to it, and is never more.  decompress: for compressed batches.
+    def __new__(
+        cls,
+        secret: Buffer,
+        max_bytes: int,
+        decompress: Callable[[int, memoryview], Buffer] | None = None,
+    ) -> KeyMap: ...
+    def __len__(self) -> int: ...
+    # Take in whole batches of data[start:end], records below first_offset left out.
+    # (END, position, 0): all.  (INCOMPLETE, position, size): the batch at `position` has `size`
+    # bytes, of which not all are there.  (NO_ROOM, position, 0): the map is full, and the batch at
+    # `position` is in it in part or not at all; end_offset says how far it reaches.
+    # CorruptRangeError: a batch is damaged, or does not lie in [end_offset of the map, end_offset).
+    def add_batches(
+        self,
+        data: Buffer,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        first_offset: int = 0,
+        end_offset: int = ...,
+    ) -> tuple[int, int, int]: ...
+    def offset_of(self, key: Buffer | None, /) -> int | None: ...
+    @property
+    def end_offset(self) -> int: ...
+    @property
+    def is_full(self) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
+class BatchFilter:
+    """Keeps of whole batches what compaction keeps: pass 2."""
+
+    # now: ms, -1 when the clock is in doubt.  round_end, kept_offsets: a batch that ends before
+    # round_end, or whose last offset is one of these, is kept even without records.
+    def __new__(
+        cls,
+        key_map: KeyMap,
+        *,
+        now: int,
+        delete_retention_ms: int,
+        round_end: int = -1,
+        kept_offsets: Sequence[int] = (),
+        decompress: Callable[[int, memoryview], Buffer] | None = None,
+        compress: Callable[[int, memoryview], Buffer] | None = None,
+    ) -> BatchFilter: ...
+    # Filter whole batches of data[start:end] into out[:written]: (status, position, written, size).
+    # END: all.  INCOMPLETE: the batch at `position` has `size` bytes, of which not all are there.
+    # NO_ROOM: that batch needs `size` bytes of output.
+    # CorruptRangeError: a batch is damaged, or does not lie in [next_offset, end_offset).
+    def filter(
+        self,
+        data: Buffer,
+        out: Buffer,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        end_offset: int = ...,
+    ) -> tuple[int, int, int, int]: ...
+    @property
+    def next_offset(self) -> int: ...
+    @property
+    def records_read(self) -> int: ...
+    @property
+    def records_kept(self) -> int: ...
+    @property
+    def keyless_records(self) -> int: ...
+    @property
+    def emptied_batches(self) -> int: ...
+    @property
+    def horizons_set(self) -> int: ...

@@ -3,6 +3,8 @@
 Written from the rules' description (Kafka Cleaner.scala, MemoryRecords.filterTo), not from the C
 core.  Where pylog differs on purpose, for it has no transactions: batches of a foreign log's
 transactions are never looked up nor given a horizon, and control batches are copied as they are.
+And a horizon is not set while a tombstone of the batch lies behind the map: older values of its key
+may still be there, and who reads them has the whole delete_retention_ms to come to the tombstone.
 Imports nothing of pylog.
 """
 
@@ -93,6 +95,10 @@ def _clean_batch(
         and round_.now >= 0
         and not header.attributes & TRANSACTIONAL
         and any(record.value is None for record in kept)
+        and not any(
+            record.value is None and header.base_offset + record.offset_delta > round_.latest_offset
+            for record in kept
+        )
     )
     if needs_horizon:
         horizon = min(round_.now + round_.delete_retention_ms, LAST_TIME)
@@ -111,7 +117,7 @@ def _is_kept(record: Record, header: Header, round_: Round) -> bool:
         return False
     if record.value is not None or header.attributes & TRANSACTIONAL:
         return True
-    is_past = header.attributes & HAS_HORIZON and round_.now >= header.base_timestamp
+    is_past = header.attributes & HAS_HORIZON and round_.now >= max(header.base_timestamp, 0)
     return not is_past
 
 

@@ -108,6 +108,23 @@ void plog_batch_stamp(uint8_t *batch, int64_t base_offset, int32_t leader_epoch)
  * over the payload that already stands behind the header. */
 void plog_batch_seal(uint8_t *batch, const plog_batch_header *header);
 
+static inline bool plog_batch_is_control(const plog_batch_header *header)
+{
+    return (header->attributes & PLOG_ATTRIBUTE_CONTROL) != 0;
+}
+
+static inline bool plog_batch_is_transactional(const plog_batch_header *header)
+{
+    return (header->attributes & PLOG_ATTRIBUTE_TRANSACTIONAL) != 0;
+}
+
+/* A batch that compaction emptied has no payload, whatever its codec. */
+static inline bool plog_batch_is_compressed(const plog_batch_header *header)
+{
+    return (header->attributes & PLOG_ATTRIBUTE_CODEC) != 0 &&
+           header->size > PLOG_BATCH_HEADER_BYTES;
+}
+
 /* The offset after the batch.  plog_batch_parse has checked that it does not overflow. */
 static inline int64_t plog_batch_next_offset(const plog_batch_header *header)
 {

@@ -47,6 +47,8 @@ typedef enum {
     PLOG_BATCH_BUILDER_TYPE,
     PLOG_COMMIT_QUEUE_TYPE,
     PLOG_COUNTERS_TYPE,
+    PLOG_KEY_MAP_TYPE,
+    PLOG_BATCH_FILTER_TYPE,
     PLOG_TYPE_COUNT,
 } plog_type;
 
@@ -173,5 +175,7 @@ int plog_add_counters_type(PyObject *module);
 int plog_add_builder_types(PyObject *module);
 int plog_add_commit_queue_type(PyObject *module);
 int plog_add_producer_functions(PyObject *module);
+int plog_add_key_map_type(PyObject *module);
+int plog_add_compact_type(PyObject *module);
 
 #endif

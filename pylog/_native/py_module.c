@@ -64,7 +64,7 @@ static int execute(PyObject *module)
         plog_add_scanner_type,       plog_add_page_types,         plog_add_tail_types,
         plog_add_reader_type,        plog_add_appender_type,      plog_add_router_type,
         plog_add_counters_type,      plog_add_builder_types,      plog_add_commit_queue_type,
-        plog_add_producer_functions,
+        plog_add_producer_functions, plog_add_key_map_type,       plog_add_compact_type,
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (parts[i](module) < 0) {

@@ -1,0 +1,72 @@
+/* The map from keys to their newest offsets: see key_map.h. */
+#include "key_map.h"
+
+/* Nine in ten homes at the most are filled, as in Kafka; a found key is then 5 slots from its home
+ * on average (Knuth, volume 3, section 6.4).  The spill need not hold more than the displacement at
+ * the very end, which is a few hundred slots at that load; a map that runs out of it is full. */
+enum { LOAD_TENTHS = 9, SPILL_SHARE = 8, SPILL_MAX_SLOTS = 1024 };
+
+static void set_size(plog_key_map *map, plog_key_slot *slots, size_t slot_count)
+{
+    assert(slot_count >= PLOG_KEY_MAP_MIN_SLOTS);
+    size_t spill = slot_count / SPILL_SHARE + 2;
+    spill = spill < SPILL_MAX_SLOTS ? spill : SPILL_MAX_SLOTS;
+    map->slots = slots;
+    map->slot_count = slot_count;
+    map->homes = slot_count - spill;
+    map->limit = (map->homes * LOAD_TENTHS + LOAD_TENTHS) / (LOAD_TENTHS + 1);
+}
+
+void plog_key_map_begin(plog_key_map *map, const uint8_t secret[PLOG_SECRET_BYTES],
+                        plog_key_slot *slots, size_t slot_count)
+{
+    plog_secret_load(&map->secret, secret);
+    set_size(map, slots, slot_count);
+    map->count = 0;
+    memset(slots, 0, slot_count * sizeof *slots);
+}
+
+void plog_key_map_grow(plog_key_map *map, plog_key_slot *slots, size_t slot_count)
+{
+    size_t source = slot_count, end = 0;
+    for (size_t i = map->slot_count; i-- > 0;) {
+        if (slots[i].end_offset != 0) {
+            slots[--source] = slots[i];
+        }
+    }
+    set_size(map, slots, slot_count);
+    /* With more homes an entry is no farther behind the last home than before, so the rest always
+     * fits behind it, and nothing is written where an entry waits. */
+    for (; source < slot_count; source++) {
+        const plog_key_slot moved = slots[source];
+        const size_t home = (size_t)(plog_key_map_home(map, &moved.hash) - slots);
+        const size_t target = home > end ? home : end;
+        assert(target <= source && target < slot_count - 1);
+        memset(slots + end, 0, (target - end) * sizeof *slots);
+        slots[target] = moved;
+        end = target + 1;
+    }
+    memset(slots + end, 0, (slot_count - end) * sizeof *slots);
+}
+
+plog_status plog_key_map_put(plog_key_map *map, const plog_key_hash *hash, int64_t offset)
+{
+    assert(offset >= 0 && offset < INT64_MAX);
+    plog_key_slot *slot = map->slots + (plog_key_map_seek(map, hash) - map->slots);
+    if (plog_key_slot_holds(slot, hash)) {
+        slot->end_offset = slot->end_offset > offset ? slot->end_offset : offset + 1;
+        return PLOG_OK;
+    }
+    const plog_key_slot *last = map->slots + map->slot_count - 1;
+    plog_key_slot *empty = slot;
+    while (empty->end_offset != 0) {
+        empty++;
+    }
+    if (empty == last || map->count >= map->limit) {
+        return PLOG_NO_ROOM;
+    }
+    memmove(slot + 1, slot, (size_t)(empty - slot) * sizeof *slot);
+    *slot = (plog_key_slot){*hash, offset + 1};
+    map->count++;
+    return PLOG_OK;
+}
