@@ -53,7 +53,7 @@ def random_batch(
     attributes |= LOG_APPEND_TIME if rng.random() < 0.15 else 0
     attributes |= TRANSACTIONAL if kind == "transactional" else 0
     base_timestamp = T + rng.randrange(-HOUR, HOUR)
-    if kind == "plain" and rng.random() < 0.2:
+    if kind != "empty" and rng.random() < 0.2:
         attributes |= HAS_HORIZON
         base_timestamp = T + rng.choice((-HOUR, 0, 1, HOUR, 10**12))
     deltas = _deltas(rng) if kind != "empty" else []

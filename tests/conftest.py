@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import crc32c
 import pytest
+import reference
 from hypothesis import settings
 
 # A deadline measures the machine, not the code: a loaded one would fail a sound test.
@@ -21,3 +23,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root")
     if item.get_closest_marker("exhaustive") and not IS_EXHAUSTIVE:
         pytest.skip("minutes to hours; PYLOG_EXHAUSTIVE=1 runs it")
+
+
+@pytest.fixture
+def quick_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the oracle take its CRCs from a library: its own readable loop is most of its time."""
+    monkeypatch.setattr(reference, "crc32c", crc32c.crc32c)

@@ -1,10 +1,13 @@
 """The oracle of compaction: what Kafka's cleaner does to batches, in readable Python.
 
 Written from the rules' description (Kafka Cleaner.scala, MemoryRecords.filterTo), not from the C
-core.  Where pylog differs on purpose, for it has no transactions: batches of a foreign log's
-transactions are never looked up nor given a horizon, and control batches are copied as they are.
-And a horizon is not set while a tombstone of the batch lies behind the map: older values of its key
-may still be there, and who reads them has the whole delete_retention_ms to come to the tombstone.
+core.  Where pylog differs on purpose:
+
+    it has no transactions, so records of a foreign log's transactions take no other record's place
+    and never get a horizon, and control batches are copied as they are
+    a batch gets its horizon when all its tombstones have been looked at: before that the older
+    rows of a key may still be there, and a reader of them be far from their tombstone
+
 Imports nothing of pylog.
 """
 
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 import reference
-from reference import LOG_APPEND_TIME, Header, Record
+from reference import Header, Record
 
 TRANSACTIONAL = 0x10
 CONTROL = 0x20
@@ -90,15 +93,12 @@ def _clean_batch(
             return empty_batch(header)
         return b""
     horizon = header.base_timestamp if header.attributes & HAS_HORIZON else None
+    tombstones = [header.base_offset + one.offset_delta for one in kept if one.value is None]
     needs_horizon = (
         horizon is None
         and round_.now >= 0
         and not header.attributes & TRANSACTIONAL
-        and any(record.value is None for record in kept)
-        and not any(
-            record.value is None and header.base_offset + record.offset_delta > round_.latest_offset
-            for record in kept
-        )
+        and 0 <= max(tombstones, default=-1) <= round_.latest_offset
     )
     if needs_horizon:
         horizon = min(round_.now + round_.delete_retention_ms, LAST_TIME)
@@ -117,7 +117,7 @@ def _is_kept(record: Record, header: Header, round_: Round) -> bool:
         return False
     if record.value is not None or header.attributes & TRANSACTIONAL:
         return True
-    is_past = header.attributes & HAS_HORIZON and round_.now >= max(header.base_timestamp, 0)
+    is_past = header.attributes & HAS_HORIZON and round_.now >= header.base_timestamp
     return not is_past
 
 
@@ -131,12 +131,11 @@ def _rewritten(header: Header, kept: list[Record], horizon: int | None, pack: Co
     )
     if header.codec:
         payload = pack(header.codec, payload)
-    is_append_time = header.attributes & LOG_APPEND_TIME
     new_header = dataclasses.replace(
         header,
         attributes=header.attributes & ~HAS_HORIZON | (0 if horizon is None else HAS_HORIZON),
         base_timestamp=base_timestamp,
-        max_timestamp=header.max_timestamp if is_append_time else max(-1, *times),
+        max_timestamp=max(-1, *times),
         count=len(kept),
     )
     return reference.encode_batch(new_header, payload)

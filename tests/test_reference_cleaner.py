@@ -12,6 +12,8 @@ import reference_cleaner
 from cleaner_logs import pack, random_log, unpack
 from reference_cleaner import Round
 
+pytestmark = pytest.mark.usefixtures("quick_checksums")
+
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "batches.json").read_text())
 BATCHES = {name: bytes.fromhex(text) for name, text in GOLDEN["batches"].items()}
 T = 1_700_000_000_000
