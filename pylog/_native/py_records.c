@@ -1,4 +1,4 @@
-/* Records: whole batches in memory, iterated record by record.
+/* Records: whole batches in memory; py_records_iterator.c iterates them record by record.
  *
  * Knows: the range of offsets asked for.  The batches were checked before; the records inside were
  * not.  Holds no lock: all state of an iteration is the iterator's.
@@ -74,117 +74,6 @@ static int records_bool(PyObject *object)
     }
     return step;
 }
-
-/* ---- iteration */
-
-typedef struct {
-    PyObject_HEAD plog_records *records; /* strong */
-    plog_source *source;                 /* strong: of the current batch; NULL between batches */
-    plog_batch_walk walk;
-    plog_record_cursor cursor;
-} records_iterator;
-
-static PyObject *records_iter(PyObject *object)
-{
-    const plog_module_state *state = plog_state_of(object);
-    records_iterator *self =
-        PyObject_GC_New(records_iterator, state->types[PLOG_RECORDS_ITERATOR_TYPE]);
-    if (self == NULL) {
-        return NULL;
-    }
-    self->records = (plog_records *)Py_NewRef(object);
-    self->source = NULL;
-    plog_batch_walk_begin(&self->walk, self->records);
-    PyObject_GC_Track(self);
-    return (PyObject *)self;
-}
-
-static int iterator_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    records_iterator *self = (records_iterator *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->records);
-    Py_VISIT(self->source);
-    return 0;
-}
-
-static int iterator_clear(PyObject *object)
-{
-    records_iterator *self = (records_iterator *)object;
-    Py_CLEAR(self->records);
-    Py_CLEAR(self->source);
-    return 0;
-}
-
-static void iterator_dealloc(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    iterator_clear(object);
-    PyObject_GC_Del(object);
-    Py_DECREF(type);
-}
-
-static int enter_next_batch(records_iterator *self)
-{
-    if (self->records == NULL) {
-        return 0; /* cleared by the garbage collector */
-    }
-    int step = plog_batch_walk_next(&self->walk, self->records);
-    if (step <= 0) {
-        return step;
-    }
-    const uint8_t *bytes;
-    size_t len;
-    const plog_batch_walk walk = self->walk;
-    plog_source *source = plog_batch_records(self->records, &walk, &bytes, &len);
-    if (source == NULL) {
-        return -1;
-    }
-    /* The decompressor is Python code and may itself have advanced this iterator. */
-    plog_source_release(self->source);
-    self->source = source;
-    self->walk = walk;
-    plog_record_cursor_begin(&self->cursor, &self->walk.header, bytes, len);
-    return 1;
-}
-
-/* After an error the iteration goes on behind the batch that caused it. */
-static PyObject *iterator_next(PyObject *object)
-{
-    records_iterator *self = (records_iterator *)object;
-    const plog_records *records = self->records;
-    plog_record_view view;
-    while (self->source != NULL || enter_next_batch(self) > 0) {
-        plog_status status = plog_record_next(&self->cursor, &view);
-        if (status != PLOG_OK) {
-            Py_CLEAR(self->source);
-            if (status != PLOG_END) {
-                plog_raise_bad_batch(records, &self->walk, status);
-                return NULL;
-            }
-        } else if (view.offset >= records->end_offset) {
-            Py_CLEAR(self->source);
-        } else if (view.offset >= records->first_offset) {
-            return plog_record_new(plog_state_of(object), self->source, &self->walk.header, &view);
-        }
-    }
-    return NULL;
-}
-
-static PyType_Slot iterator_slots[] = {
-    {Py_tp_dealloc, (void *)iterator_dealloc}, {Py_tp_traverse, (void *)iterator_traverse},
-    {Py_tp_clear, (void *)iterator_clear},     {Py_tp_iter, (void *)PyObject_SelfIter},
-    {Py_tp_iternext, (void *)iterator_next},   {0, NULL},
-};
-
-static PyType_Spec iterator_spec = {
-    .name = "pylog._native._RecordsIterator",
-    .basicsize = sizeof(records_iterator),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = iterator_slots,
-};
 
 /* ---- construction */
 
@@ -392,7 +281,7 @@ static PyType_Slot records_slots[] = {
     {Py_tp_dealloc, (void *)records_dealloc},
     {Py_tp_traverse, (void *)records_traverse},
     {Py_tp_clear, (void *)records_clear},
-    {Py_tp_iter, (void *)records_iter},
+    {Py_tp_iter, (void *)plog_records_iter},
     {Py_sq_length, (void *)records_length},
     {Py_nb_bool, (void *)records_bool},
     {Py_tp_getset, records_getters},
@@ -412,5 +301,5 @@ int plog_add_records_types(PyObject *module)
     if (plog_add_type(module, &records_spec, PLOG_RECORDS_TYPE, true) < 0) {
         return -1;
     }
-    return plog_add_type(module, &iterator_spec, PLOG_RECORDS_ITERATOR_TYPE, false);
+    return plog_add_records_iterator_type(module);
 }

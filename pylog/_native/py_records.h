@@ -45,6 +45,11 @@ PyObject *plog_records_new_checked(const plog_module_state *state, PyObject *dat
                                    const plog_check_result *found, int64_t first_offset,
                                    int64_t end_offset, int64_t end_position);
 
+/* Records.__iter__(): a new RecordsIterator. */
+PyObject *plog_records_iter(PyObject *records);
+
+int plog_add_records_iterator_type(PyObject *module);
+
 /* Records.columns(). */
 PyObject *plog_records_columns(PyObject *self, PyObject *unused);
 

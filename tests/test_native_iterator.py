@@ -1,0 +1,59 @@
+"""The iterator over Records: it knows how far it is, and ends when it is told to."""
+
+from __future__ import annotations
+
+import pytest
+
+from pylog import _native
+from pylog.errors import CorruptRangeError
+
+GAPPED = _native.make_batch(
+    [(0, 0, None, b"a"), (3, 0, None, b"b")], base_offset=10, last_offset_delta=6
+)
+DAMAGED = _native.make_batch([], payload=b"nothing good", count=1, base_offset=17)
+AFTER = _native.make_batch([(0, 0, None, b"c")], base_offset=18)
+
+
+def test_next_offset_is_behind_the_last_record_and_at_the_end_behind_all() -> None:
+    iterator = iter(_native.Records(GAPPED, first_offset=8))
+    seen = [iterator.next_offset]
+    for _ in iterator:
+        seen.append(iterator.next_offset)
+        assert not iterator.has_ended
+    assert [*seen, iterator.next_offset] == [8, 11, 14, 17]
+    assert iterator.has_ended
+    assert not iterator.has_failed
+
+
+def test_who_is_told_to_stop_gives_nothing_more_and_stays_where_it_is() -> None:
+    iterator = iter(_native.Records(GAPPED + AFTER))
+    next(iterator)
+    iterator.stop()
+    assert list(iterator) == []
+    assert (iterator.next_offset, iterator.has_ended) == (11, True)
+    iterator.stop()
+    assert iterator.next_offset == 11
+
+
+def test_after_a_failure_next_offset_stays_before_it() -> None:
+    iterator = iter(_native.Records(GAPPED + DAMAGED + AFTER))
+    given = [next(iterator).offset, next(iterator).offset]
+    assert not iterator.has_failed
+    with pytest.raises(CorruptRangeError):
+        next(iterator)
+    assert (iterator.next_offset, iterator.has_failed, iterator.has_ended) == (14, True, False)
+    assert [*given, *(record.offset for record in iterator)] == [10, 13, 18]
+    assert (iterator.next_offset, iterator.has_ended) == (14, True)
+
+
+def test_a_decompressor_may_stop_the_iterator_that_called_it() -> None:
+    plain = _native.make_batch([(0, 0, None, b"a")])[61:]
+    batch = _native.make_batch([], payload=b"x", count=1, base_offset=5, attributes=1)
+
+    def decompress(codec: int, payload: memoryview) -> bytes:
+        iterator.stop()
+        return plain
+
+    iterator = iter(_native.Records(batch, first_offset=5, decompress=decompress))
+    assert list(iterator) == []
+    assert (iterator.next_offset, iterator.has_ended) == (5, True)
