@@ -5,6 +5,8 @@ Begin with `open`.  What can go wrong is in `errors`, one tree under `PylogError
 
 from pylog import errors
 from pylog.config import TopicConfig
+from pylog.consumer import Consumer
+from pylog.consumer_config import ConsumerConfig
 from pylog.errors import PylogError
 from pylog.futures import SendFuture
 from pylog.log import Log, open
@@ -30,6 +32,8 @@ __all__ = [
     "AppendEvent",
     "AppendedRecords",
     "Columns",
+    "Consumer",
+    "ConsumerConfig",
     "Freed",
     "Log",
     "OffsetAndMetadata",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal
 
 from pylog._native import Record
+from pylog.consumer import Consumer
+from pylog.consumer_config import ConsumerConfig
 from pylog.engine import Engine
 from pylog.errors import UnknownTopicOrPartitionError
 from pylog.producer import Producer
@@ -151,6 +154,33 @@ class Log:
         producer = Producer(self._registry.get, config, partitioner=partitioner)
         self._engine.clients.add(producer.sender)
         return producer
+
+    def consumer(
+        self,
+        *topics: str,
+        pattern: str | re.Pattern[str] | None = None,
+        auto_offset_reset: str | datetime.timedelta = "earliest",
+        max_poll_records: int = 500,
+        max_partition_fetch_bytes: int = 1 << 20,
+        fetch_max_bytes: int = 50 << 20,
+    ) -> Consumer:
+        """Return a consumer: it reads several topics at once, and follows what is appended.
+
+        topics, pattern: as in `Consumer.subscribe`; without them it reads nothing before
+        `subscribe` or `assign`.  Settings as in `ConsumerConfig`.
+        Raises InvalidConfigurationError, and what `Consumer.subscribe` raises.  Starts no thread.
+        """
+        config = ConsumerConfig(
+            auto_offset_reset=auto_offset_reset,
+            max_poll_records=max_poll_records,
+            max_partition_fetch_bytes=max_partition_fetch_bytes,
+            fetch_max_bytes=fetch_max_bytes,
+        )
+        consumer = Consumer(self._registry, config)
+        self._engine.clients.add(consumer.gate)
+        if topics or pattern is not None:
+            consumer.subscribe(*topics, pattern=pattern)
+        return consumer
 
     def metrics(self) -> dict[str, Any]:
         """Return what this process knows of the log, as plain data that `json.dumps` takes.

@@ -123,6 +123,16 @@ class TopicRegistry:
             return sorted(topic.name for topic in facts if not topic.is_deleting)
 
     @property
+    def version(self) -> int:
+        """A number that grows with each change of any topic, those that others made included.
+
+        Raises what a read raises.  Without news: one copy of the marks.
+        """
+        with self._lock:
+            self._refresh_locked()
+            return self._offset
+
+    @property
     def known_partitions(self) -> int:
         """How many partitions all topics have together, as this process last read of them."""
         known = list(self._facts.values())

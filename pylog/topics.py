@@ -14,14 +14,20 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-from pylog._native import Appender, Events, Record, RecordMetadata, Records, Router
+from pylog._native import Appender, Events, Record, RecordMetadata, RecordsIterator, Router
 from pylog.config import TopicConfig
-from pylog.errors import ClosedError, PartitionerError, UnknownTopicOrPartitionError
+from pylog.cursors import Cursors
+from pylog.errors import (
+    ClosedError,
+    OffsetOutOfRangeError,
+    PartitionerError,
+    UnknownTopicOrPartitionError,
+)
 from pylog.keyed import KeyedAppender
 from pylog.metadata import TopicFacts
 from pylog.moments import milliseconds_of
 from pylog.records import AppendedRecords, Freed, OffsetAndTimestamp
-from pylog.storage.partition import Partition
+from pylog.storage.partition import DEFAULT_READ_BYTES, Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
 # (topic name, key, value, number of partitions) to one of them.
@@ -312,27 +318,31 @@ class Topic:
             for partition, start, end in zip(partitions, starts, ends, strict=True)
         )
 
-    def _follow(self, starts: list[int]) -> Iterator[Records]:
+    def _follow(self, starts: list[int]) -> Iterator[RecordsIterator]:
         """Yield what all partitions hold and get, one read after the other; see `read`.
 
         starts: of the first partitions; the others are read from their log start offset.
         """
-        offsets = list(starts)
-        partitions = list(self.partitions[: len(starts)])
+        cursors = Cursors(_log_start)
         events = self._events
+        for cursor, start in zip(cursors.follow(self.partitions), starts, strict=False):
+            cursor.seek(start)
         while True:
             seen = events.value
-            is_idle = True
-            if len(partitions) < len(self):  # at first, and when some were added
-                added = self.partitions[len(partitions) :]
-                partitions += added
-                offsets += [one.log_start_offset for one in added]
-            for number, partition in enumerate(partitions):
-                records = partition.read(offsets[number])
-                yield records
-                is_idle = is_idle and records.next_offset == offsets[number]
-                offsets[number] = records.next_offset
-            if is_idle:
+            if len(cursors) < len(self):
+                cursors.follow(self.partitions)
+            ready = cursors.next_ready(DEFAULT_READ_BYTES)
+            if ready is not None:
+                assert ready.rest is not None
+                yield ready.rest
+            else:
                 # Raises when the topic was deleted: nothing will come any more.
                 self._topics.facts_of(self.name, self._known[1].topic_id)
                 events.wait(seen, LOOK_AGAIN_SECONDS)
+
+
+def _log_start(partition: Partition, error: OffsetOutOfRangeError | None) -> int:
+    """Begin at the log start offset; who began elsewhere is told that it is out of range."""
+    if error is not None:
+        raise error
+    return partition.log_start_offset

@@ -51,6 +51,10 @@ EXAMPLES: list[errors.PylogError] = [
     errors.StaleMemberEpochError("billing", "m-1", "orders", 3, 7),
     errors.UnknownMemberIdError("billing", "m-1"),
     errors.FencedInstanceIdError("billing", "m-1", "worker-1"),
+    errors.ConcurrentUseError("a consumer serves one thread at a time"),
+    errors.WakeupError("woken by wakeup()"),
+    errors.NotAssignedError("orders", 7),
+    errors.NoOffsetForPartitionError("orders", 7),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")

@@ -24,6 +24,12 @@ from pylog.errors.appends import (
 from pylog.errors.base import (
     PylogError,
 )
+from pylog.errors.consumers import (
+    ConcurrentUseError,
+    NoOffsetForPartitionError,
+    NotAssignedError,
+    WakeupError,
+)
 from pylog.errors.disk import (
     CorruptFileError,
     CorruptionError,
@@ -63,6 +69,7 @@ __all__ = [
     "BufferExhaustedError",
     "ClosedError",
     "CommitFailedError",
+    "ConcurrentUseError",
     "CorruptFileError",
     "CorruptRangeError",
     "CorruptionError",
@@ -83,8 +90,10 @@ __all__ = [
     "LockTimeoutError",
     "MissingExtraError",
     "NetworkFileSystemError",
+    "NoOffsetForPartitionError",
     "NonEmptyGroupError",
     "NotAppendedError",
+    "NotAssignedError",
     "OffsetMetadataTooLargeError",
     "OffsetMismatchError",
     "OffsetOutOfRangeError",
@@ -99,6 +108,7 @@ __all__ = [
     "UnknownMemberIdError",
     "UnknownSettingError",
     "UnknownTopicOrPartitionError",
+    "WakeupError",
 ]
 
 for _name in __all__:

@@ -16,8 +16,11 @@ class CorruptRangeError(CorruptionError):
 
     first, last: offsets, both damaged, so reading goes on at `last + 1`.
     path, position: where the damage begins (file, byte), None where only memory was looked at.
+    topic, partition: said by who reads several partitions, else None.
     """
 
+    topic: str | None = None
+    partition: int | None = None
     _fields = ("first", "last", "path", "position", "reason")
 
     def __init__(

@@ -140,8 +140,11 @@ class OffsetOutOfRangeError(PylogError, IndexError):
     """Raised when an offset lies outside what a partition holds, [start, end] for a read.
 
     Below `start` the records are gone (retention or truncation); above `end` none were written.
+    topic, partition: said by who reads several partitions, else None.
     """
 
+    topic: str | None = None
+    partition: int | None = None
     _fields = ("offset", "start", "end")
 
     def __init__(self, offset: int, start: int, end: int) -> None:
