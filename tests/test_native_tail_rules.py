@@ -8,6 +8,7 @@ import pytest
 from tail_memory import NOW, SERIAL, TailMemory, batches_of
 
 from pylog import _native
+from pylog.errors import RecordTooLargeError
 
 NO_ROOM, STALE, NOT_OPEN = _native.NO_ROOM, _native.STALE, _native.NOT_OPEN
 SIZE = len(batches_of([b""]))
@@ -159,3 +160,15 @@ def test_hostile_marks_never_reach_memory_outside() -> None:
                 memory.tail.append(b"v")
     assert block[:guard] == block[-guard:] == b"\xaa" * guard
     assert taken > 100
+
+
+def test_rules_that_change_while_the_clock_is_asked_send_the_record_back() -> None:
+    def clock() -> int:
+        memory.configure(max_message_bytes=SIZE - 1, settings_seen=1)
+        return NOW
+
+    memory = TailMemory(clock=clock).initialize()
+    assert memory.tail.append(b"") == NOT_OPEN
+    assert memory.marks()["log_end_offset"] == 0
+    with pytest.raises(RecordTooLargeError):  # by the new rules
+        memory.tail.append(b"")

@@ -127,10 +127,20 @@ PLOG_TARGET_SSE42 static uint32_t crc_by_sse42(uint32_t start, const uint8_t *da
     for (; len >= 8; data += 8, len -= 8) {
         crc = _mm_crc32_u64(crc, load_word(data));
     }
-    for (; len > 0; data++, len--) {
-        crc = _mm_crc32_u8((uint32_t)crc, *data);
+    uint32_t last = (uint32_t)crc;
+    if (len & 4) {
+        uint32_t word;
+        memcpy(&word, data, sizeof word);
+        last = _mm_crc32_u32(last, word);
+        data += 4;
     }
-    return ~(uint32_t)crc;
+    if (len & 2) {
+        uint16_t word;
+        memcpy(&word, data, sizeof word);
+        last = _mm_crc32_u16(last, word);
+        data += 2;
+    }
+    return ~(len & 1 ? _mm_crc32_u8(last, *data) : last);
 }
 
 static bool has_sse42(void)

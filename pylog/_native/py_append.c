@@ -17,7 +17,6 @@ typedef struct {
     plog_held_bytes value, key;
     plog_held_headers headers;
     plog_record_in record;
-    int64_t now; /* by the clock */
 } held_record;
 
 int plog_tail_read_clock(plog_tail_object *self, int64_t *now)
@@ -33,7 +32,7 @@ int plog_tail_read_clock(plog_tail_object *self, int64_t *now)
         Py_DECREF(object);
     }
     if (*now < 0) {
-        plog_raise_timestamp(plog_state_of((PyObject *)self), *now, 0, INT64_MAX);
+        plog_raise_timestamp(self->state, *now, 0, INT64_MAX);
         return -1;
     }
     return 0;
@@ -51,13 +50,13 @@ static int check_timestamp(plog_tail_object *self, int64_t timestamp, int64_t no
             plog_time_range_around(now, rules->timestamp_before_ms, rules->timestamp_after_ms);
     }
     if (!plog_time_is_in(allowed, timestamp)) {
-        plog_raise_timestamp(plog_state_of((PyObject *)self), timestamp, allowed.earliest,
-                             allowed.latest);
+        plog_raise_timestamp(self->state, timestamp, allowed.earliest, allowed.latest);
         return -1;
     }
     return 0;
 }
 
+/* The timestamp of a record, and the time by the clock. */
 static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *timestamp, int64_t *now)
 {
     if (plog_tail_read_clock(self, now) < 0) {
@@ -82,15 +81,13 @@ static void record_release(held_record *held)
 
 static int record_from_arguments(plog_tail_object *self, PyObject *const *given, held_record *held)
 {
-    const plog_module_state *state = plog_state_of((PyObject *)self);
-    int64_t timestamp;
+    const plog_module_state *state = self->state;
     held->value.view.obj = NULL;
     held->key.view.obj = NULL;
     held->headers.pairs = held->headers.inline_pairs; /* whose bytes are not worth clearing */
     held->headers.count = 0;
     held->headers.kept = NULL;
-    if (read_timestamp(self, given[TIMESTAMP], &timestamp, &held->now) < 0 ||
-        plog_bytes_from_object(state, given[VALUE], "value", &held->value) < 0 ||
+    if (plog_bytes_from_object(state, given[VALUE], "value", &held->value) < 0 ||
         plog_bytes_from_object(state, given[KEY] == NULL ? Py_None : given[KEY], "key",
                                &held->key) < 0 ||
         plog_headers_from_object(state, given[HEADERS], &held->headers) < 0) {
@@ -100,54 +97,62 @@ static int record_from_arguments(plog_tail_object *self, PyObject *const *given,
     held->record = (plog_record_in){.key = held->key.bytes,
                                     .value = held->value.bytes,
                                     .headers = held->headers.pairs,
-                                    .header_count = held->headers.count,
-                                    .timestamp = timestamp};
+                                    .header_count = held->headers.count};
     return 0;
 }
 
-/* Encode and place a record of `size` bytes as a batch, in `memory` of that size. */
-static plog_status encode_and_place(plog_tail_object *self, const held_record *held,
-                                    uint8_t *memory, size_t size, int64_t expected_offset,
-                                    plog_placed *placed)
+/* Encode a record as a batch in `memory`, and place it.  A new RecordMetadata, a status as an int,
+ * or NULL with an error. */
+static PyObject *encode_and_place(plog_tail_object *self, const plog_record_in *record,
+                                  const plog_single *single, PyObject *given_timestamp,
+                                  int64_t expected_offset, uint8_t *memory)
 {
-    size_t encoded;
+    const uint32_t settings_seen = self->core.settings_seen;
+    int64_t timestamp, now;
+    plog_placed placed;
+    plog_single_write(single, record, memory);
+    if (read_timestamp(self, given_timestamp, &timestamp, &now) < 0) {
+        return NULL;
+    }
+    if (settings_seen != self->core.settings_seen) { /* a clock of Python's let others in */
+        return plog_tail_not_placed(self, PLOG_NOT_OPEN);
+    }
     const int16_t attributes =
         self->core.rules.is_log_append_time ? PLOG_ATTRIBUTE_LOG_APPEND_TIME : 0;
-    plog_status status = plog_batch_encode_one(&held->record, attributes, memory, size, &encoded);
-    if (status == PLOG_OK) {
-        status = plog_tail_place_object(self, (plog_memory){memory, encoded}, expected_offset,
-                                        held->now, placed);
-    }
-    return status;
+    plog_single_seal(single, timestamp, attributes, memory);
+    const plog_status status = plog_tail_place_object(self, (plog_memory){memory, single->size},
+                                                      expected_offset, now, &placed);
+    return status == PLOG_OK ? plog_record_metadata_new(self->state, self->topic, self->partition,
+                                                        placed.first_offset, timestamp)
+                             : plog_tail_not_placed(self, status);
 }
 
-static PyObject *append_record(plog_tail_object *self, const held_record *held,
-                               int64_t expected_offset)
+static PyObject *append_record(plog_tail_object *self, const plog_record_in *record,
+                               PyObject *timestamp, int64_t expected_offset)
 {
-    const plog_record_in *record = &held->record;
-    const plog_module_state *state = plog_state_of((PyObject *)self);
-    const size_t size = plog_record_batch_bound(record);
-    plog_placed placed;
-    plog_status status;
-    if (self->is_configured && size > (uint64_t)self->core.rules.max_message_bytes) {
-        return plog_raise_too_large(state, size, (size_t)self->core.rules.max_message_bytes);
+    const plog_tail_rules *rules = &self->core.rules;
+    /* What old rules refuse may be fine by the new ones; whoever gets it then says what is not. */
+    if (rules->is_compressed || (rules->needs_key && record->key.len < 0) ||
+        !plog_tail_is_current(&self->core)) {
+        return plog_tail_not_placed(self, PLOG_NOT_OPEN);
     }
-    if (size <= SCRATCH_BYTES) {
+    const plog_single single = plog_single_measure(record);
+    const int64_t limit = self->is_configured ? rules->max_message_bytes : INT32_MAX;
+    if (single.size > (uint64_t)limit || single.size > INT32_MAX) {
+        return plog_raise_too_large(self->state, single.size,
+                                    limit < INT32_MAX ? (size_t)limit : INT32_MAX);
+    }
+    if (single.size <= SCRATCH_BYTES) {
         uint8_t scratch[SCRATCH_BYTES];
-        status = encode_and_place(self, held, scratch, size, expected_offset, &placed);
-    } else {
-        uint8_t *memory = PyMem_Malloc(size);
-        if (memory == NULL) {
-            return PyErr_NoMemory();
-        }
-        status = encode_and_place(self, held, memory, size, expected_offset, &placed);
-        PyMem_Free(memory);
+        return encode_and_place(self, record, &single, timestamp, expected_offset, scratch);
     }
-    if (status != PLOG_OK) {
-        return plog_tail_not_placed(self, status);
+    uint8_t *memory = PyMem_Malloc(single.size);
+    if (memory == NULL) {
+        return PyErr_NoMemory();
     }
-    return plog_record_metadata_new(state, self->topic, self->partition, placed.first_offset,
-                                    record->timestamp);
+    PyObject *result = encode_and_place(self, record, &single, timestamp, expected_offset, memory);
+    PyMem_Free(memory);
+    return result;
 }
 
 PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t count,
@@ -159,15 +164,6 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     held_record held;
     if (plog_parse_arguments(&append_signature, args, count, keyword_names, given) < 0) {
         return NULL;
-    }
-    /* What old rules refuse may be fine by the new ones. */
-    if (self->core.rules.is_compressed || !plog_tail_is_current(&self->core)) {
-        return plog_tail_not_placed(self, PLOG_NOT_OPEN);
-    }
-    PyObject *key = given[KEY] == NULL ? Py_None : given[KEY]; /* borrowed */
-    if (key == Py_None && self->core.rules.needs_key) {
-        return plog_tail_not_placed(self,
-                                    PLOG_NOT_OPEN); /* whoever encodes it says what is wrong */
     }
     PyObject *expected = given[EXPECTED_OFFSET];
     if (expected != NULL && expected != Py_None) {
@@ -182,7 +178,7 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (record_from_arguments(self, given, &held) < 0) {
         return NULL;
     }
-    PyObject *result = append_record(self, &held, expected_offset);
+    PyObject *result = append_record(self, &held.record, given[TIMESTAMP], expected_offset);
     record_release(&held);
     return result;
 }

@@ -181,7 +181,7 @@ PyObject *plog_tail_not_placed(plog_tail_object *self, plog_status status)
     case PLOG_SYSTEM:
         return plog_page_raise_lock(self->page, status);
     default:
-        return PyErr_Format(plog_state_of((PyObject *)self)->errors[PLOG_INVALID_RECORD_ERROR],
+        return PyErr_Format(self->state->errors[PLOG_INVALID_RECORD_ERROR],
                             "data must be one or more whole batches: %s", plog_status_text(status));
     }
 }
@@ -325,6 +325,7 @@ static PyObject *tail_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (self == NULL) {
         return NULL;
     }
+    self->state = state;
     self->counters = plog_counters_from_object(state, counters);
     if (self->counters == NULL && counters != Py_None) {
         Py_DECREF((PyObject *)self);

@@ -13,12 +13,13 @@ typedef struct {
 } plog_attachment;
 
 typedef struct {
-    PyObject_HEAD PyObject *page; /* strong: a SharedPage */
-    PyObject *topic;              /* strong: an exact str */
-    PyObject *clock;              /* strong; not called when it is system_clock */
-    PyObject *log_events;         /* strong: an Events, or NULL */
-    PyObject *settings;           /* strong: an Events, or NULL */
-    plog_counters *counters;      /* strong, or NULL */
+    PyObject_HEAD const plog_module_state *state; /* borrowed: the type keeps the module */
+    PyObject *page;                               /* strong: a SharedPage */
+    PyObject *topic;                              /* strong: an exact str */
+    PyObject *clock;                              /* strong; not called when it is system_clock */
+    PyObject *log_events;                         /* strong: an Events, or NULL */
+    PyObject *settings;                           /* strong: an Events, or NULL */
+    plog_counters *counters;                      /* strong, or NULL */
     int32_t partition;
     bool is_system_clock;
     bool is_configured;

@@ -105,6 +105,8 @@ size_t plog_page_lock_bytes(void);
 
 /* Copy the published marks: a set that was published at once, never a mix.  Lock-free. */
 void plog_page_marks(const plog_page *page, plog_marks *out);
+/* The same, for the holder of the lock: nobody else writes marks meanwhile. */
+void plog_page_marks_locked(const plog_page *page, plog_marks *out);
 
 /* Take the lock; deadline_ns of plog_monotonic_ns, 0: do not wait.  PLOG_OK and PLOG_OWNER_DIED: it
  * is held (in the latter case by the next one after a holder who died).  PLOG_TIMED_OUT: not held.
