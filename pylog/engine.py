@@ -132,6 +132,7 @@ class Engine:
             settings=Events(memory, _SETTINGS_POSITION),
             settings_of=lambda topic, topic_id: self.settings_of(topic, topic_id),
             decompress=codecs.decompress,
+            random_bytes=os.urandom,
             on_attach=self._note_attached,
             on_configured=self._note_configured,
             on_unsynced_roll=self._flush_sealed_soon,

@@ -17,6 +17,8 @@ from pylog._native import Record, RecordMetadata, Records
 __all__ = [
     "AppendedRecords",
     "Columns",
+    "CompactionProgress",
+    "CompactionReport",
     "Freed",
     "OffsetAndMetadata",
     "OffsetAndTimestamp",
@@ -70,6 +72,44 @@ class OffsetAndMetadata(NamedTuple):
     offset: int
     metadata: str = ""
     leader_epoch: int | None = None
+
+
+class CompactionProgress(NamedTuple):
+    """How far a compaction of one partition is.
+
+    round: from 1; there are more when there are more keys than fit into memory.  phase: "map" while
+    keys are collected, then "filter" while what stays is written.  done_bytes, total_bytes: read in
+    this phase, and to be read in it, as far as is known.
+    """
+
+    topic: str
+    partition: int
+    round: int
+    phase: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionReport:
+    """What a compaction of one partition did.
+
+    start, end: offsets [start, end) that it had not seen before; empty when there was nothing to
+    do.  records_read, records_kept: of the log below `end`, before and after; tombstones count.
+    bytes_before, bytes_after, segments_before, segments_after: of the same part.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    rounds: int = 0
+    records_read: int = 0
+    records_kept: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    segments_before: int = 0
+    segments_after: int = 0
 
 
 class AppendEvent(NamedTuple):

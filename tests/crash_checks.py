@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import random
 import uuid
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -71,6 +72,7 @@ class Process:
             settings=None,
             settings_of=lambda topic, topic_id: None,
             decompress=codecs.decompress,
+            random_bytes=random.Random(0).randbytes,
             on_attach=lambda _: None,
             on_configured=lambda _: None,
             on_unsynced_roll=self.unsynced.append,

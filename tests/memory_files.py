@@ -3,12 +3,10 @@
 A `MemoryFiles` begins from a `crash_model.Disk` and, if asked, records a trace of what was done.
 Stores through maps are not calls: they are found by comparing mapped files with how they looked
 last, before each recorded operation and on `note`.  `disk_after` gives the disk after any prefix of
-the trace, of which `crash` makes every state a power cut may leave; a new `MemoryFiles` goes on
-from there: after a cut in a new boot, or after a kill in the same one, page cache and all.
-
-Calls can be made to fail: `fail`.  Space can be limited: `free_bytes`.  What a kernel would answer
+the trace, `crash` every state that a power cut may leave of it; a new `MemoryFiles` goes on there,
+in a new boot, or after a kill in the same one, page cache and all.
+Calls can be made to fail: `fail`; space can be limited: `free_bytes`.  What a kernel would answer
 by SIGBUS is an AssertionError here: a store past the end of a mapped file or into a hole of it.
-
 Limit: a file that was mapped cannot outgrow the capacity that it got then (`map_bytes` at least).
 """
 
@@ -195,6 +193,9 @@ class MemoryFile:
             self._files.record(SyncFailed, self._inode.number)
             raise
         self._files.record(Sync, self._inode.number, is_full)
+
+    def take_time(self, source: object) -> None:
+        self._files.enter("take_time", self.path)
 
     def drop_cache(self, start: int) -> None:
         self._files.enter("drop_cache", self.path)

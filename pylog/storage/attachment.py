@@ -9,6 +9,7 @@ Locks: the page lock, taken here; the partition's own lock is held by every call
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import uuid
@@ -467,6 +468,16 @@ class Attachment:
         self._segments.take(manifest)
         lifecycle.advance_epochs(self._directory, manifest.log_start_offset)
         return [base for base in bases if base < manifest.segments[0].base_offset]
+
+    def commit_locked(self, manifest: Manifest) -> None:
+        """Replace the manifest by one with other sealed segments, or other facts beside them.
+
+        manifest: made of what `ready_locked` returned.  Raises what lifecycle.commit_locked raises:
+        it may have come to pass nevertheless.
+        """
+        manifest = dataclasses.replace(manifest, generation=manifest.generation + 1)
+        lifecycle.commit_locked(self._directory, self.page, manifest)
+        self._segments.take(manifest)
 
     # ------------------------------------------------------------------ check
 

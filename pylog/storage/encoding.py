@@ -9,7 +9,7 @@ it again by what our own reader accepts, so that everything written can be read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypedDict
 
 from pylog import codecs
@@ -74,12 +74,15 @@ def compression_of(config: TopicConfig, producer: Compression = UNCOMPRESSED) ->
         return producer
     if name == "uncompressed":
         return UNCOMPRESSED
-    levels = {
-        "gzip": config.compression_gzip_level,
-        "lz4": config.compression_lz4_level,
-        "zstd": config.compression_zstd_level,
+    return Compression.named(name, _levels(config).get(codecs.NUMBERS[name]))
+
+
+def _levels(config: TopicConfig) -> dict[int, int]:
+    return {
+        codecs.GZIP: config.compression_gzip_level,
+        codecs.LZ4: config.compression_lz4_level,
+        codecs.ZSTD: config.compression_zstd_level,
     }
-    return Compression.named(name, levels.get(name))
 
 
 def compress(data: bytearray, config: TopicConfig, producer: Compression) -> bytearray:
@@ -97,6 +100,15 @@ def compress(data: bytearray, config: TopicConfig, producer: Compression) -> byt
     if len(data) > config.max_message_bytes:
         raise RecordTooLargeError(len(data), config.max_message_bytes)
     return data
+
+
+def compress_again(config: TopicConfig) -> Callable[[int, memoryview], bytes]:
+    """Return what compresses a batch's records in the codec they had, at the topic's level for it.
+
+    The result raises what Compression.compress raises.
+    """
+    levels = _levels(config)
+    return lambda codec, payload: Compression(codec, levels.get(codec, 0)).compress(payload)
 
 
 def fitting_bytes(max_message_bytes: int) -> int:

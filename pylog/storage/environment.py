@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pylog._native import Events
+from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.records import AppendEvent, ReadEvent
 from pylog.storage.descriptors import Descriptors
@@ -48,6 +49,9 @@ class Environment:
     follows other settings from now on.  on_unsynced_roll: told when a sealed segment was left
     unsynced.
     on_deleted_files: told when files wait for their removal.
+    random_bytes: returns so many bytes that nobody can guess.
+    cleaner: how compaction works.  pace: told of the bytes that compaction is about to read or
+    write; it may wait, and what it raises ends the compaction with nothing changed by it.
     on_append, on_read: a user's functions; see `pylog.open`.
     """
 
@@ -64,6 +68,9 @@ class Environment:
     on_configured: Callable[[Flushable], None]
     on_unsynced_roll: Callable[[Flushable], None]
     on_deleted_files: Callable[[Flushable], None]
+    random_bytes: Callable[[int], bytes]
+    cleaner: CleanerConfig = dataclasses.field(default_factory=CleanerConfig)
+    pace: Callable[[int], object] | None = None
     on_append: Callable[[AppendEvent], object] | None = None
     on_read: Callable[[ReadEvent], object] | None = None
 

@@ -25,7 +25,7 @@ from pylog.config import TopicConfig
 from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment
 from pylog.storage.environment import Environment, KnownSettings
-from pylog.storage.files import Directory
+from pylog.storage.files import Directory, File
 from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.observer import observer_of
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
@@ -69,6 +69,9 @@ class PartitionHandle(ABC):
         self._seen_end_offset = -1
         self._clock_passed = -1  # a time that the clock is known to have passed
         self._deleted_since: dict[str, float] = {}  # files that wait for their removal
+        self._cleaner_file: File | None = None  # held while this process compacts
+        self._cleaner_thread: int | None = None
+        self.compaction_error: Exception | None = None  # of the last try, None after a success
 
     def __repr__(self) -> str:
         return f"<Partition {self.topic}-{self.number}>"
@@ -373,13 +376,13 @@ class PartitionHandle(ABC):
     def suspend(self) -> bool:
         """Let go of files, maps and presence until the next use; return whether that was possible.
 
-        Not possible while a sync is in flight.  Raises what `close` raises.
+        Not possible while a sync is in flight, or a compaction.  Raises what `close` raises.
         """
         with self._lock:
             attachment = self._attachment
             if attachment is None:
                 return True
-            if not attachment.commit.pause():
+            if self._cleaner_file is not None or not attachment.commit.pause():
                 return False
             self._save_produced()
             self._forget()
@@ -449,6 +452,10 @@ class PartitionHandle(ABC):
     def after_fork(self) -> None:
         """In a forked child: drop what belongs to the parent; the next use attaches anew."""
         self._lock = threading.RLock()
+        if self._cleaner_file is not None:
+            # It shares its lock with the parent: if that is killed, it must not stay here.
+            self._cleaner_file.close()
+            self._cleaner_file = self._cleaner_thread = None
         attachment = self._attachment
         self._produced = None
         self._forget()

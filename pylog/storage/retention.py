@@ -183,12 +183,8 @@ class RetainingPartition(PartitionHandle):
             return None
         config, now = self.config, self._environment.clock()
         segments = (*manifest.segments[:-1], active_facts(manifest, marks))
-        known = manifest.clock.trusted
-        if known < 0:
-            known = min(max(marks.append_time, 0), now)
-        clock = dataclasses.replace(manifest.clock, trusted=max(known, self._clock_passed))
-        clock, is_trusted = policy.judged_clock(clock, now=now)
-        self._clock_passed = clock.trusted
+        known = self._known_time(manifest, marks, now)
+        clock, is_trusted = self._judged_clock(manifest, marks, now)
         if clock.trusted == now:
             segments = policy.settled_times(segments, now=now)
         if not is_trusted and clock.doubted != manifest.clock.doubted:
@@ -210,6 +206,19 @@ class RetainingPartition(PartitionHandle):
         )
         plan = Plan(clock, segments, count, is_old, marks.log_start_offset)
         return plan if plan.says_more_than(manifest, marks, known) else None
+
+    def _known_time(self, manifest: Manifest, marks: Marks, now: int) -> int:
+        """Return a time that has passed by what is written down."""
+        known = manifest.clock.trusted
+        return known if known >= 0 else min(max(marks.append_time, 0), now)
+
+    def _judged_clock(self, manifest: Manifest, marks: Marks, now: int) -> tuple[Clock, bool]:
+        """Return what is known of the clock that says `now`, and whether that is believed."""
+        known = self._known_time(manifest, marks, now)
+        clock = dataclasses.replace(manifest.clock, trusted=max(known, self._clock_passed))
+        clock, is_trusted = policy.judged_clock(clock, now=now)
+        self._clock_passed = clock.trusted
+        return clock, is_trusted
 
     def _carry_out_locked(self, attachment: Attachment, plan: Plan) -> list[int]:
         """Do what was planned; return base offsets of the segments that are gone."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pylog import _native
-from pylog._native import Reader, Records, Scanner, check_batches
+from pylog._native import BATCH_HEADER_BYTES, Reader, Records, Scanner, check_batches
 from pylog.errors import CorruptRangeError
 from pylog.storage import layout
 from pylog.storage.cleaned_files import open_revision
@@ -31,6 +31,7 @@ from pylog.storage.scan import REASONS, KnownEnd, Walk, walk_log
 
 logger = logging.getLogger("pylog")
 
+_MAX_TIMESTAMP: Final = slice(35, 43)  # of a batch: drawn in batch.h
 _CAREFUL_BYTES: Final = 64 << 10  # read at a time where the quick way gave up (guessed)
 
 
@@ -161,6 +162,14 @@ class Segment:
             return file.map(map_bytes, writable=False) if size else b""
         finally:
             file.close()
+
+    def first_timestamp(self) -> int:
+        """Return the max timestamp of the first batch, -1 without one.  Raises as `file`, OSError.
+
+        Source: Kafka LogSegment.getFirstBatchTimestamp.
+        """
+        header = self.file().pread(BATCH_HEADER_BYTES, 0)
+        return int.from_bytes(header[_MAX_TIMESTAMP], "big", signed=True) if header else -1
 
     def sealed_view(self) -> SegmentView:
         """Return the view of a sealed segment, as the manifest has it."""

@@ -3,6 +3,9 @@
 Knows the `state` file, the presence locks and what makes a page valid.  Must not know what the
 marks mean.  The page itself (marks, lock, wake-up) is in the C core.
 
+Who cleans the partition holds a lock, too, of the `state` file itself and through a descriptor of
+its own: threads keep each other out as processes do, and it outlives an attachment.
+
 Two bytes of `pylog.lock` belong to each partition, numbered by the inode of its `state` file:
 
     gate       exclusive while somebody attaches or detaches
@@ -24,6 +27,7 @@ from pylog.storage.files import Directory, File
 
 STATE_NAME: Final = "state"
 _SERIALS: Final = 2**62  # a page that nobody vouches for may hold any number; there is room above
+_CLEANER_BYTE: Final = 0  # of the `state` file
 _LOCK_BYTES: Final = 2**61  # inode numbers are folded into this range; offsets of locks are 63 bits
 
 
@@ -63,6 +67,23 @@ def copied_marks(data: bytes) -> Marks | None:
     if not page.is_valid or not page.identity.startswith(f"{PAGE_ABI} ".encode()):
         return None
     return page.marks()
+
+
+def lock_cleaner(directory: Directory, *, blocking: bool) -> File | None:
+    """Return a file whose closing lets the next one clean; None when another cleans.
+
+    blocking: wait until that one is done.  The kernel lets go of it when its holder dies.
+    Raises OSError.
+    """
+    file = directory.open(STATE_NAME, writable=True)
+    try:
+        if file.lock(_CLEANER_BYTE, exclusive=True, blocking=blocking):
+            return file
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
 
 
 class Presence:

@@ -15,12 +15,12 @@ from typing import SupportsIndex
 from pylog._native import Reader
 from pylog.errors import ClosedError
 from pylog.records import OffsetAndTimestamp
-from pylog.storage.retention import RetainingPartition
+from pylog.storage.compacted import CompactedPartition
 from pylog.storage.segment import ReplacedError
 from pylog.storage.times import Span, first_at, latest_of, visible_spans
 
 
-class TimedPartition(RetainingPartition):
+class TimedPartition(CompactedPartition):
     """What of a partition was when."""
 
     _searcher: Reader

@@ -1,0 +1,497 @@
+"""Compact a partition: keep the newest record of each key, while everybody goes on using it.
+
+Knows the order of it: plan a round, go over the dirty part, make sure that what it holds is on
+disk, then clean the log group by group, each of which counts from its commit on.  What may be
+compacted is decided in policy.py, records are read and written in compaction.py, and how files take
+the place of others is in cleaned_files.py.  Must not know topics, nor who asks.
+
+    log start ... first dirty ----------------- pass 1 --------------- end of the map
+    [     group     ] [     group     ] pass 2 [     group     ] [ segments not seen ] [ active ]
+
+What a group leaves out has a newer record below the end of the map.  That end is synced before the
+first group is committed, or a power cut could take the newer one after the older one was given up.
+How far compaction came is written down when all groups are committed, and never in between: a
+tombstone goes on the promise that what it deletes went before it.
+
+A group is committed only if its sources still count: others may delete records, by retention or
+by hand, while it is written.  Then it is thrown away, and what is left of it is cleaned anew.
+
+Locks: the cleaner's, which one thread of all processes holds for one compaction; then the
+partition's own and the page lock for the moments of planning, making files and committing.
+Nobody cleans who does not hold the first, so files called .cleaned that no manifest names are
+leftovers to whoever holds it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from pylog._native import BatchFilter, KeyMap, Marks, Reader
+from pylog.config import NEVER
+from pylog.errors import ClosedError, PylogError
+from pylog.records import CompactionProgress, CompactionReport
+from pylog.storage import policy
+from pylog.storage.attachment import Attachment
+from pylog.storage.cleaned_files import put_in_place, settle
+from pylog.storage.compaction import CleanedSegment, Source, Work, map_keys, with_cleaned
+from pylog.storage.encoding import compress_again
+from pylog.storage.lifecycle import IS_DELETED, IS_NEW, active_facts
+from pylog.storage.manifest import Cleaned, Manifest, SegmentFacts
+from pylog.storage.producer_files import load_state
+from pylog.storage.producer_state import EXPIRATION_MS
+from pylog.storage.retention import RetainingPartition
+from pylog.storage.segment import ReplacedError
+from pylog.storage.shared_page import lock_cleaner
+from pylog.storage.tail import full_error
+
+logger = logging.getLogger("pylog")
+
+_SECRET_BYTES: Final = 16
+_IN_DOUBT: Final = -1  # to the C core: a time that neither sets nor passes a horizon
+
+
+class Plan(NamedTuple):
+    """What a round goes over.  now: by which tombstones grow old; `_IN_DOUBT` for none."""
+
+    attachment: Attachment
+    manifest: Manifest
+    dirty: policy.DirtyRange
+    now: int
+
+
+class Run:
+    """One compaction while it goes on: how far it is, and what it did."""
+
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        pace: Callable[[int], object] | None,
+        progress: Callable[[CompactionProgress], object] | None,
+    ) -> None:
+        self._progress = CompactionProgress(topic, number, 0, "map", 0, 0)
+        self._pace = pace
+        self._tell = progress
+        self.start = self.end = 0
+        self.records_kept = self.records_dropped = 0
+
+    @property
+    def rounds(self) -> int:
+        """How many were begun."""
+        return self._progress.round
+
+    def begin(self, phase: str, total_bytes: int) -> None:
+        """Begin with a phase; "map" begins a round."""
+        is_new = phase == "map"
+        number = self.rounds + is_new
+        self._progress = self._progress._replace(
+            round=number, phase=phase, done_bytes=0, total_bytes=total_bytes
+        )
+        if is_new:
+            self.records_kept = 0
+
+    def step(self, size: int) -> None:
+        """Wait until so many bytes may be read or written."""
+        if self._pace is not None:
+            self._pace(size)
+
+    def was_read(self, size: int) -> None:
+        """Tell how far it is."""
+        self._progress = self._progress._replace(done_bytes=self._progress.done_bytes + size)
+        if self._tell is not None:
+            self._tell(self._progress)
+
+
+class CompactedPartition(RetainingPartition):
+    """What of a partition is kept by key."""
+
+    _searcher: Reader
+
+    def compact(
+        self,
+        *,
+        include_active: bool = True,
+        progress: Callable[[CompactionProgress], object] | None = None,
+    ) -> CompactionReport:
+        """Compact now, whatever the dirty ratio and the cleanup policy; return what was done.
+
+        include_active: seal the active segment first, so that all records are compacted that the
+        high watermark and `min_compaction_lag_ms` allow; otherwise those of sealed segments.
+        progress: called now and then from this thread, with no lock held but the cleaner's; what it
+        raises ends the compaction, and groups that were committed stay so.
+        Retention is applied first.  Then of each key the newest record stays, and a tombstone until
+        `delete_retention_ms` after it was first compacted; records without a key go.  Offsets stay
+        as they are, with gaps.  Readers and appenders go on, here and in other processes.
+        If another thread or process compacts the partition, waits for it and goes on from there.
+        Raises CorruptRangeError, InvalidRecordError and MissingExtraError for batches that cannot
+        be read (nothing is deleted for it), PartitionFullError, PartitionFailedError,
+        DurabilityUnknownError, RuntimeError when `progress` calls it, ClosedError, OSError, and
+        what opening raises.
+        O(bytes of the sealed segments) for each round; memory: `dedupe_buffer_bytes` at most, and a
+        few times the largest batch.  For each group of segments appenders wait for two syncs.
+        Source: Kafka LogCleaner, Cleaner.
+        """
+        if self._attached() is None:
+            return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
+        with self._cleaner(blocking=True):
+            self.apply_retention()
+            if include_active:
+                self._seal_active()
+            return self._compacted(None, progress)
+
+    def compact_if_due(self) -> CompactionReport | None:
+        """Compact if the topic asks for it by now; return what was done, None when nothing was.
+
+        Nothing is done either while another thread or process compacts the partition.  Seals no
+        segment.  For the background: reads and writes at the pace that the environment sets.
+        Raises what `compact` raises.
+        """
+        if not self.is_compaction_due():
+            return None
+        with self._cleaner(blocking=False) as is_taken:
+            # Whoever held the lock until now may have done it.
+            if not is_taken or not self.is_compaction_due():
+                return None
+            return self._compacted(self._environment.pace, None)
+
+    # ------------------------------------------------------------------ what is dirty
+
+    def is_compaction_due(self) -> bool:
+        """Return whether the topic's settings ask for compaction now.
+
+        Raises what opening raises, ClosedError, OSError.  Reads no more than a batch's header.
+        """
+        config = self.config
+        if "compact" not in config.cleanup_policy.split(","):
+            return False
+        plan = self._plan_round()
+        if plan is None or plan.now == _IN_DOUBT:
+            return False
+        oldest = -1
+        if config.max_compaction_lag_ms != NEVER and plan.dirty.dirty_bytes:
+            oldest = self._oldest_dirty(plan)
+        return policy.is_compaction_due(
+            plan.dirty,
+            min_cleanable_dirty_ratio=config.min_cleanable_dirty_ratio,
+            oldest=oldest,
+            now=plan.now,
+            max_compaction_lag_ms=config.max_compaction_lag_ms,
+        )
+
+    def _oldest_dirty(self, plan: Plan) -> int:
+        """Return when the first dirty record was appended, -1 when that is not known."""
+        segments = plan.attachment.known_segments()
+        place = segments.floor(plan.dirty.start)
+        with contextlib.suppress(ReplacedError):
+            first = segments.segments[place].first_timestamp()
+            return policy.oldest_append(plan.manifest.segments, place, first)
+        return -1
+
+    def dirty_range(self) -> policy.DirtyRange | None:
+        """Return what could be compacted, as far as this process knows; None while nothing is open.
+
+        Takes no lock and makes no system call.  Raises ClosedError.
+        """
+        attachment = self._attachment
+        if attachment is None:
+            return None
+        marks, manifest = attachment.page.marks(), attachment.known_segments().manifest
+        if manifest is None:
+            return None
+        return self._dirty_range(manifest, marks, manifest.clock.trusted)
+
+    def _dirty_range(self, manifest: Manifest, marks: Marks, now: int) -> policy.DirtyRange:
+        return policy.dirty_range(
+            (*manifest.segments[:-1], active_facts(manifest, marks)),
+            cleaned_offset=manifest.cleaned.offset,
+            log_start_offset=marks.log_start_offset,
+            high_watermark=marks.high_watermark,
+            now=now,
+            min_compaction_lag_ms=self.config.min_compaction_lag_ms,
+        )
+
+    def _plan_round(self) -> Plan | None:
+        """Return what a round would go over now; None without records.  Writes nothing."""
+        with self._lock:
+            attachment = self._attached()
+            if attachment is None:
+                return None
+            marks = attachment.page.marks()
+            attachment.check_writable(marks)
+            manifest = attachment.segments(marks).manifest
+            if manifest is None:
+                return None
+            clock, is_trusted = self._judged_clock(manifest, marks, self._environment.clock())
+            # In doubt nothing is old; a time that has passed for sure is what it was last known.
+            dirty = self._dirty_range(manifest, marks, clock.trusted)
+            return Plan(attachment, manifest, dirty, clock.trusted if is_trusted else _IN_DOUBT)
+
+    # ------------------------------------------------------------------ the cleaner's lock
+
+    @contextlib.contextmanager
+    def _cleaner(self, *, blocking: bool) -> Iterator[bool]:
+        """Hold the cleaner's lock; yields whether it was taken."""
+        if self._cleaner_thread == threading.get_ident():
+            raise RuntimeError(f"{self!r} is being compacted by this thread")
+        try:
+            file = lock_cleaner(self._directory, blocking=blocking)
+        except FileNotFoundError:
+            self._newest_settings()  # raises when it was the topic that went
+            raise
+        if file is None:
+            yield False
+            return
+        try:
+            self._cleaner_file, self._cleaner_thread = file, threading.get_ident()
+            yield True
+        finally:
+            self._cleaner_file = self._cleaner_thread = None
+            file.close()
+
+    @contextlib.contextmanager
+    def _held(self, attachment: Attachment) -> Iterator[None]:
+        """Hold the partition's lock and the page lock of what is still attached, and writable."""
+        with self._lock:
+            if self._attachment is not attachment:
+                raise ClosedError(f"{self!r} was closed while it was compacted")
+            with attachment.page:
+                attachment.check_writable(attachment.page.marks())
+                yield
+
+    def _seal_active(self) -> None:
+        """Roll if the active segment holds anything that may be compacted.  Raises OSError."""
+        plan = self._plan_round()
+        if plan is None:
+            return
+        attachment = plan.attachment
+        with self._held(attachment):
+            marks, _ = attachment.ready_locked(attachment.page.marks())
+            lag = self.config.min_compaction_lag_ms
+            is_young = lag > 0 and marks.append_time > plan.now - lag
+            if marks.position > 0 and not is_young:
+                attachment.roll_locked(marks)
+        attachment.after_write()
+
+    # ------------------------------------------------------------------ rounds
+
+    def _compacted(
+        self,
+        pace: Callable[[int], object] | None,
+        progress: Callable[[CompactionProgress], object] | None,
+    ) -> CompactionReport:
+        """Compact what is dirty now; the cleaner's lock is held.  Keeps the error, if any."""
+        try:
+            report = self._all_rounds(Run(self.topic, self.number, pace, progress))
+        except (PylogError, OSError) as error:
+            self.compaction_error = error
+            full = full_error(error, self._directory.path) if isinstance(error, OSError) else None
+            raise full or error from error
+        self.compaction_error = None
+        return report
+
+    def _all_rounds(self, run: Run) -> CompactionReport:
+        """Go round after round until all is clean that is dirty at the beginning."""
+        first = plan = self._plan_round()
+        if first is None or plan is None:
+            return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
+        self._settle(plan.attachment)
+        end = start = first.dirty.start
+        while plan is not None and plan.dirty.start < first.dirty.end:
+            # Deleted meanwhile: what is left is planned anew.
+            with contextlib.suppress(ReplacedError):
+                end = self._round(plan, run)
+                assert end > plan.dirty.start, "every round comes on"
+            plan = self._plan_round()
+        before, after = (
+            [facts for facts in one.manifest.segments if facts.base_offset < end]
+            for one in (first, plan or first)
+        )
+        return CompactionReport(
+            topic=self.topic,
+            partition=self.number,
+            start=start,
+            end=end,
+            rounds=run.rounds,
+            records_read=run.records_kept + run.records_dropped,
+            records_kept=run.records_kept,
+            bytes_before=sum(facts.size for facts in before),
+            bytes_after=sum(facts.size for facts in after),
+            segments_before=len(before),
+            segments_after=len(after),
+        )
+
+    def _round(self, plan: Plan, run: Run) -> int:
+        """Go over the dirty part and clean all below; return the offset that it came to.
+
+        Raises ReplacedError when what is dirty was deleted meanwhile.
+        """
+        attachment, cleaner = plan.attachment, self._environment.cleaner
+        work = Work(cleaner.cleaner_io_buffer_bytes, run.step, run.was_read)
+        key_map = KeyMap(
+            self._environment.random_bytes(_SECRET_BYTES),
+            cleaner.dedupe_buffer_bytes,
+            self._environment.decompress,
+        )
+        dirty = plan.dirty
+        run.begin("map", dirty.dirty_bytes)
+        sources = self._sources(attachment, dirty.start, dirty.end)
+        end = map_keys(key_map, sources, first_offset=dirty.start, work=work)
+        self._wait_durable(dirty.start, end)
+        kept_offsets = self._kept_offsets(attachment)
+        groups = collections.deque(self._groups(plan.manifest, end))
+        run.begin("filter", sum(facts.size for group in groups for facts in group))
+        while groups:
+            group = groups.popleft()
+            batch_filter = BatchFilter(
+                key_map,
+                now=plan.now,
+                delete_retention_ms=self.config.delete_retention_ms,
+                round_end=dirty.end,
+                kept_offsets=kept_offsets,
+                decompress=self._environment.decompress,
+                compress=compress_again(self.config),
+            )
+            if not self._clean(attachment, group, batch_filter, work):
+                # Deleted meanwhile: what is left of it is put together anew.
+                manifest = self._manifest(attachment)
+                left = self._groups(manifest, end)
+                groups = collections.deque(
+                    one for one in left if one[0].base_offset >= group[0].base_offset
+                )
+                continue
+            run.records_kept += batch_filter.records_kept
+            run.records_dropped += batch_filter.records_read - batch_filter.records_kept
+        self._set_cleaned(attachment, Cleaned(end, self._environment.clock()))
+        return end
+
+    def _groups(self, manifest: Manifest, end_offset: int) -> list[tuple[SegmentFacts, ...]]:
+        return policy.compaction_groups(
+            manifest.segments,
+            end_offset=end_offset,
+            segment_bytes=self.config.segment_bytes,
+            segment_index_bytes=self.config.segment_index_bytes,
+        )
+
+    def _manifest(self, attachment: Attachment) -> Manifest:
+        manifest = attachment.segments(attachment.page.marks()).manifest
+        assert manifest is not None, "there are segments"
+        return manifest
+
+    def _sources(self, attachment: Attachment, start: int, end_offset: int) -> list[Source]:
+        """Return the sealed segments that hold offsets in [start, end_offset)."""
+        known = attachment.segments(attachment.page.marks())
+        return [
+            Source(known.segments[place], known.bases[place + 1])
+            for place in range(known.floor(start), len(known.bases) - 1)
+            if known.bases[place] < end_offset
+        ]
+
+    def _kept_offsets(self, attachment: Attachment) -> list[int]:
+        """Return the last offsets of the latest batches of the producers that are remembered.
+
+        Their headers stay, or a producer that goes on after everybody forgot it would be refused.
+        """
+        now = self._environment.clock()
+        while True:
+            marks = attachment.page.marks()
+            segments = attachment.segments(marks)
+            try:
+                state = load_state(self._directory, self._searcher, segments, marks, now=now)
+            except ReplacedError:
+                continue
+            return sorted(
+                entry.batches[-1].offsets[-1]
+                for entry in state.entries.values()
+                if entry.batches and now - entry.timestamp < EXPIRATION_MS
+            )
+
+    # ------------------------------------------------------------------ one group
+
+    def _clean(
+        self,
+        attachment: Attachment,
+        group: Sequence[SegmentFacts],
+        batch_filter: BatchFilter,
+        work: Work,
+    ) -> bool:
+        """Write a group anew and let it count; return False if parts of it are gone by then."""
+        sources = self._sources(attachment, group[0].base_offset, group[-1].base_offset + 1)
+        if [source.segment.facts.identity for source in sources] != [one.identity for one in group]:
+            return False
+        with self._held(attachment):
+            # A revision that was never used, also not by a commit in question.
+            _, segments = attachment.ready_locked(attachment.page.marks())
+            cleaned = CleanedSegment(
+                self._directory,
+                sources,
+                revision=segments.generation + 1,
+                index_interval_bytes=self.config.index_interval_bytes,
+            )
+            cleaned.create()
+        is_committed = False
+        try:
+            cleaned.fill(batch_filter, work)
+            is_committed = cleaned.is_changed and self._commit(attachment, group, cleaned)
+            return is_committed or not cleaned.is_changed
+        except ReplacedError:
+            return False
+        finally:
+            cleaned.close()
+            if not is_committed:
+                self._settle(attachment)
+
+    def _commit(
+        self, attachment: Attachment, group: Sequence[SegmentFacts], cleaned: CleanedSegment
+    ) -> bool:
+        """Let a cleaned segment take the place of its sources, if they are still there."""
+        facts = cleaned.finish()
+        with self._held(attachment):
+            marks, segments = attachment.ready_locked(attachment.page.marks())
+            assert segments.manifest is not None, "there are segments"
+            manifest = with_cleaned(segments.manifest, group, facts)
+            if manifest is None:
+                return False
+            cleaned.check_names()
+            # What was cleaned is on disk, and so is all for which it left something out.
+            durable_offset = min(marks.durable_offset, marks.base_offset)
+            durable_offset = max(manifest.durable_offset, durable_offset)
+            attachment.commit_locked(dataclasses.replace(manifest, durable_offset=durable_offset))
+            try:
+                put_in_place(self._directory, facts)
+            except OSError as error:
+                # Readers find them under the other name.
+                logger.warning("%s: cleaned files are left: %s", self._directory.path, error)
+        if len(group) > 1:
+            with self._lock:
+                self._remove_later(attachment)
+        return True
+
+    def _set_cleaned(self, attachment: Attachment, cleaned: Cleaned) -> None:
+        with self._held(attachment):
+            _, segments = attachment.ready_locked(attachment.page.marks())
+            assert segments.manifest is not None, "there are segments"
+            attachment.commit_locked(dataclasses.replace(segments.manifest, cleaned=cleaned))
+
+    def _settle(self, attachment: Attachment) -> None:
+        """Remove what a cleaning left that came to nothing.  Errors are only reported."""
+        try:
+            with self._lock:
+                if self._attachment is not attachment:
+                    return  # whoever opens the partition next does it
+                with attachment.page:
+                    marks = attachment.page.marks()
+                    # A topic that was made anew has files of these names.
+                    if marks.flags & (IS_DELETED | IS_NEW):
+                        return
+                    # Whether the last commit came to pass has to be known first.
+                    _, segments = attachment.ready_locked(marks)
+                    assert segments.manifest is not None, "there are segments"
+                    settle(self._directory, segments.manifest.segments)
+        except OSError as error:
+            logger.warning("%s: cleaned files are left: %s", self._directory.path, error)

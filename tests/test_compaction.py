@@ -1,0 +1,232 @@
+"""Compaction of a partition: what stays, what is told, and when it is due."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from partitions import bases, make_partition
+
+import pylog
+from pylog import CompactionProgress, Log, Partition, Record
+from pylog.cleaner_config import CleanerConfig
+from pylog.storage.manifest import Manifest, parse_manifest
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with pylog.open(tmp_path) as opened:
+        yield opened
+
+
+def manifest_of(path: Path) -> Manifest:
+    return parse_manifest((path / "t-0" / "manifest").read_bytes(), path="")
+
+
+def make_compacted(log: Log, **settings: Any) -> Partition:
+    settings = {"cleanup_policy": "compact", "segment_bytes": 2000} | settings
+    return make_partition(log, **settings)
+
+
+def fold(partition: Partition) -> dict[bytes | None, bytes]:
+    """What a replay of the whole log comes to."""
+    state: dict[bytes | None, bytes] = {}
+    for record in partition.records():
+        if record.value is None:
+            state.pop(record.key, None)
+        else:
+            state[record.key] = record.value
+    return state
+
+
+def update(partition: Partition, count: int, keys: int, seed: int = 0) -> dict[bytes, bytes]:
+    """Append records of few keys, now and then a tombstone; return what they come to."""
+    rng, state = random.Random(seed), dict[bytes, bytes]()
+    for number in range(count):
+        key = b"key-%d" % rng.randrange(keys)
+        value = None if rng.random() < 0.1 else b"value %d of %d" % (number, seed)
+        partition.append(value, key=key)
+        if value is None:
+            state.pop(key, None)
+        else:
+            state[key] = value
+    return state
+
+
+def contents_of(record: Record) -> tuple[Any, ...]:
+    return record.offset, record.timestamp, record.key, record.value, record.headers
+
+
+def limit_memory(partition: Partition, dedupe_buffer_bytes: int) -> None:
+    """Let so much memory remember keys: an entry has 24 bytes."""
+    cleaner = CleanerConfig(dedupe_buffer_bytes=dedupe_buffer_bytes)
+    object.__setattr__(partition._environment, "cleaner", cleaner)
+
+
+def test_the_newest_record_of_each_key_stays_where_it_was(log: Log) -> None:
+    partition = make_compacted(log)
+    update(partition, 500, keys=20)
+    newest = {record.key: contents_of(record) for record in partition.records()}
+
+    report = partition.compact()
+
+    kept = [contents_of(record) for record in partition.records()]
+    assert kept == sorted(newest.values())
+    assert len(kept) == report.records_kept
+    assert (report.start, report.end, report.rounds) == (0, 500, 1)
+    assert report.records_read == 500
+    assert report.bytes_after < report.bytes_before
+    assert partition.log_end_offset == 500
+    assert partition.log_start_offset == 0
+    partition.check()
+
+
+def test_a_replay_comes_to_the_same_after_compaction_and_after_opening_again(
+    tmp_path: Path,
+) -> None:
+    with pylog.open(tmp_path) as log:
+        partition = make_compacted(log)
+        state = update(partition, 500, keys=20)
+        partition.compact()
+        assert fold(partition) == state
+        state |= update(partition, 100, keys=3, seed=1)
+        partition.compact()
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        fresh = fold(partition)
+        expected = {key: value for key, value in state.items() if key in fresh}
+        assert fresh == expected
+        assert partition.append(b"more", key=b"key").offset == 600
+
+
+def test_small_segments_become_one(log: Log, tmp_path: Path) -> None:
+    partition = make_compacted(log)
+    update(partition, 500, keys=5)
+    count = len(bases(tmp_path))
+    assert count > 10
+    partition.compact()
+    update(partition, 10, keys=5, seed=1)
+
+    report = partition.compact()
+
+    assert report.segments_before > report.segments_after == 1
+    assert manifest_of(tmp_path).segments[0].base_offset == 0
+    assert manifest_of(tmp_path).segments[0].end_offset == 510
+    assert bases(tmp_path) == [0, 510]
+
+
+def test_the_active_segment_is_sealed_first_unless_it_is_to_stay(log: Log, tmp_path: Path) -> None:
+    partition = make_compacted(log, segment_bytes=1 << 20)
+    update(partition, 100, keys=2)
+    assert partition.compact(include_active=False).rounds == 0
+    assert len(list(partition.records())) == 100
+    partition.compact()
+    assert len(list(partition.records())) == 2
+    generation = manifest_of(tmp_path).generation
+    assert partition.compact().rounds == 0
+    assert manifest_of(tmp_path).generation == generation, "nothing to do, nothing written"
+
+
+def test_more_keys_than_fit_take_more_rounds(log: Log) -> None:
+    partition = make_compacted(log, segment_bytes=10_000)
+    limit_memory(partition, 1 << 10)
+    state = update(partition, 1000, keys=200)
+
+    told: list[CompactionProgress] = []
+    report = partition.compact(progress=told.append)
+
+    assert report.rounds > 5
+    assert {one.round for one in told} == set(range(1, report.rounds + 1))
+    assert fold(partition) == state
+    assert len(list(partition.records())) == report.records_kept <= 200
+    assert report.records_read == 1000
+
+
+def test_progress_is_told_in_bytes_of_each_phase(log: Log) -> None:
+    partition = make_compacted(log)
+    update(partition, 500, keys=5)
+    told: list[CompactionProgress] = []
+    partition.compact(progress=told.append)
+    phases = [one.phase for one in told]
+    assert phases == sorted(phases, key=["map", "filter"].index)
+    for phase in ("map", "filter"):
+        done = [one.done_bytes for one in told if one.phase == phase]
+        (total,) = {one.total_bytes for one in told if one.phase == phase}
+        assert done == sorted(done)
+        assert done[-1] == total
+
+
+def test_what_progress_raises_ends_the_compaction_and_leaves_no_files(
+    log: Log, tmp_path: Path
+) -> None:
+    partition = make_compacted(log)
+    state = update(partition, 500, keys=20)
+    told = 0
+
+    def stop(progress: CompactionProgress) -> None:
+        nonlocal told
+        told += progress.phase == "filter"
+        if told == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        partition.compact(progress=stop)
+
+    assert not list((tmp_path / "t-0").glob("*.cleaned"))
+    assert fold(partition) == state
+    assert manifest_of(tmp_path).cleaned.offset == 0
+    partition.compact()
+    assert fold(partition) == state
+
+
+def test_compacting_from_within_progress_is_refused(log: Log) -> None:
+    partition = make_compacted(log)
+    update(partition, 200, keys=5)
+    with pytest.raises(RuntimeError, match="compacted by this thread"):
+        partition.compact(progress=lambda _: partition.compact())
+    partition.compact()
+
+
+def test_a_partition_without_records_has_nothing_to_compact(log: Log) -> None:
+    partition = make_compacted(log)
+    assert partition.compact().rounds == 0
+    partition.append(b"v", key=b"k")
+    assert partition.compact().records_kept == 1
+
+
+def test_records_that_were_deleted_are_not_read(log: Log) -> None:
+    partition = make_compacted(log, cleanup_policy="compact,delete")
+    update(partition, 500, keys=20)
+    partition.delete_records(300)
+    report = partition.compact()
+    assert report.start == 300
+    assert partition.log_start_offset == 300
+    offsets = [record.offset for record in partition.records()]
+    assert len(offsets) <= 20
+    assert min(offsets) >= 300
+
+
+def test_compaction_is_due_by_the_dirty_ratio(log: Log) -> None:
+    partition = make_compacted(log, min_cleanable_dirty_ratio=0.5)
+    assert partition.compact_if_due() is None
+    update(partition, 200, keys=50)
+    assert partition.is_compaction_due()
+    report = partition.compact_if_due()
+    assert report is not None
+    assert report.rounds == 1
+    assert report.end < 200, "the active segment stays"
+    assert not partition.is_compaction_due()
+    assert partition.compact_if_due() is None
+    found = partition.dirty_range()
+    assert found is not None
+    assert found.start == found.end == report.end
+
+
+def test_a_topic_that_is_only_deleted_from_is_never_due(log: Log) -> None:
+    partition = make_partition(log, segment_bytes=500)
+    update(partition, 100, keys=5)
+    assert not partition.is_compaction_due()
+    assert partition.compact_if_due() is None
