@@ -269,6 +269,10 @@ static PyMethodDef records_methods[] = {
      "data)."},
     {"find_timestamp", plog_records_find_timestamp, METH_VARARGS,
      "Return the first record at or after an offset with at least a timestamp, or None."},
+    {"fold", plog_records_fold, METH_VARARGS,
+     "Fold into a dict: each record sets its key to its value, or takes it away with a null one\n"
+     "(keeps_nulls: sets it to None).  Return (records, those of them without a key, which are\n"
+     "skipped, the last record or None)."},
     {"producers", plog_records_producers, METH_NOARGS,
      "Return what each batch of a producer with an id says: (producer id, epoch, first sequence,\n"
      "count of sequences, first offset, timestamp, whether it is a control batch)."},

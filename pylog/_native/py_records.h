@@ -53,6 +53,9 @@ int plog_add_records_iterator_type(PyObject *module);
 /* Records.columns(). */
 PyObject *plog_records_columns(PyObject *self, PyObject *unused);
 
+/* Records.fold(mapping, keeps_nulls). */
+PyObject *plog_records_fold(PyObject *self, PyObject *args);
+
 /* Records.find_timestamp(timestamp, minimum_offset). */
 PyObject *plog_records_find_timestamp(PyObject *self, PyObject *args);
 
