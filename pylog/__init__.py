@@ -25,9 +25,11 @@ from pylog.records import (
     Record,
     RecordMetadata,
     Records,
+    TableChange,
     TopicPartition,
 )
 from pylog.storage.partition import Partition
+from pylog.table import Table
 from pylog.topics import Topic
 
 __all__ = [
@@ -51,6 +53,8 @@ __all__ = [
     "RecordMetadata",
     "Records",
     "SendFuture",
+    "Table",
+    "TableChange",
     "Topic",
     "TopicConfig",
     "TopicPartition",

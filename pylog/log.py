@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from pylog.engine import Engine
 from pylog.errors import UnknownTopicOrPartitionError
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
-from pylog.records import AppendEvent, Freed, ReadEvent
+from pylog.records import AppendEvent, Freed, ReadEvent, TableChange
 from pylog.registry import TopicRegistry
+from pylog.table import Table
+from pylog.table_replay import Replay
 from pylog.topics import Partitioner, Topic
 
 
@@ -117,6 +119,46 @@ class Log:
         Raises what `topic` and `Topic.read` raise.
         """
         return self.topic(topic).read(partition, start, end, follow=follow)
+
+    def table(
+        self,
+        topic: str,
+        *,
+        store: MutableMapping[bytes, bytes] | None = None,
+        follow: Literal["read", "background", "never"] = "read",
+        if_stale: Literal["error", "rebuild"] = "error",
+        on_change: Callable[[TableChange], object] | None = None,
+    ) -> Table:
+        """Return a topic as a mapping of its keys to their latest values.
+
+        A record with a null value takes its key away; records without a key are passed over.  Of a
+        key with records in several partitions, as after `add_partitions`, the record that was read
+        last counts.  The topic should be compacted: what deletes by age or size takes away records,
+        not keys.
+        store: holds keys and values instead of memory, and how far they are, so that when it is
+        opened again only what is new is read.  Any mutable mapping of bytes that holds nothing
+        else; the caller closes it.  Its `commit()` is called after each 4 MiB of records and at the
+        end of a refresh; one without has its `sync()` called before and after them, if it has that.
+        follow: "read" refreshes before each look if anything was appended to the log: all that was
+        acknowledged before is seen.  "background" leaves it to a thread, which starts with the
+        first look or `refresh` and ends with the table; the store is used by several threads then,
+        one at a time.  "never" refreshes before the first look only.
+        if_stale: what to do when the topic was deleted and made anew, cut, or lost records that the
+        table has not read: "rebuild" begins anew, and tells `on_change` of every record again.
+        on_change: called with each record that sets a key or takes one away, in the order of their
+        offsets, after the table has it; in the thread that refreshes, under the table's lock: it
+        may use the table, and must not wait for other threads that do.  What it raises is logged.
+        About 2 us a record.
+        Reads no records: the first look does.  Raises TopicRecreatedError; CorruptionError and
+        InvalidConfigurationError for a store that cannot be understood or holds something else;
+        what `topic` raises, and what the store raises.
+        """
+        replay = Replay(
+            self.topic(topic), store=store, follow=follow, if_stale=if_stale, on_change=on_change
+        )
+        replay.open()
+        self._engine.clients.add(replay)
+        return Table(replay)
 
     def producer(
         self,

@@ -142,6 +142,21 @@ class ReadEvent(NamedTuple):
     seconds: float
 
 
+class TableChange(NamedTuple):
+    """What `on_change` of a table is told: a record, and the value that its key had before.
+
+    old: None when the key was not there.  new: None when the record took it away.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes
+    old: bytes | None
+    new: bytes | None
+
+
 class AppendedRecords(Sequence[RecordMetadata]):
     """Where the records of one `append_many` went, in the order they were given.
 

@@ -106,8 +106,25 @@ class Topic:
         count = self._settings.value
         if count != self._known[0]:
             with contextlib.suppress(UnknownTopicOrPartitionError, ClosedError):
-                self._known = (count, self._topics.facts_of(self.name, self._known[1].topic_id))
+                self._known = (count, self._topics.facts_of(self.name, self.topic_id))
         return self._known[1]
+
+    @property
+    def topic_id(self) -> uuid.UUID:
+        """What tells this topic from others that had its name, or will."""
+        return self._known[1].topic_id
+
+    @property
+    def events(self) -> Events:
+        """The counter that changes when records become visible in any partition of the log."""
+        return self._events
+
+    def check_exists(self) -> None:
+        """Raise UnknownTopicOrPartitionError if the topic was deleted.
+
+        Raises CorruptionError, ClosedError, OSError.  Without news: one copy of the marks.
+        """
+        self._topics.facts_of(self.name, self.topic_id)
 
     @property
     def config(self) -> TopicConfig:
@@ -148,7 +165,7 @@ class Topic:
         NotAppendedError, DurabilityUnknownError, CorruptionError, ClosedError, OSError.
         One synced append.  Source: Kafka's createPartitions, NewPartitions.increaseTo.
         """
-        self._topics.add_partitions(self.name, self._known[1].topic_id, total)
+        self._topics.add_partitions(self.name, self.topic_id, total)
 
     def partitioned_by(self, partitioner: Partitioner) -> Topic:
         """Return the same topic with a partitioner; see `Log.topic`."""
@@ -337,7 +354,7 @@ class Topic:
                 yield ready.rest
             else:
                 # Raises when the topic was deleted: nothing will come any more.
-                self._topics.facts_of(self.name, self._known[1].topic_id)
+                self.check_exists()
                 events.wait(seen, LOOK_AGAIN_SECONDS)
 
 

@@ -55,6 +55,10 @@ EXAMPLES: list[errors.PylogError] = [
     errors.WakeupError("woken by wakeup()"),
     errors.NotAssignedError("orders", 7),
     errors.NoOffsetForPartitionError("orders", 7),
+    errors.StaleTableError("the table is stale"),
+    errors.TopicRecreatedError("orders", "5f", "6f"),
+    errors.TopicTruncatedError("orders", 7, 20, 10),
+    errors.RecordsMissedError("orders", 7, 10, 20),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -142,6 +146,10 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.UnknownMemberIdError, errors.CommitFailedError),
         (errors.UnknownMemberIdError, LookupError),
         (errors.FencedInstanceIdError, errors.CommitFailedError),
+        (errors.StaleTableError, LookupError),
+        (errors.TopicRecreatedError, errors.StaleTableError),
+        (errors.TopicTruncatedError, errors.StaleTableError),
+        (errors.RecordsMissedError, errors.StaleTableError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:
@@ -197,6 +205,19 @@ def test_os_error_has_an_errno_and_shows_it(error: OSError, number: int) -> None
         (
             errors.CorruptRangeError(10, 19),
             "batch: not a valid batch; offsets 10 to 19 are unreadable",
+        ),
+        (
+            errors.TopicRecreatedError("orders", "5f", "6f"),
+            "topic 'orders' was id 5f, it is id 6f now",
+        ),
+        (
+            errors.TopicTruncatedError("orders", 7, 20, 10),
+            "topic 'orders', partition 7, was cut and ends at 10; "
+            "the table holds other records, up to 20",
+        ),
+        (
+            errors.RecordsMissedError("orders", 7, 10, 20),
+            "topic 'orders', partition 7: offsets [10, 20) were deleted unread",
         ),
         (EXAMPLES[19], "expected log end offset 5, it is 9"),
     ],

@@ -46,6 +46,8 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
     ("futures", "accumulator", "sender"),  # what a producer is made of
     ("gate", "subscription"),  # what a consumer is made of
     {"producer", "consumer"},
+    # What a table is made of.
+    ("table_position", "table_state", "table_store", "follower", "table_replay"),
     {"table", "queue"},
     ("log",),
     {"cli", "interop"},
@@ -55,7 +57,7 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
 # Folders whose inner order is fixed, bottom up.  In other folders any module may import any other.
 FOLDERS: dict[str, tuple[str, ...]] = {
     "groups": ("facts", "wire", "schemas", "assignors", "__init__"),
-    "errors": ("base", "usage", "consumers", "disk", "appends", "groups", "__init__"),
+    "errors": ("base", "usage", "consumers", "disk", "appends", "groups", "tables", "__init__"),
     "storage": (
         "files",
         "descriptors",

@@ -49,6 +49,12 @@ from pylog.errors.groups import (
     StaleMemberEpochError,
     UnknownMemberIdError,
 )
+from pylog.errors.tables import (
+    RecordsMissedError,
+    StaleTableError,
+    TopicRecreatedError,
+    TopicTruncatedError,
+)
 from pylog.errors.usage import (
     ClosedError,
     InvalidConfigurationError,
@@ -103,8 +109,12 @@ __all__ = [
     "PartitionerError",
     "PylogError",
     "RecordTooLargeError",
+    "RecordsMissedError",
     "StaleMemberEpochError",
+    "StaleTableError",
     "TopicExistsError",
+    "TopicRecreatedError",
+    "TopicTruncatedError",
     "UnknownMemberIdError",
     "UnknownSettingError",
     "UnknownTopicOrPartitionError",

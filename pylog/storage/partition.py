@@ -295,11 +295,14 @@ class Partition(TimedPartition):
 
     # ------------------------------------------------------------------ read
 
-    def read(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Records:
-        """Return the records from `offset` on, below the high watermark.
+    def read(
+        self, offset: int, max_bytes: int = DEFAULT_READ_BYTES, end: int | None = None
+    ) -> Records:
+        """Return the records from `offset` on, below the high watermark, and below `end`.
 
         offset: in [log_start_offset, log_end_offset]; at or above the high watermark the result is
         empty.  max_bytes: of whole batches; at least one batch is returned, however large.
+        end: an offset above `offset`, by default none.
         The result is iterated for `Record`s; its `next_offset` is where to go on.  It holds on to
         the bytes that were read, and so does each of its records.
         Raises OffsetOutOfRangeError, CorruptRangeError when `offset` lies in damaged bytes (go on
@@ -308,7 +311,7 @@ class Partition(TimedPartition):
         InvalidRecordError and MissingExtraError for a batch that cannot be decompressed.
         O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
         """
-        return self._read_below(offset, max_bytes, None)
+        return self._read_below(offset, max_bytes, end)
 
     def _read_below(self, offset: int, max_bytes: int, end: int | None) -> Records:
         """Read as `read` does, below `end` if it is given."""
