@@ -573,14 +573,14 @@ class Reader:
         end_position: int,
     ) -> Records: ...
 
-# SipHash-2-4 with 128 bits of output, as two words: low, high.
+# SipHash-1-3 with 128 bits of output, as two words: low, high.
 def key_hash(secret: Buffer, key: Buffer, /) -> tuple[int, int]: ...
 
 @final
 class KeyMap:
     """The newest offset of each key, in bounded memory: pass 1 of compaction."""
 
-    # secret: 16 bytes that nobody can guess, new for each map.  max_bytes: at least 72; the memory
+    # secret: 16 bytes that nobody can guess, new for each map.  max_bytes: at least 144; the memory
     # starts small and doubles up to it, and is never more.  decompress: for compressed batches.
     def __new__(
         cls,
@@ -653,3 +653,6 @@ class BatchFilter:
     def emptied_batches(self) -> int: ...
     @property
     def horizons_set(self) -> int: ...
+    # After the last tombstone that was dropped because its horizon was past; 0: none was.
+    @property
+    def dropped_tombstones_end(self) -> int: ...

@@ -113,7 +113,7 @@ def whole_batches(data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("slots", [3, 5, 11, 1000])
+@pytest.mark.parametrize("slots", [6, 8, 14, 1000])
 def test_the_core_keeps_what_the_oracle_keeps(slots: int) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -137,7 +137,7 @@ def test_the_core_keeps_what_the_oracle_keeps(slots: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("slots", "batches"), [(3, 5), (20, 20)])
+@pytest.mark.parametrize(("slots", "batches"), [(6, 5), (20, 20)])
 def test_rounds_of_a_tiny_map_come_to_the_fold_of_all_rows(slots: int, batches: int) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")

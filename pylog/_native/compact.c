@@ -36,13 +36,23 @@ static bool is_past_horizon(const plog_filter *filter, const plog_batch_header *
            filter->now >= header->base_timestamp;
 }
 
-static bool is_kept(const plog_filter *filter, const candidate *record)
+static bool is_kept(plog_filter *filter, const candidate *record)
 {
     if (record->offset >= filter->map_end) {
         return true;
     }
-    return record->has_key && record->offset >= plog_key_map_find(filter->map, &record->hash) &&
-           !(record->is_tombstone && is_past_horizon(filter, &record->plan->header));
+    if (!record->has_key) {
+        filter->keyless_records++;
+        return false;
+    }
+    if (record->offset < plog_key_map_find(filter->map, &record->hash)) {
+        return false;
+    }
+    if (record->is_tombstone && is_past_horizon(filter, &record->plan->header)) {
+        filter->dropped_tombstones_end = record->offset + 1;
+        return false;
+    }
+    return true;
 }
 
 static void judge(plog_filter *filter, candidate_group *group)
@@ -52,7 +62,6 @@ static void judge(plog_filter *filter, candidate_group *group)
         batch_plan *plan = record->plan;
         *record->kept = is_kept(filter, record);
         if (!*record->kept) {
-            filter->keyless_records += !record->has_key;
             continue;
         }
         if (plan->kept_count == 0) {

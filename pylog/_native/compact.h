@@ -89,6 +89,7 @@ typedef struct {
     int64_t next_offset; /* behind the last batch that was looked at */
     /* ---- counted */
     int64_t records_read, records_kept, keyless_records, emptied_batches, horizons_set;
+    int64_t dropped_tombstones_end; /* behind the last one whose horizon was past; 0: none */
 } plog_filter;
 
 /* Filter whole batches of `data` into `out`.

@@ -6,10 +6,15 @@
  * the very end, which is a few hundred slots at that load; a map that runs out of it is full. */
 enum { LOAD_TENTHS = 9, SPILL_SHARE = 8, SPILL_MAX_SLOTS = 1024 };
 
+static void clear(plog_key_slot *slots, size_t count)
+{
+    memset(slots, 0xff, count * sizeof *slots);
+}
+
 static void set_size(plog_key_map *map, plog_key_slot *slots, size_t slot_count)
 {
     assert(slot_count >= PLOG_KEY_MAP_MIN_SLOTS);
-    size_t spill = slot_count / SPILL_SHARE + 2;
+    size_t spill = slot_count / SPILL_SHARE + 1 + PLOG_KEY_MAP_STEP;
     spill = spill < SPILL_MAX_SLOTS ? spill : SPILL_MAX_SLOTS;
     map->slots = slots;
     map->slot_count = slot_count;
@@ -23,14 +28,14 @@ void plog_key_map_begin(plog_key_map *map, const uint8_t secret[PLOG_SECRET_BYTE
     plog_secret_load(&map->secret, secret);
     set_size(map, slots, slot_count);
     map->count = 0;
-    memset(slots, 0, slot_count * sizeof *slots);
+    clear(slots, slot_count);
 }
 
 void plog_key_map_grow(plog_key_map *map, plog_key_slot *slots, size_t slot_count)
 {
     size_t source = slot_count, end = 0;
     for (size_t i = map->slot_count; i-- > 0;) {
-        if (slots[i].end_offset != 0) {
+        if (slots[i].offset >= 0) {
             slots[--source] = slots[i];
         }
     }
@@ -41,32 +46,32 @@ void plog_key_map_grow(plog_key_map *map, plog_key_slot *slots, size_t slot_coun
         const plog_key_slot moved = slots[source];
         const size_t home = (size_t)(plog_key_map_home(map, &moved.hash) - slots);
         const size_t target = home > end ? home : end;
-        assert(target <= source && target < slot_count - 1);
-        memset(slots + end, 0, (target - end) * sizeof *slots);
+        assert(target <= source && target < slot_count - PLOG_KEY_MAP_STEP);
+        clear(slots + end, target - end);
         slots[target] = moved;
         end = target + 1;
     }
-    memset(slots + end, 0, (slot_count - end) * sizeof *slots);
+    clear(slots + end, slot_count - end);
 }
 
 plog_status plog_key_map_put(plog_key_map *map, const plog_key_hash *hash, int64_t offset)
 {
-    assert(offset >= 0 && offset < INT64_MAX);
+    assert(offset >= 0);
     plog_key_slot *slot = map->slots + (plog_key_map_seek(map, hash) - map->slots);
-    if (plog_key_slot_holds(slot, hash)) {
-        slot->end_offset = slot->end_offset > offset ? slot->end_offset : offset + 1;
+    if (slot->offset >= 0 && plog_key_slot_has(slot, hash)) {
+        slot->offset = slot->offset > offset ? slot->offset : offset;
         return PLOG_OK;
     }
-    const plog_key_slot *last = map->slots + map->slot_count - 1;
+    const plog_key_slot *end = map->slots + map->slot_count - PLOG_KEY_MAP_STEP;
     plog_key_slot *empty = slot;
-    while (empty->end_offset != 0) {
+    while (empty->offset >= 0) {
         empty++;
     }
-    if (empty == last || map->count >= map->limit) {
+    if (empty == end || map->count >= map->limit) {
         return PLOG_NO_ROOM;
     }
     memmove(slot + 1, slot, (size_t)(empty - slot) * sizeof *slot);
-    *slot = (plog_key_slot){*hash, offset + 1};
+    *slot = (plog_key_slot){*hash, offset};
     map->count++;
     return PLOG_OK;
 }

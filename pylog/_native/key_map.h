@@ -1,15 +1,15 @@
 /* The newest offset of each key, in memory of a fixed size.
  *
  * A key is its 128-bit hash.  Slots are probed one after another, and stand in the order of their
- * hashes:
+ * hashes; an empty one has the greatest hash there is:
  *
- *     home(h) = h.high * homes / 2**64        position >= home, and ascending with h.high
+ *     home(h) = h.high * homes / 2**64        position >= home, and ascending with h
  *
- *     | homes ................................... | spill ... | empty |
+ *     | homes ................................... | spill ... | four empty ones |
  *
- * so a search ends at the first greater hash whether the key is there or not, and the map grows in
- * place: all entries are pushed to the end and dealt out again from the front.  What is displaced
- * at the end stands in the spill; the last slot stays empty and ends every search.
+ * so a search ends at the first hash that is not less whether the key is there or not, and the map
+ * grows in place: all entries are pushed to the end and dealt out again from the front.  What is
+ * displaced at the end stands in the spill.
  *
  * Knows: hashes and offsets.  Must not know: batches.  Allocates nothing, takes no lock.
  * Source: ordered linear probing, Amble and Knuth, "Ordered hash tables" (1974).
@@ -21,12 +21,15 @@
 
 typedef struct {
     plog_key_hash hash;
-    int64_t end_offset; /* behind the newest record of the key; 0: the slot is empty */
+    int64_t offset; /* of the newest record of the key; -1: the slot is empty, all bits are set */
 } plog_key_slot;
 static_assert(sizeof(plog_key_slot) == 24, "as many entries fit as in Kafka's map");
 
-/* One home, one slot of spill and the empty one; fewer hold nothing. */
-enum { PLOG_KEY_MAP_MIN_SLOTS = 3 };
+/* Slots that are compared at a time; so many stay empty at the end. */
+enum { PLOG_KEY_MAP_STEP = 4 };
+
+/* One home, one slot of spill and the empty ones. */
+enum { PLOG_KEY_MAP_MIN_SLOTS = 2 + PLOG_KEY_MAP_STEP };
 
 typedef struct {
     plog_secret secret;
@@ -61,31 +64,36 @@ static inline void plog_key_map_prefetch(const plog_key_map *map, const plog_key
     __builtin_prefetch(plog_key_map_home(map, hash));
 }
 
-/* The first slot that is empty or whose hash is not less.  No search leaves the slots: the last one
- * is empty. */
+/* The first slot whose hash is not less; an empty one has the greatest.  Four slots are compared
+ * at a time and without a branch, because none could be foreseen.  No search leaves the slots: the
+ * last ones are empty. */
 static inline const plog_key_slot *plog_key_map_seek(const plog_key_map *map,
                                                      const plog_key_hash *hash)
 {
     const plog_key_slot *slot = plog_key_map_home(map, hash);
-    while (slot->end_offset != 0 && slot->hash.high < hash->high) {
-        slot++;
-    }
-    while (slot->end_offset != 0 && slot->hash.high == hash->high && slot->hash.low < hash->low) {
+    unsigned less;
+    do {
+        less = (unsigned)(slot[0].hash.high < hash->high) + (slot[1].hash.high < hash->high) +
+               (slot[2].hash.high < hash->high) + (slot[3].hash.high < hash->high);
+        slot += less;
+    } while (less == PLOG_KEY_MAP_STEP);
+    while (slot->hash.high == hash->high && slot->hash.low < hash->low) {
         slot++;
     }
     return slot;
 }
 
-static inline bool plog_key_slot_holds(const plog_key_slot *slot, const plog_key_hash *hash)
+/* An empty slot may hold the greatest hash, and is told by its offset. */
+static inline bool plog_key_slot_has(const plog_key_slot *slot, const plog_key_hash *hash)
 {
-    return slot->end_offset != 0 && slot->hash.high == hash->high && slot->hash.low == hash->low;
+    return slot->hash.high == hash->high && slot->hash.low == hash->low;
 }
 
 /* The newest offset that was noted for the key; -1: none was. */
 static inline int64_t plog_key_map_find(const plog_key_map *map, const plog_key_hash *hash)
 {
     const plog_key_slot *slot = plog_key_map_seek(map, hash);
-    return plog_key_slot_holds(slot, hash) ? slot->end_offset - 1 : -1;
+    return plog_key_slot_has(slot, hash) ? slot->offset : -1;
 }
 
 #endif

@@ -338,6 +338,9 @@ static PyGetSetDef filter_getters[] = {
     {"emptied_batches", get_integer, NULL, "Of which only the header was kept.",
      FIELD(emptied_batches)},
     {"horizons_set", get_integer, NULL, "Batches that got a delete horizon.", FIELD(horizons_set)},
+    {"dropped_tombstones_end", get_integer, NULL,
+     "After the last tombstone that was dropped because its horizon was past.",
+     FIELD(dropped_tombstones_end)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -348,7 +348,7 @@ static PyObject *key_hash(PyObject *module, PyObject *args)
 
 static PyMethodDef functions[] = {
     {"key_hash", key_hash, METH_VARARGS,
-     "SipHash-2-4 of 128 bits of a key: its two little-endian words."},
+     "SipHash-1-3 of 128 bits of a key: its two little-endian words."},
     {NULL, NULL, 0, NULL},
 };
 
