@@ -56,7 +56,6 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
 
 # Folders whose inner order is fixed, bottom up.  In other folders any module may import any other.
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "groups": ("facts", "wire", "schemas", "assignors", "__init__"),
     "errors": ("base", "usage", "consumers", "disk", "appends", "groups", "tables", "__init__"),
     "storage": (
         "files",
@@ -97,6 +96,20 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "compacted",
         "timed",
         "partition",
+        "__init__",
+    ),
+    "groups": (
+        "facts",
+        "wire",
+        "schemas",
+        "assignors",
+        "state",
+        "membership",
+        "liveness",
+        "view",
+        "coordinator",
+        "member",
+        "administration",
         "__init__",
     ),
 }
