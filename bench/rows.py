@@ -41,6 +41,8 @@ ROWS: tuple[Row, ...] = (
     Row("append one by one, fsync", "append fsync", "pylog", "fdatasync", _RECORDS, 0.9),
     Row("16 threads, fsync", "group commit", "pylog-16-threads", "pylog-1-thread", _RECORDS, 4.0),
     Row("iterate records", "sequential", "pylog", "lmdb", _RECORDS, 1.2),
+    Row("consume 6 partitions", "consume", "consumer", "log.read", _RECORDS, 0.8),
+    Row("poll 6 partitions", "consume", "consumer-poll", "log.read", _RECORDS, 0.4),
     Row("read_columns", "columns", "pylog", "os.read", _BYTES, 0.4),
     Row("random read", "random", "pylog", "os.pread", _RECORDS, 0.25),
     Row("random read, many records", "random growth", "pylog-many", "pylog-few",

@@ -17,11 +17,14 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval
 
 import pylog
 from pylog import Consumer, Log
+from pylog import consumer as consumer_module
 from pylog.errors import ClosedError, ConcurrentUseError, WakeupError
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    # Whoever is not woken sleeps past the end of the test.
+    monkeypatch.setattr(consumer_module, "LOOK_AGAIN_SECONDS", 3600.0)
     with pylog.open(tmp_path) as log:
         log.create_topic("t", partitions=2, durability="os")
         yield log
@@ -84,9 +87,7 @@ def test_an_interrupt_ends_a_wait_and_nothing_is_lost(
     assert len(consumer.poll(0)) == 1
 
 
-def test_with_its_log_a_consumer_is_closed_and_its_wait_ends(tmp_path: Path) -> None:
-    log = pylog.open(tmp_path)
-    log.create_topic("t")
+def test_with_its_log_a_consumer_is_closed_and_its_wait_ends(log: Log) -> None:
     consumer = log.consumer("t")
     is_waiting = told_when_waiting(consumer)
 

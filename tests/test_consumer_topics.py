@@ -30,7 +30,8 @@ def log(tmp_path: Path) -> Iterator[Log]:
 def test_topics_that_match_the_pattern_are_read_also_those_made_later(log: Log) -> None:
     make(log, "orders-de", records=1)
     make(log, "myorders-de", records=1)
-    consumer = log.consumer(pattern="orders-.*")
+    make(log, "orders-de.old", records=1)
+    consumer = log.consumer(pattern="orders-[a-z]*")
     assert [record.topic for record in consumer.poll(0)] == ["orders-de"]
     assert consumer.subscription() == {"orders-de"}
     make(log, "orders-fr", 2, records=1)
@@ -151,6 +152,18 @@ def test_partitions_that_are_assigned_are_read_and_no_others(log: Log) -> None:
     log.topic("a").add_partitions(5)
     append(log.topic("a"), 4, 1)
     assert consumer.poll(0) == []
+
+
+def test_a_loop_gets_nothing_more_of_what_was_unsubscribed_in_it(log: Log) -> None:
+    make(log, "a", records=3000)
+    make(log, "b", records=1)
+    consumer = log.consumer("a")
+    seen = []
+    for record in consumer.records(timeout=0):
+        seen.append((record.topic, record.offset))
+        if record.offset == 1500:
+            consumer.subscribe("b")
+    assert seen == [*(("a", offset) for offset in range(1501)), ("b", 0)]
 
 
 @pytest.mark.parametrize("end", [Consumer.unsubscribe, lambda consumer: consumer.assign(())])
