@@ -154,6 +154,11 @@ static plog_status compress_and_write(const batch_filter *self, request *asked,
 {
     const size_t len = header->size - PLOG_BATCH_HEADER_BYTES;
     plog_status status = PLOG_INTERRUPTED;
+    if (self->compress == NULL) {
+        PyErr_SetString(plog_state_of((PyObject *)self)->errors[PLOG_INVALID_RECORD_ERROR],
+                        "the batch is compressed and no compressor was given");
+        return PLOG_INTERRUPTED;
+    }
     PyObject *whole = PyMemoryView_FromObject(scratch); /* strong */
     PyObject *plain = NULL, *packed = NULL;             /* strong */
     if (whole != NULL) {
