@@ -123,7 +123,7 @@ class Engine:
         self._lock_file = _open_lock_file(root)
         memory = _map_lock_file(root)
         self._environment = Environment(
-            lock_file=self._current_lock_file,
+            lock_file=self.current_lock_file,
             boot_identity=self._file_system.boot_identity(),
             descriptors=Descriptors(self._budget),
             clock=system_clock,
@@ -142,7 +142,13 @@ class Engine:
         )
         _engines.add(self)
 
-    def _current_lock_file(self) -> File:
+    def current_lock_file(self) -> File:
+        """Return `pylog.lock`, whose bytes are locks that the kernel drops when a process dies.
+
+        Byte 0: the log is open; 1: its files are made; from 2 on those of partitions (see
+        storage/shared_page.py); from 2**62 on those of groups (see groups/liveness.py).
+        In a forked child another opening of it than the parent's.  Raises ClosedError, OSError.
+        """
         with self._lock:
             if self._lock_file is None:
                 raise ClosedError(f"log {self.path} is closed")

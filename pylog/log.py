@@ -15,6 +15,7 @@ from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
 from pylog.engine import Engine
 from pylog.errors import UnknownTopicOrPartitionError
+from pylog.groups.coordinator import Coordinator
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
 from pylog.records import AppendEvent, Freed, ReadEvent, TableChange
@@ -34,6 +35,7 @@ class Log:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._registry = TopicRegistry(engine)
+        self._coordinator = Coordinator(engine, self._registry)
 
     @property
     def path(self) -> str:

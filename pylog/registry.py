@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 from pylog._native import Events
@@ -117,10 +117,18 @@ class TopicRegistry:
             return self._topic_locked(facts)
 
     def names(self) -> list[str]:
-        """Return the names of all topics that are not being deleted, sorted."""
+        """Return the names of all topics but internal ones that are not being deleted, sorted."""
         with self._lock:
             facts = self._refresh_locked().values()
-            return sorted(topic.name for topic in facts if not topic.is_deleting)
+            names = (topic.name for topic in facts if not topic.is_deleting)
+            return sorted(name for name in names if not layout.is_internal(name))
+
+    def known(self, names: Iterable[str]) -> list[TopicFacts]:
+        """Return what is known of those of these topics that exist."""
+        with self._lock:
+            facts = self._refresh_locked()
+            found = (facts.get(name) for name in names)
+            return [topic for topic in found if topic is not None and not topic.is_deleting]
 
     @property
     def version(self) -> int:
@@ -160,7 +168,23 @@ class TopicRegistry:
     ) -> Topic:
         """Create a topic; see Log.create_topic."""
         _check_arguments(name, partitions, if_exists)
-        facts = TopicFacts(name, uuid.uuid4(), partitions, TopicConfig.from_settings(**settings))
+        config = TopicConfig.from_settings(**settings)
+        return self._create(name, partitions, config, is_new=if_exists == "error")
+
+    def internal(self, name: str, config: TopicConfig) -> Topic:
+        """Return a topic of the log's own, of one partition; created with these settings if new.
+
+        Its settings may be altered as any topic's; it is not among `names`.
+        """
+        with self._lock:
+            facts = self._refresh_locked().get(name)
+            if facts is not None:
+                return self._topic_locked(facts)
+        return self._create(name, 1, config, is_new=False)
+
+    def _create(self, name: str, partitions: int, config: TopicConfig, *, is_new: bool) -> Topic:
+        """Create a topic, or return the one that is there unless `is_new`."""
+        facts = TopicFacts(name, uuid.uuid4(), partitions, config)
         while True:
             with self._lock:
                 known, expected = self._refresh_locked(), self._offset
@@ -168,7 +192,7 @@ class TopicRegistry:
                 if existing is None:
                     _check_collision(name, known)
                 elif not existing.is_deleting:
-                    if if_exists == "ok":
+                    if not is_new:
                         return self._topic_locked(existing)
                     raise TopicExistsError(name)
             if existing is not None:
@@ -187,6 +211,7 @@ class TopicRegistry:
 
     def add_partitions(self, name: str, topic_id: uuid.UUID, total: int) -> None:
         """Give this very topic more partitions; see Topic.add_partitions."""
+        _check_not_internal(name)
         _check_partitions(name, total)
 
         def grown(facts: TopicFacts) -> TopicFacts:
@@ -223,6 +248,7 @@ class TopicRegistry:
         On a full disk, where not even a record fits, the files go first: the call that frees space
         must not need any.  A crash then leaves a topic without records, to be deleted again.
         """
+        _check_not_internal(name)
         has_space = True
         while True:
             with self._lock:
@@ -279,11 +305,15 @@ class TopicRegistry:
 
 def _check_arguments(name: str, partitions: int, if_exists: str) -> None:
     layout.check_topic_name(name)
-    if layout.is_internal(name):
-        raise InvalidTopicError(name, "names that begin with '__' are internal")
+    _check_not_internal(name)
     _check_partitions(name, partitions)
     if if_exists not in ("error", "ok"):
         raise InvalidConfigurationError("if_exists", if_exists, "'error' or 'ok'")
+
+
+def _check_not_internal(name: str) -> None:
+    if layout.is_internal(name):
+        raise InvalidTopicError(name, "names that begin with '__' are internal")
 
 
 def _check_partitions(name: str, partitions: int) -> None:

@@ -107,9 +107,10 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "membership",
         "liveness",
         "view",
-        "coordinator",
+        "group_log",
         "member",
         "administration",
+        "coordinator",
         "__init__",
     ),
 }

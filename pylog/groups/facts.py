@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 # A partition, by the id of its topic: a topic that is made anew has other partitions.
 Place: TypeAlias = tuple[uuid.UUID, int]
@@ -91,8 +91,7 @@ Key: TypeAlias = (
 # ---------------------------------------------------------------- values
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class OffsetValue:
+class OffsetValue(NamedTuple):
     """A committed offset.  Times are milliseconds since the epoch.
 
     leader_epoch, expire_timestamp, topic_id: None where the record does not say.
@@ -176,6 +175,10 @@ class MemberValue:
     assignor: str | None = None
     session_timeout_ms: int | None = None
     is_classic: bool = False
+
+    def subscribed(self, topics: tuple[str, ...], pattern: str | None) -> MemberValue:
+        """Return the same with other topics."""
+        return dataclasses.replace(self, topics=topics, pattern=pattern)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -425,6 +425,11 @@ class PartitionHandle(ABC):
         return self._observer is not None and self._observer.sees_appends
 
     @property
+    def waits_for_sync(self) -> bool:
+        """Whether an append returned only after a sync, as far as was seen by the last one."""
+        return self._waits_for_sync
+
+    @property
     def is_attached(self) -> bool:
         """Whether this process has the partition's files open."""
         return self._attachment is not None

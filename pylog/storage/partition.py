@@ -231,13 +231,14 @@ class Partition(TimedPartition):
                 )
             return self._produced
 
-    def place(self, chunk: Chunk) -> tuple[int, int]:
+    def place(self, chunk: Chunk, expected_offset: int | None = None) -> tuple[int, int]:
         """Append whole batches, all or nothing; return (first, end offset).
 
+        expected_offset: as in `append`, of the first record.
         Does not wait for durability: `wait_durable` does.
         Raises what `append` raises, except for what is wrong with a record.
         """
-        return self._write(chunk, -1)
+        return self._write(chunk, -1 if expected_offset is None else expected_offset)
 
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""

@@ -1,0 +1,97 @@
+"""`Coordinator`: what a log's consumers and administrators use of its groups.
+
+Hands on to those who know: `Membership`, the group log, administration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pylog._native import Events
+from pylog.engine import Engine
+from pylog.errors import NonEmptyGroupError
+from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
+from pylog.groups.group_log import EncodedRecord, GroupLog, check_protocol, check_readable
+from pylog.groups.member import Membership, committed, member_value, offset_records
+from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
+from pylog.groups.view import View
+from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.registry import TopicRegistry
+
+
+class Coordinator:
+    """The groups of a log.  Made once per log; does no I/O before it is used.
+
+    Every method may be called by many threads at once.  Each may raise CorruptionError,
+    ClosedError, OSError, and what writes what `Partition.append` raises.
+    """
+
+    def __init__(self, engine: Engine, registry: TopicRegistry) -> None:
+        self.log = GroupLog(engine, registry)
+
+    @property
+    def events(self) -> Events:
+        """Changes with every append to the log; who waits for a group waits for it."""
+        return self.log.events
+
+    def join(
+        self,
+        group: str,
+        topics: Collection[str],
+        *,
+        pattern: str | None = None,
+        instance_id: str | None = None,
+        session_timeout_ms: int = DEFAULT_SESSION_TIMEOUT_MS,
+        max_poll_interval_ms: int | None = None,
+        assignor: str | Assignor = DEFAULT_ASSIGNOR,
+        client_id: str = "",
+    ) -> Membership:
+        """Join a group as a new member.
+
+        topics: names; some may not exist yet.  pattern: what they were found with, for those who
+        look.  instance_id: who joins with the id of a member takes its place, with what it has;
+        such a member may be away for session_timeout_ms before others get that.
+        max_poll_interval_ms: a member that does not `look` for so long is dropped.  assignor: the
+        one that most members ask for is used.
+        Raises InvalidGroupIdError, InvalidConfigurationError, InconsistentGroupProtocolError,
+        InvalidAssignmentError and what a user's assignor raises.
+        """
+        said = member_value(
+            topics,
+            pattern=pattern,
+            instance_id=instance_id,
+            session_timeout_ms=session_timeout_ms,
+            max_poll_interval_ms=max_poll_interval_ms,
+            assignor=assignor,
+            client_id=client_id,
+        )
+        if not isinstance(assignor, str) and said.assignor is not None:
+            self.log.add_assignor(said.assignor, assignor)
+        return Membership(self.log, group, said)
+
+    def committed(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]:
+        """Return what was committed in a group, None where nothing was."""
+        return committed(self.log, group, partitions)
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit offsets of a group without members, for who reads partitions of its own choice.
+
+        All or nothing.  Raises NonEmptyGroupError, InconsistentGroupProtocolError,
+        InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError.
+        """
+        self.log.check_id(group)
+        now = self.log.clock()
+        records = offset_records(group, offsets, now=now)
+
+        def check(view: View) -> list[EncodedRecord] | None:
+            state = view.groups.get(group)
+            if state is not None:
+                check_readable(state)
+                check_protocol(state)
+                if state.members:
+                    raise NonEmptyGroupError(group, len(state.members))
+            return records or None
+
+        self.log.write(check, now)

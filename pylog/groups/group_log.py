@@ -1,0 +1,356 @@
+"""`GroupLog`: one process's share in running all groups of a log.  No process runs them alone.
+
+Every process replays `__consumer_offsets`.  What it decides is appended only if nothing else was
+appended since what it decided from: check and write are one step, in the append itself.  Who comes
+too late reads what came before and decides anew.  So a member that slept through its own removal
+can do nothing any more: what it wants to write is checked against a view that knows.
+
+Whoever notices does what is due: members whose process died (liveness.py), time-outs, topics that
+changed.  Every such transition is an append, which wakes all who wait on the log's events.
+
+Knows groups, the clock and who lives.  Must not know what consumers do with partitions.
+
+Locks: `lock`, around the view and conditional appends; nothing is waited for while it is held, no
+sync, and no user's function is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection
+from typing import Final
+
+from pylog._native import Events, system_clock
+from pylog.config import TopicConfig
+from pylog.engine import Engine
+from pylog.errors import (
+    CorruptionError,
+    InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    OffsetMismatchError,
+    UnknownTopicOrPartitionError,
+)
+from pylog.groups import membership
+from pylog.groups.assignors import ASSIGNORS, Assignor
+from pylog.groups.facts import MemberValue, TopicShape
+from pylog.groups.liveness import Liveness
+from pylog.groups.schemas import encode_key, encode_value
+from pylog.groups.state import Change, Group, changes_between
+from pylog.groups.view import View
+from pylog.groups.wire import MAX_STRING_BYTES
+from pylog.registry import TopicRegistry
+from pylog.storage.policy import LOOK_AGAIN_SECONDS
+
+OFFSETS_TOPIC: Final = "__consumer_offsets"
+# Segments are small, as all that is in the active one is replayed by who opens the log; a batch may
+# be as large as the transition of some 10,000 members.
+OFFSETS_CONFIG: Final = TopicConfig(
+    cleanup_policy="compact", segment_bytes=16 << 20, max_message_bytes=8 << 20
+)
+
+# What happens to a draft of a group; returns whether its epoch has to rise.
+Event = Callable[[Group], bool]
+EncodedRecord = tuple[bytes, bytes | None]
+
+
+@dataclasses.dataclass(slots=True)
+class _Care:
+    """When this process has to look after a group again that it has members of."""
+
+    topics_version: int = -1
+    group_version: int = -1
+    look_again: float = 0.0
+    is_busy: bool = False
+
+
+class GroupLog:
+    """The groups of a log.  Every method may be called by many threads at once.
+
+    Made once per log; does no I/O before it is used.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: TopicRegistry,
+        *,
+        clock: Callable[[], int] = system_clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.registry = registry
+        self.clock = clock
+        self.liveness = Liveness(engine.current_lock_file)
+        self.forks = 0  # before this process: members of another count are a parent's
+        self._engine = engine
+        self.monotonic = monotonic
+        self.lock = threading.Lock()
+        self._view: View | None = None
+        self._assignors: dict[str, Assignor] = dict(ASSIGNORS)
+        self._cares: dict[str, _Care] = {}
+        engine.fork_listeners.append(self._after_fork)
+
+    def _after_fork(self) -> None:
+        # Another thread of the parent may have been changing any of it.
+        self.forks += 1
+        self.lock = threading.Lock()
+        self._view = None
+        self._cares = {}
+        self.liveness.after_fork()
+
+    @property
+    def events(self) -> Events:
+        """Changes with every append to the log; who waits for a group waits for it."""
+        return self.registry.events
+
+    def check_id(self, group: str) -> None:
+        """Raise InvalidGroupIdError for what cannot be a group's name."""
+        if not group:
+            raise InvalidGroupIdError(group, "a group needs a name")
+        if len(group.encode()) > MAX_STRING_BYTES:
+            raise InvalidGroupIdError(group, f"longer than {MAX_STRING_BYTES} bytes")
+
+    def add_assignor(self, name: str, assignor: Assignor) -> None:
+        """Know an assignor from now on."""
+        self._assignors[name] = assignor
+
+    # ------------------------------------------------------------------ reading
+
+    def view_locked(self, *, create: bool) -> View | None:
+        """Return the view, as of its last refresh; None while nobody ever used a group.
+
+        create: make the topic if it is not there.  The caller holds `lock`.
+        """
+        if self._view is None:
+            try:
+                if create:
+                    topic = self.registry.internal(OFFSETS_TOPIC, OFFSETS_CONFIG)
+                else:
+                    topic = self.registry.get(OFFSETS_TOPIC)
+            except UnknownTopicOrPartitionError:
+                return None
+            self._view = View(topic.partition(0))
+        return self._view
+
+    def read(self, name: str) -> Group | None:
+        """Return a copy of a group as it is now, with its committed offsets; None if unknown.
+
+        Raises CorruptionError when a record of it cannot be read, or of the whole partition;
+        ClosedError, OSError.
+        """
+        with self.lock:
+            view = self.view_locked(create=False)
+            if view is None:
+                return None
+            view.refresh()
+            group = view.groups.get(name)
+            if group is None:
+                return None
+            check_readable(group)
+            copy = group.draft()
+            copy.offsets = dict(group.offsets)
+            return copy
+
+    def names(self) -> list[str]:
+        """Return the names of all groups, sorted.  Raises as `read`."""
+        with self.lock:
+            view = self.view_locked(create=False)
+            if view is None:
+                return []
+            view.refresh()
+            return sorted(view.groups)
+
+    # ------------------------------------------------------------------ writing
+
+    def change(self, name: str, event: Event) -> None:
+        """Let an event happen to a group, with all that follows from it.
+
+        event: called with a draft of the group, perhaps several times, each with a newer one.
+        Raises what it raises; InvalidAssignmentError and what a user's assignor raises; what
+        `Partition.append` raises.  Returns when it is as durable as the topic asks.
+        """
+        while True:
+            before, version = self._snapshot(name)
+            draft = before.draft()
+            is_changed = event(draft)
+            topics = self._topics_of(draft)
+            membership.settle(draft, topics, self._assignors, is_changed=is_changed)
+            changes = changes_between(before, draft)
+            if not changes or self.append(name, version, changes):
+                return
+
+    def _snapshot(self, name: str) -> tuple[Group, tuple[Group | None, int]]:
+        """Return a copy of a group, and what tells whether it is still the same."""
+        with self.lock:
+            view = self.view_locked(create=True)
+            assert view is not None
+            view.refresh()
+            group = view.groups.get(name)
+            if group is None:
+                return Group(name), (None, 0)
+            check_readable(group)
+            check_protocol(group)
+            return group.draft(), (group, group.version)
+
+    def _topics_of(self, group: Group) -> dict[str, TopicShape]:
+        """Return the topics that a group is concerned with, as they are now."""
+        names = {shape.name for shape in group.shapes.values()}
+        for member in group.members.values():
+            if member.said is not None:
+                names.update(member.said.topics)
+        return {
+            facts.name: TopicShape(facts.topic_id, facts.name, facts.partitions)
+            for facts in self.registry.known(names)
+        }
+
+    def append(
+        self, name: str, version: tuple[Group | None, int], changes: Collection[Change]
+    ) -> bool:
+        """Append changes of a group in one batch, unless it changed; return whether it was done.
+
+        Only its committed offsets may be others than when the changes were decided.
+        """
+        now = self.clock()
+        records = [
+            (encode_key(key), None if value is None else encode_value(value))
+            for key, value in changes
+        ]
+
+        def check(view: View) -> list[EncodedRecord] | None:
+            group = view.groups.get(name)
+            is_same = (group, 0 if group is None else group.version) == version
+            return records if is_same else None
+
+        return self.write(check, now)
+
+    def write(self, check: Callable[[View], list[EncodedRecord] | None], now: int) -> bool:
+        """Append records in one batch, decided from the very latest view.
+
+        check: called with the view, perhaps several times; returns the records, None to give up.
+        now: their timestamp.  Returns False when it was given up.
+        Raises what `check` and `Partition.append` raise.
+        """
+        while True:
+            with self.lock:
+                view = self.view_locked(create=True)
+                assert view is not None
+                view.refresh()
+                records = check(view)
+                if records is None:
+                    return False
+                seen = view.offset
+                placed = self._place_locked(view, records, now)
+            if placed:
+                break
+            self.await_others(view, seen)
+        view.partition.wait_durable(seen, seen + len(records))
+        return True
+
+    def _place_locked(self, view: View, records: Collection[EncodedRecord], now: int) -> bool:
+        """Append behind the view and take it in; return False if others appended before."""
+        keys, values = [key for key, _ in records], [value for _, value in records]
+        chunks = view.partition.encode_chunks(values, keys, None, now).chunks
+        assert len(chunks) == 1, "all or nothing"
+        try:
+            _, view_end = view.partition.place(chunks[0], view.offset)
+        except OffsetMismatchError:
+            return False
+        for key, value in records:
+            view.take(key, value, now)
+        view.offset = view_end
+        return True
+
+    def await_others(self, view: View, seen: int) -> None:
+        """See to it that what others appended behind `seen` can be read.
+
+        It becomes visible when it is durable.  Its writer may have been killed before its sync:
+        whoever notices syncs for it, or would try again for ever.
+        """
+        if view.partition.high_watermark <= seen:
+            view.partition.flush()
+
+    # ------------------------------------------------------------------ looking after groups
+
+    def look_after(self, name: str, group: Group) -> None:
+        """Do what is due for a group that this process has members of, if anything is.
+
+        group: as just seen.  One thread at a time does; the others need not wait for it.
+        """
+        care = self._cares.get(name)
+        if care is None:
+            care = self._cares.setdefault(name, _Care())
+        topics_version = self.registry.version
+        now = self.monotonic()
+        is_behind = group.target_epoch < group.epoch and care.group_version != group.version
+        if topics_version == care.topics_version and now < care.look_again and not is_behind:
+            return
+        with self.lock:
+            if care.is_busy:
+                return
+            care.is_busy = True
+        try:
+            care.look_again = now + LOOK_AGAIN_SECONDS
+            care.group_version = group.version
+            self.change(name, self._due)
+            # Only now: what raised is tried again by the next one who looks.
+            care.topics_version = topics_version
+        finally:
+            care.is_busy = False
+
+    def _due(self, draft: Group) -> bool:
+        """Let members go whose process died or whose time is over."""
+        is_changed = False
+        now = self.clock()
+        for member_id in membership.overdue(draft, now=now):
+            is_changed |= membership.leave(draft, member_id, now=now, is_final=True)
+        for member_id, member in list(draft.members.items()):
+            if not member.is_away and not self.liveness.is_alive(draft.name, member_id):
+                is_changed |= membership.leave(draft, member_id, now=now)
+        return is_changed
+
+    # ------------------------------------------------------------------ members
+
+    def new_member(self, name: str, said: MemberValue) -> str:
+        """Let a new member into a group; return its id.
+
+        Raises InvalidGroupIdError, InconsistentGroupProtocolError, and what `change` raises.
+        """
+        self.check_id(name)
+        member_id = uuid.uuid4().hex
+        # Before anybody hears of it: who is not held is taken for dead.
+        self.liveness.hold(name, member_id)
+        try:
+            self.change(
+                name, lambda draft: membership.join(draft, member_id, said, now=self.clock())
+            )
+        except BaseException:
+            self.liveness.release(name, member_id)
+            raise
+        return member_id
+
+    def end_member(self, name: str, member_id: str, *, is_final: bool) -> None:
+        """Let a member leave, if it is there.  Raises what `change` raises; it is dead then."""
+
+        def event(draft: Group) -> bool:
+            if member_id not in draft.members:
+                return False
+            return membership.leave(draft, member_id, now=self.clock(), is_final=is_final)
+
+        try:
+            self.change(name, event)
+        finally:
+            self.liveness.release(name, member_id)
+
+
+def check_readable(group: Group) -> None:
+    """Raise CorruptionError when a record of the group could not be read."""
+    for reason in group.unreadable.values():
+        raise CorruptionError(f"group {group.name!r}: a record cannot be read: {reason}")
+
+
+def check_protocol(group: Group) -> None:
+    """Raise InconsistentGroupProtocolError when members of the classic protocol own the group."""
+    if group.classic is not None and group.classic.members:
+        raise InconsistentGroupProtocolError(group.name, group.classic.protocol_type)

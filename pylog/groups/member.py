@@ -1,0 +1,351 @@
+"""`Membership`: one live member of a group, as its consumer uses it.
+
+Knows what the member may read and commit.  Must not know how it reads, nor what listeners do.
+
+Locks: the group log's, around what a commit is checked against.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
+
+from pylog.errors import (
+    ClosedError,
+    InvalidConfigurationError,
+    OffsetMetadataTooLargeError,
+    StaleMemberEpochError,
+    UnknownMemberIdError,
+)
+from pylog.groups import membership
+from pylog.groups.assignors import Assignor, name_of
+from pylog.groups.facts import MemberKey, MemberValue, OffsetKey, OffsetValue
+from pylog.groups.group_log import EncodedRecord, GroupLog, check_readable
+from pylog.groups.schemas import encode_key, encode_offset, encode_value
+from pylog.groups.state import Group
+from pylog.groups.view import View
+from pylog.records import OffsetAndMetadata, TopicPartition
+
+MAX_METADATA_BYTES: Final = 4096  # Kafka's offset.metadata.max.bytes
+_MAX_INT32: Final = 2**31 - 1
+_PROGRESS_PARTS: Final = 3  # how often in its time a member says that it polls (guessed)
+_NO_PARTITIONS: Final[frozenset[TopicPartition]] = frozenset()
+
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+
+
+class Standing(NamedTuple):
+    """What a member may do now.
+
+    epoch: grows with what it has.  assigned: it may read and commit these.  to_revoke: it still has
+    these, and has to stop reading them, commit what it did, and let them go.
+    """
+
+    epoch: int
+    assigned: frozenset[TopicPartition]
+    to_revoke: frozenset[TopicPartition]
+
+
+def member_value(
+    topics: Collection[str],
+    *,
+    pattern: str | None,
+    instance_id: str | None,
+    session_timeout_ms: int,
+    max_poll_interval_ms: int | None,
+    assignor: str | Assignor,
+    client_id: str,
+) -> MemberValue:
+    """Return what a member says of itself.  Raises InvalidConfigurationError, TypeError."""
+    if isinstance(topics, str):
+        raise TypeError("topics are names, not one str")
+    for name, number in (
+        ("session_timeout_ms", session_timeout_ms),
+        ("max_poll_interval_ms", max_poll_interval_ms),
+    ):
+        if number is not None and not (type(number) is int and 0 <= number <= _MAX_INT32):
+            raise InvalidConfigurationError(name, number, f"an integer in [0, {_MAX_INT32}]")
+    return MemberValue(
+        instance_id=instance_id,
+        client_id=client_id,
+        client_host=f"process {os.getpid()}",
+        topics=tuple(sorted(set(topics))),
+        pattern=pattern,
+        rebalance_timeout_ms=max_poll_interval_ms,
+        assignor=name_of(assignor),
+        session_timeout_ms=None if instance_id is None else session_timeout_ms,
+    )
+
+
+def check_offset(offset: OffsetAndMetadata) -> bytes:
+    """Return the metadata of an offset that is to be committed, as UTF-8.
+
+    Raises ValueError for a number out of its range, OffsetMetadataTooLargeError, TypeError.
+    """
+    if not 0 <= operator.index(offset.offset) < 2**63:
+        raise ValueError(f"offset {offset.offset}: expected one in [0, 2**63)")
+    epoch = offset.leader_epoch
+    if epoch is not None and not 0 <= operator.index(epoch) <= _MAX_INT32:
+        raise ValueError(f"leader_epoch {epoch}: expected None or one in [0, 2**31)")
+    metadata = offset.metadata.encode()
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise OffsetMetadataTooLargeError(len(metadata), MAX_METADATA_BYTES)
+    return metadata
+
+
+def offset_records(group: str, offsets: Offsets, *, now: int) -> list[EncodedRecord]:
+    """Return the records that commit these offsets.  Raises what `check_offset` raises."""
+    records: list[EncodedRecord] = []
+    for partition, offset in offsets.items():
+        metadata = check_offset(offset)
+        key = encode_key(OffsetKey(group, partition.topic, partition.partition))
+        value = encode_offset(offset.offset, offset.leader_epoch, metadata, now)
+        records.append((key, value))
+    return records
+
+
+class Membership:
+    """A live member.  `look`, `let_go` and `subscribe` are its consumer's; `commit` is anybody's.
+
+    Every method raises UnknownMemberIdError when the member was removed, FencedInstanceIdError when
+    another one took its place, ClosedError when it left or belongs to the parent of this process;
+    CorruptionError when a record of its group cannot be read; OSError.  What writes raises what
+    `Partition.append` raises as well.
+    """
+
+    def __init__(self, log: GroupLog, group: str, said: MemberValue) -> None:
+        """Join the group.  Raises what `GroupLog.new_member` raises."""
+        self.group = group
+        self.instance_id = said.instance_id
+        self.member_id = log.new_member(group, said)
+        self._log = log
+        self._said = said
+        self._forks = log.forks
+        self._is_closed = False
+        self._standing = Standing(-1, _NO_PARTITIONS, _NO_PARTITIONS)
+        self._looked: tuple[Group | None, int] = (None, -1)  # the state that the standing is of
+        # What may be committed, and the state of the group that says so, which may be a later one.
+        self._own: frozenset[TopicPartition] = _NO_PARTITIONS
+        self._state: Group | None = None
+        self._version = -1
+        self._keys: dict[tuple[str, int], bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<Membership {self.member_id} of group {self.group!r}>"
+
+    def _check_open(self) -> None:
+        if self._is_closed or self._forks != self._log.forks:
+            raise ClosedError(f"{self!r} is closed")
+
+    # ------------------------------------------------------------------ what it may do
+
+    def look(self) -> Standing:
+        """Return what the member may do now, after doing what is due in its group.
+
+        The same object until something changes for it.  Without news some copies of marks.
+        """
+        self._check_open()
+        log = self._log
+        with log.lock:
+            group = self._group_locked()
+        log.look_after(self.group, group)
+        self._say_progress(group)
+        with log.lock:
+            group = self._group_locked()
+            looked = self._looked
+            if group is not looked[0] or group.version != looked[1]:
+                self._take_standing_locked(group)
+            return self._standing
+
+    def _group_locked(self) -> Group:
+        """Return the group as it is now."""
+        view = self._log.view_locked(create=True)
+        assert view is not None
+        view.refresh()
+        group = view.groups.get(self.group)
+        if group is None:
+            raise UnknownMemberIdError(self.group, self.member_id)
+        return group
+
+    def _take_standing_locked(self, group: Group) -> None:
+        check_readable(group)
+        member = membership.member_of(group, self.member_id, self.instance_id)
+        standing = Standing(*membership.standing_of(group, member))
+        if standing != self._standing:
+            self._standing = standing
+        self._own = standing.assigned | standing.to_revoke
+        self._state, self._version = self._looked = group, group.version
+
+    def _say_progress(self, group: Group) -> None:
+        """Say now and then that the member polls, if it may be dropped for not doing so."""
+        interval = self._said.rebalance_timeout_ms
+        if interval is None:
+            return
+        member = membership.member_of(group, self.member_id, self.instance_id)
+        now = self._log.clock()
+        if abs(now - member.said_at) < interval // _PROGRESS_PARTS:
+            return
+
+        def check(view: View) -> list[EncodedRecord] | None:
+            latest = view.groups.get(self.group)
+            if latest is None:
+                raise UnknownMemberIdError(self.group, self.member_id)
+            said = membership.member_of(latest, self.member_id, self.instance_id).said
+            assert said is not None
+            key = MemberKey(self.group, self.member_id)
+            return [(encode_key(key), encode_value(said))]
+
+        self._log.write(check, now)
+
+    def let_go(self, partitions: Collection[TopicPartition]) -> Standing:
+        """Say that these are not read any more; return what the member may do now.
+
+        partitions: of those to revoke; others are left as they are.  They are the next owner's from
+        now on.
+        """
+        self._check_open()
+
+        def event(draft: Group) -> bool:
+            membership.member_of(draft, self.member_id, self.instance_id)
+            ids = {shape.name: topic_id for topic_id, shape in draft.shapes.items()}
+            places = {(ids[one.topic], one.partition) for one in partitions if one.topic in ids}
+            membership.let_go(draft, self.member_id, places)
+            return False
+
+        self._log.change(self.group, event)
+        return self.look()
+
+    def subscribe(self, topics: Collection[str], *, pattern: str | None = None) -> Standing:
+        """Want these topics from now on; return what the member may do now.
+
+        Raises InvalidAssignmentError and what a user's assignor raises, with nothing changed.
+        """
+        self._check_open()
+        names = tuple(sorted(set(topics)))
+
+        def event(draft: Group) -> bool:
+            member = membership.member_of(draft, self.member_id, self.instance_id)
+            assert member.said is not None
+            said = self._said.subscribed(names, pattern)
+            return membership.subscribe(draft, self.member_id, said, now=self._log.clock())
+
+        self._log.change(self.group, event)
+        self._said = self._said.subscribed(names, pattern)
+        return self.look()
+
+    def leave(self) -> None:
+        """End: what a dynamic member has is others' at once; a static one is awaited.  Idempotent.
+
+        Raises what `GroupLog.change` raises; the member is dead then, and will be noticed.
+        """
+        if not self._is_closed and self._forks == self._log.forks:
+            self._is_closed = True
+            self._log.end_member(self.group, self.member_id, is_final=False)
+
+    # ------------------------------------------------------------------ offsets
+
+    def commit(self, offsets: Offsets) -> None:
+        """Commit offsets of partitions that the member has; all or nothing.
+
+        Raises StaleMemberEpochError for a partition that it has not, or not without interruption
+        since the last `look`; ValueError, OffsetMetadataTooLargeError.
+        One batch; check and append are one step among all processes.
+        """
+        self._check_open()
+        if not offsets:
+            return
+        now = self._log.clock()
+        records = offset_records(self.group, offsets, now=now)
+
+        def check(view: View) -> list[EncodedRecord]:
+            group = view.groups.get(self.group)
+            for partition in offsets:
+                self._check_own_locked(group, partition)
+            return records
+
+        self._log.write(check, now)
+
+    def commit_one(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        leader_epoch: int | None = None,
+        metadata: str = "",
+    ) -> None:
+        """Commit one offset, as `commit` does; one C append where no sync is waited for."""
+        if self._is_closed or self._forks != self._log.forks:
+            self._check_open()
+        log = self._log
+        one = TopicPartition(topic, partition)
+        encoded = check_offset(OffsetAndMetadata(offset, metadata, leader_epoch))
+        key = self._keys.get(one)
+        if key is None:
+            key = self._keys[one] = encode_key(OffsetKey(self.group, topic, partition))
+        while True:
+            with log.lock:
+                view = log.view_locked(create=True)
+                assert view is not None
+                view.refresh()
+                group = view.groups.get(self.group)
+                self._check_own_locked(group, one)
+                assert group is not None
+                if view.partition.waits_for_sync:
+                    break  # others shall not wait for the sync, but with it
+                now = log.clock()
+                value = encode_offset(offset, leader_epoch, encoded, now)
+                seen = view.offset
+                if view.append_one(key, value, now):
+                    group.offsets[one] = OffsetValue(offset, leader_epoch, metadata, now)
+                    return
+            log.await_others(view, seen)
+        self.commit({one: OffsetAndMetadata(offset, metadata, leader_epoch)})
+
+    def _check_own_locked(self, group: Group | None, partition: TopicPartition) -> None:
+        """Raise unless the member has a partition as it had it at its last look."""
+        if group is None:
+            raise UnknownMemberIdError(self.group, self.member_id)
+        if group is not self._state or group.version != self._version:
+            self._check_again_locked(group)
+        if partition not in self._own:
+            raise StaleMemberEpochError(
+                self.group, self.member_id, *partition, self._standing.epoch
+            )
+
+    def _check_again_locked(self, group: Group) -> None:
+        """Find out what the member still has of what it had at its last look."""
+        check_readable(group)
+        current = membership.member_of(group, self.member_id, self.instance_id).current
+        epoch = self._standing.epoch
+        kept = {
+            place: since
+            for places in (current.assigned, current.pending)
+            for place, since in places.items()
+            if since <= epoch
+        }
+        self._own = group.named(kept)
+        self._state, self._version = group, group.version
+
+    def committed(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]:
+        """Return what was committed in the group, None where nothing was."""
+        self._check_open()
+        return committed(self._log, self.group, partitions)
+
+
+def committed(
+    log: GroupLog, group: str, partitions: Collection[TopicPartition]
+) -> dict[TopicPartition, OffsetAndMetadata | None]:
+    """Return what was committed in a group, None where nothing was."""
+    state = log.read(group)
+    found: dict[TopicPartition, OffsetAndMetadata | None] = {}
+    for one in partitions:
+        partition = TopicPartition(*one)
+        value = None if state is None else state.offsets.get(partition)
+        found[partition] = value and OffsetAndMetadata(
+            value.offset, value.metadata, value.leader_epoch
+        )
+    return found
