@@ -248,13 +248,13 @@ class TopicRegistry:
         On a full disk, where not even a record fits, the files go first: the call that frees space
         must not need any.  A crash then leaves a topic without records, to be deleted again.
         """
-        _check_not_internal(name)
         has_space = True
         while True:
             with self._lock:
                 facts, expected = self._refresh_locked().get(name), self._offset
             if facts is None or facts.is_deleting:
                 raise UnknownTopicOrPartitionError(name)
+            _check_not_internal(name)
             hidden = dataclasses.replace(facts, is_deleting=True)
             try:
                 if self._commit(name, hidden.encode(), expected):
