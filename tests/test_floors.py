@@ -93,6 +93,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "produced",
         "handle",
         "retention",
+        "dirty",
         "compacted",
         "timed",
         "partition",

@@ -179,7 +179,7 @@ def test_other_cut_names_are_refused(tail: str) -> None:
 def test_cleaned_names_say_which_file_and_which_revision(revision: int) -> None:
     for name in layout.segment_names(42):
         cleaned = layout.cleaned_name(name, revision)
-        assert layout.parse_cleaned_name(cleaned) == (name, revision)
+        assert layout.parse_cleaned_name(cleaned) == (name, 42, revision)
         assert layout.parse_segment_name(cleaned) is None
         assert layout.parse_deleted_name(cleaned) is None
 

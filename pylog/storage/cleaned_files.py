@@ -36,7 +36,7 @@ Locks: everything but opening is done with the page lock held, or by somebody wh
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from pylog.storage import layout
 from pylog.storage.files import Directory, File
@@ -72,20 +72,14 @@ def settle(directory: Directory, segments: Iterable[SegmentFacts]) -> None:
     segments: of the manifest that is published.  Nobody is cleaning, and by the page lock or by
     being alone nobody replaces the manifest meanwhile.  Raises OSError.
     """
-    revisions = {facts.base_offset: facts.revision for facts in segments}
-    for cleaned, name, revision in _cleaned_names(directory):
-        parsed = layout.parse_segment_name(name)
-        assert parsed is not None
+    counting = {facts.identity for facts in segments}
+    for cleaned in directory.names():
+        parsed = layout.parse_cleaned_name(cleaned)
+        if parsed is None:
+            continue
+        name, *identity = parsed
         with contextlib.suppress(FileNotFoundError):
-            if revisions.get(parsed[0]) == revision:
+            if tuple(identity) in counting:
                 directory.rename(cleaned, name)
             else:
                 directory.unlink(cleaned)
-
-
-def _cleaned_names(directory: Directory) -> Iterator[tuple[str, str, int]]:
-    """Yield (name now, Kafka's name, revision) of the files that wait to be put in place."""
-    for cleaned in directory.names():
-        parsed = layout.parse_cleaned_name(cleaned)
-        if parsed is not None:
-            yield cleaned, *parsed

@@ -30,22 +30,21 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from pylog._native import BatchFilter, KeyMap, Marks, Reader
-from pylog.config import NEVER
+from pylog._native import BatchFilter, KeyMap, Reader
 from pylog.errors import ClosedError, PylogError
 from pylog.records import CompactionProgress, CompactionReport
 from pylog.storage import policy
 from pylog.storage.attachment import Attachment
 from pylog.storage.cleaned_files import put_in_place, settle
-from pylog.storage.compaction import CleanedSegment, Source, Work, map_keys, with_cleaned
+from pylog.storage.compaction import CleanedSegment, Run, Source, map_keys, with_cleaned
+from pylog.storage.dirty import DirtyPartition, Plan
 from pylog.storage.encoding import compress_again
-from pylog.storage.lifecycle import IS_DELETED, IS_NEW, active_facts
+from pylog.storage.lifecycle import IS_DELETED, IS_NEW
 from pylog.storage.manifest import Cleaned, Manifest, SegmentFacts
 from pylog.storage.producer_files import load_state
 from pylog.storage.producer_state import EXPIRATION_MS
-from pylog.storage.retention import RetainingPartition
 from pylog.storage.segment import ReplacedError
 from pylog.storage.shared_page import lock_cleaner
 from pylog.storage.tail import full_error
@@ -53,62 +52,9 @@ from pylog.storage.tail import full_error
 logger = logging.getLogger("pylog")
 
 _SECRET_BYTES: Final = 16
-_IN_DOUBT: Final = -1  # to the C core: a time that neither sets nor passes a horizon
 
 
-class Plan(NamedTuple):
-    """What a round goes over.  now: by which tombstones grow old; `_IN_DOUBT` for none."""
-
-    attachment: Attachment
-    manifest: Manifest
-    dirty: policy.DirtyRange
-    now: int
-
-
-class Run:
-    """One compaction while it goes on: how far it is, and what it did."""
-
-    def __init__(
-        self,
-        topic: str,
-        number: int,
-        pace: Callable[[int], object] | None,
-        progress: Callable[[CompactionProgress], object] | None,
-    ) -> None:
-        self._progress = CompactionProgress(topic, number, 0, "map", 0, 0)
-        self._pace = pace
-        self._tell = progress
-        self.start = self.end = 0
-        self.records_kept = self.records_dropped = 0
-
-    @property
-    def rounds(self) -> int:
-        """How many were begun."""
-        return self._progress.round
-
-    def begin(self, phase: str, total_bytes: int) -> None:
-        """Begin with a phase; "map" begins a round."""
-        is_new = phase == "map"
-        number = self.rounds + is_new
-        self._progress = self._progress._replace(
-            round=number, phase=phase, done_bytes=0, total_bytes=total_bytes
-        )
-        if is_new:
-            self.records_kept = 0
-
-    def step(self, size: int) -> None:
-        """Wait until so many bytes may be read or written."""
-        if self._pace is not None:
-            self._pace(size)
-
-    def was_read(self, size: int) -> None:
-        """Tell how far it is."""
-        self._progress = self._progress._replace(done_bytes=self._progress.done_bytes + size)
-        if self._tell is not None:
-            self._tell(self._progress)
-
-
-class CompactedPartition(RetainingPartition):
+class CompactedPartition(DirtyPartition):
     """What of a partition is kept by key."""
 
     _searcher: Reader
@@ -139,7 +85,7 @@ class CompactedPartition(RetainingPartition):
         """
         if self._attached() is None:
             return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
-        with self._cleaner(blocking=True):
+        with self._cleaner(blocking=True), self._keeping_error():
             self.apply_retention()
             if include_active:
                 self._seal_active()
@@ -154,83 +100,11 @@ class CompactedPartition(RetainingPartition):
         """
         if not self.is_compaction_due():
             return None
-        with self._cleaner(blocking=False) as is_taken:
+        with self._cleaner(blocking=False) as is_taken, self._keeping_error():
             # Whoever held the lock until now may have done it.
             if not is_taken or not self.is_compaction_due():
                 return None
             return self._compacted(self._environment.pace, None)
-
-    # ------------------------------------------------------------------ what is dirty
-
-    def is_compaction_due(self) -> bool:
-        """Return whether the topic's settings ask for compaction now.
-
-        Raises what opening raises, ClosedError, OSError.  Reads no more than a batch's header.
-        """
-        config = self.config
-        if "compact" not in config.cleanup_policy.split(","):
-            return False
-        plan = self._plan_round()
-        if plan is None or plan.now == _IN_DOUBT:
-            return False
-        oldest = -1
-        if config.max_compaction_lag_ms != NEVER and plan.dirty.dirty_bytes:
-            oldest = self._oldest_dirty(plan)
-        return policy.is_compaction_due(
-            plan.dirty,
-            min_cleanable_dirty_ratio=config.min_cleanable_dirty_ratio,
-            oldest=oldest,
-            now=plan.now,
-            max_compaction_lag_ms=config.max_compaction_lag_ms,
-        )
-
-    def _oldest_dirty(self, plan: Plan) -> int:
-        """Return when the first dirty record was appended, -1 when that is not known."""
-        segments = plan.attachment.known_segments()
-        place = segments.floor(plan.dirty.start)
-        with contextlib.suppress(ReplacedError):
-            first = segments.segments[place].first_timestamp()
-            return policy.oldest_append(plan.manifest.segments, place, first)
-        return -1
-
-    def dirty_range(self) -> policy.DirtyRange | None:
-        """Return what could be compacted, as far as this process knows; None while nothing is open.
-
-        Takes no lock and makes no system call.  Raises ClosedError.
-        """
-        attachment = self._attachment
-        if attachment is None:
-            return None
-        marks, manifest = attachment.page.marks(), attachment.known_segments().manifest
-        if manifest is None:
-            return None
-        return self._dirty_range(manifest, marks, manifest.clock.trusted)
-
-    def _dirty_range(self, manifest: Manifest, marks: Marks, now: int) -> policy.DirtyRange:
-        return policy.dirty_range(
-            (*manifest.segments[:-1], active_facts(manifest, marks)),
-            cleaned_offset=manifest.cleaned.offset,
-            log_start_offset=marks.log_start_offset,
-            high_watermark=marks.high_watermark,
-            now=now,
-            min_compaction_lag_ms=self.config.min_compaction_lag_ms,
-        )
-
-    def _plan_round(self) -> Plan | None:
-        """Return what a round would go over now; None without records.  Writes nothing."""
-        with self._lock:
-            attachment = self._attached()
-            if attachment is None:
-                return None
-            marks = attachment.page.marks()
-            attachment.check_writable(marks)
-            manifest = attachment.segments(marks).manifest
-            if manifest is None:
-                return None
-            clock, is_trusted = self._judged_clock(manifest, marks, self._environment.clock())
-            # In doubt nothing is old; a time that has passed for sure is what it was last known.
-            dirty = self._dirty_range(manifest, marks, clock.trusted)
-            return Plan(attachment, manifest, dirty, clock.trusted if is_trusted else _IN_DOUBT)
 
     # ------------------------------------------------------------------ the cleaner's lock
 
@@ -251,8 +125,22 @@ class CompactedPartition(RetainingPartition):
             self._cleaner_file, self._cleaner_thread = file, threading.get_ident()
             yield True
         finally:
-            self._cleaner_file = self._cleaner_thread = None
+            self._cleaner_file, self._cleaner_thread = None, None
             file.close()
+
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        """Note an error for who asks later, and say what a full disk means."""
+        try:
+            yield
+        except OSError as error:
+            self.compaction_error = full = full_error(error, self._directory.path) or error
+            if full is error:
+                raise
+            raise full from error
+        except PylogError as error:
+            self.compaction_error = error
+            raise
 
     @contextlib.contextmanager
     def _held(self, attachment: Attachment) -> Iterator[None]:
@@ -285,13 +173,21 @@ class CompactedPartition(RetainingPartition):
         pace: Callable[[int], object] | None,
         progress: Callable[[CompactionProgress], object] | None,
     ) -> CompactionReport:
-        """Compact what is dirty now; the cleaner's lock is held.  Keeps the error, if any."""
-        try:
-            report = self._all_rounds(Run(self.topic, self.number, pace, progress))
-        except (PylogError, OSError) as error:
-            self.compaction_error = error
-            full = full_error(error, self._directory.path) if isinstance(error, OSError) else None
-            raise full or error from error
+        """Compact what is dirty now; the cleaner's lock is held."""
+
+        def step(size: int) -> None:
+            if self._is_closed:
+                raise ClosedError(f"{self!r} was closed while it was compacted")
+            if pace is not None:
+                pace(size)
+
+        run = Run(
+            CompactionProgress(self.topic, self.number, 0, "map", 0, 0),
+            io_bytes=self._environment.cleaner.cleaner_io_buffer_bytes,
+            step=step,
+            tell=progress,
+        )
+        report = self._all_rounds(run)
         self.compaction_error = None
         return report
 
@@ -317,7 +213,7 @@ class CompactedPartition(RetainingPartition):
             partition=self.number,
             start=start,
             end=end,
-            rounds=run.rounds,
+            rounds=run.progress.round,
             records_read=run.records_kept + run.records_dropped,
             records_kept=run.records_kept,
             bytes_before=sum(facts.size for facts in before),
@@ -331,17 +227,16 @@ class CompactedPartition(RetainingPartition):
 
         Raises ReplacedError when what is dirty was deleted meanwhile.
         """
-        attachment, cleaner = plan.attachment, self._environment.cleaner
-        work = Work(cleaner.cleaner_io_buffer_bytes, run.step, run.was_read)
+        attachment, environment = plan.attachment, self._environment
         key_map = KeyMap(
-            self._environment.random_bytes(_SECRET_BYTES),
-            cleaner.dedupe_buffer_bytes,
-            self._environment.decompress,
+            environment.random_bytes(_SECRET_BYTES),
+            environment.cleaner.dedupe_buffer_bytes,
+            environment.decompress,
         )
         dirty = plan.dirty
         run.begin("map", dirty.dirty_bytes)
         sources = self._sources(attachment, dirty.start, dirty.end)
-        end = map_keys(key_map, sources, first_offset=dirty.start, work=work)
+        end = map_keys(key_map, sources, first_offset=dirty.start, run=run)
         self._wait_durable(dirty.start, end)
         kept_offsets = self._kept_offsets(attachment)
         groups = collections.deque(self._groups(plan.manifest, end))
@@ -354,10 +249,10 @@ class CompactedPartition(RetainingPartition):
                 delete_retention_ms=self.config.delete_retention_ms,
                 round_end=dirty.end,
                 kept_offsets=kept_offsets,
-                decompress=self._environment.decompress,
+                decompress=environment.decompress,
                 compress=compress_again(self.config),
             )
-            if not self._clean(attachment, group, batch_filter, work):
+            if not self._clean(attachment, group, batch_filter, run):
                 # Deleted meanwhile: what is left of it is put together anew.
                 manifest = self._manifest(attachment)
                 left = self._groups(manifest, end)
@@ -367,7 +262,7 @@ class CompactedPartition(RetainingPartition):
                 continue
             run.records_kept += batch_filter.records_kept
             run.records_dropped += batch_filter.records_read - batch_filter.records_kept
-        self._set_cleaned(attachment, Cleaned(end, self._environment.clock()))
+        self._set_cleaned(attachment, Cleaned(end, environment.clock()))
         return end
 
     def _groups(self, manifest: Manifest, end_offset: int) -> list[tuple[SegmentFacts, ...]]:
@@ -418,7 +313,7 @@ class CompactedPartition(RetainingPartition):
         attachment: Attachment,
         group: Sequence[SegmentFacts],
         batch_filter: BatchFilter,
-        work: Work,
+        run: Run,
     ) -> bool:
         """Write a group anew and let it count; return False if parts of it are gone by then."""
         sources = self._sources(attachment, group[0].base_offset, group[-1].base_offset + 1)
@@ -436,7 +331,7 @@ class CompactedPartition(RetainingPartition):
             cleaned.create()
         is_committed = False
         try:
-            cleaned.fill(batch_filter, work)
+            cleaned.fill(batch_filter, run)
             is_committed = cleaned.is_changed and self._commit(attachment, group, cleaned)
             return is_committed or not cleaned.is_changed
         except ReplacedError:

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from pylog import _native
 from pylog._native import BatchFilter, KeyMap, Scanner
 from pylog.errors import CorruptRangeError
+from pylog.records import CompactionProgress
 from pylog.storage import layout
 from pylog.storage.files import Directory, File
 from pylog.storage.manifest import Manifest, SegmentFacts
@@ -40,27 +41,52 @@ class Source(NamedTuple):
     end_offset: int
 
 
-class Work(NamedTuple):
-    """How a round reads and writes.
+class Run:
+    """One compaction while it goes on: how it reads and writes, how far it is, and what it did.
 
-    io_bytes: of a piece.  step: told of the bytes that are about to be read or written.  was_read:
-    told of those that were read.  What either raises ends the round.
+    io_bytes: of a piece.  step: told of the bytes that are about to be read or written.  tell: told
+    of the progress.  What either raises ends the run.
     """
 
-    io_bytes: int
-    step: Callable[[int], None]
-    was_read: Callable[[int], None]
+    def __init__(
+        self,
+        progress: CompactionProgress,
+        *,
+        io_bytes: int,
+        step: Callable[[int], None],
+        tell: Callable[[CompactionProgress], object] | None,
+    ) -> None:
+        self.progress = progress
+        self.io_bytes = io_bytes
+        self.step = step
+        self._tell = tell
+        self.records_kept = self.records_dropped = 0
+
+    def begin(self, phase: str, total_bytes: int) -> None:
+        """Begin with a phase; "map" begins a round, in which what is kept is counted anew."""
+        number = self.progress.round
+        if phase == "map":
+            number, self.records_kept = number + 1, 0
+        self.progress = self.progress._replace(
+            round=number, phase=phase, done_bytes=0, total_bytes=total_bytes
+        )
+
+    def was_read(self, size: int) -> None:
+        """Tell how far it is."""
+        self.progress = self.progress._replace(done_bytes=self.progress.done_bytes + size)
+        if self._tell is not None:
+            self._tell(self.progress)
 
 
 class _Pieces:
     """Reads the batches of a segment in large pieces, as whoever takes them in asks for more."""
 
-    def __init__(self, source: Source, work: Work) -> None:
+    def __init__(self, source: Source, run: Run) -> None:
         self.segment = source.segment
         self.file = source.segment.file()
         self._size = source.segment.facts.size
-        self._work = work
-        self._buffer = bytearray(min(work.io_bytes, max(self._size, 1)))
+        self._run = run
+        self._buffer = bytearray(min(run.io_bytes, max(self._size, 1)))
         self.position = 0
 
     def read(self) -> memoryview | None:
@@ -68,11 +94,11 @@ class _Pieces:
         count = min(len(self._buffer), self._size - self.position)
         if count <= 0:
             return None
-        self._work.step(count)
+        self._run.step(count)
         view = memoryview(self._buffer)[:count]
         if self.file.pread_into(view, self.position) < count:
             raise self.damage(REASONS[_native.END])
-        self._work.was_read(count)
+        self._run.was_read(count)
         return view
 
     def advance(self, taken: int, needed: int) -> None:
@@ -102,14 +128,14 @@ class _Pieces:
         return CorruptRangeError(facts.base_offset, last, self.segment.path, self.position, reason)
 
 
-def map_keys(key_map: KeyMap, sources: Sequence[Source], *, first_offset: int, work: Work) -> int:
+def map_keys(key_map: KeyMap, sources: Sequence[Source], *, first_offset: int, run: Run) -> int:
     """Pass 1: take in the keys at and above `first_offset`; return the offset up to which all are.
 
     Raises CorruptRangeError, ReplacedError, InvalidRecordError and MissingExtraError for what
     cannot be decompressed, OSError.  Source: Kafka Cleaner.buildOffsetMap.
     """
     for source in sources:
-        pieces = _Pieces(source, work)
+        pieces = _Pieces(source, run)
         while (piece := pieces.read()) is not None:
             with pieces.naming_damage():
                 status, taken, needed = key_map.add_batches(
@@ -154,14 +180,14 @@ class CleanedSegment:
             self._files.append(file)
             file.truncate(0)  # a dead process may have left one
 
-    def fill(self, batch_filter: BatchFilter, work: Work) -> None:
+    def fill(self, batch_filter: BatchFilter, run: Run) -> None:
         """Pass 2: write what stays of the sources.  Raises what `map_keys` raises.
 
         Source: Kafka Cleaner.cleanSegments.
         """
-        out = bytearray(_RESERVED_PER_BYTE * work.io_bytes)
+        out = bytearray(_RESERVED_PER_BYTE * run.io_bytes)
         for source in self._sources:
-            pieces = _Pieces(source, work)
+            pieces = _Pieces(source, run)
             while (piece := pieces.read()) is not None:
                 start, status = 0, _native.NO_ROOM
                 while status == _native.NO_ROOM:
@@ -169,7 +195,7 @@ class CleanedSegment:
                         status, start, written, needed = batch_filter.filter(
                             piece, out, start, end_offset=source.end_offset
                         )
-                    self._write(memoryview(out)[:written], work)
+                    self._write(memoryview(out)[:written], run)
                     if status == _native.NO_ROOM and written == 0:
                         out = bytearray(needed)
                 pieces.advance(start, needed)
@@ -179,10 +205,10 @@ class CleanedSegment:
         dropped = self.records_read - self.records_kept
         self._is_changed |= dropped + batch_filter.horizons_set > 0 or self.size != size
 
-    def _write(self, data: memoryview, work: Work) -> None:
+    def _write(self, data: memoryview, run: Run) -> None:
         if not data:
             return
-        work.step(len(data))
+        run.step(len(data))
         position = self._scanner.position
         assert position + len(data) <= _LONGEST_LOG, "a cleaned segment outgrew its index"
         # Checked before it is written: what is wrong now would be believed for good.

@@ -108,7 +108,7 @@ def _look(directory: Directory, lock_file: File | None) -> tuple[PartitionReport
     findings += _state_findings(directory.path, moment, reports)
     for segment in reports:
         findings += segment.findings
-    findings += _epoch_findings(directory, moment, reports)
+    findings += _epoch_findings(directory, moment, extents, reports)
     findings += _stray_findings(directory, moment)
     manifest, marks = moment.manifest, moment.marks
     end = reports[-1].end_offset if reports else 0
@@ -134,7 +134,7 @@ def records_of(directory: Directory, lock_file: File | None) -> Iterator[Record]
     """
     moment, _ = take_moment(directory, lock_file)
     for extent in extents_of(moment):
-        file = directory.open(layout.log_name(extent.base_offset))
+        file = extent.open(directory, layout.log_name(extent.base_offset))
         try:
             batches, _ = scan(file, new_scanner(extent), extent)
             yield from records_in(file, batches)
@@ -221,6 +221,7 @@ def extents_of(moment: Moment) -> list[Extent]:
             index_entries=facts.index_entries,
             time_entries=facts.time_entries,
             is_compacted=facts.is_compacted,
+            revision=facts.revision,
         )
         for facts in moment.manifest.segments
     ]
@@ -246,8 +247,8 @@ def _published(extent: Extent, marks: Marks) -> Extent:
     if extent.base_offset > marks.base_offset:
         # A roll was committed after the marks were copied: nothing of it is known.
         return dataclasses.replace(extent, rest=Rest.OTHERS, is_index_due=False)
-    if extent.base_offset < marks.base_offset:
-        return extent
+    if extent.base_offset < marks.base_offset or extent.revision > 0:
+        return extent  # cleaned, perhaps since the marks were copied
     return dataclasses.replace(
         extent,
         end_offset=marks.log_end_offset,
@@ -314,7 +315,10 @@ def _state_findings(
 
 
 def _epoch_findings(
-    directory: Directory, moment: Moment, reports: Sequence[SegmentReport]
+    directory: Directory,
+    moment: Moment,
+    extents: Sequence[Extent],
+    reports: Sequence[SegmentReport],
 ) -> Iterator[Finding]:
     """Compare leader-epoch-checkpoint with the epochs that the batches carry."""
     name = layout.LEADER_EPOCH_CHECKPOINT
@@ -344,10 +348,16 @@ def _epoch_findings(
             said = "none" if known is None else f"{known}"
             message = f"says leader epoch {said} at offset {offset}, the batch there says {epoch}"
             yield Finding(path=path, message=message, is_damage=is_due)
-    starts = {offset for _, offset in found}
+    if not found:
+        return
+    starts, first, end = {offset for _, offset in found}, found[0][1], reports[-1].end_offset
     for epoch, start in epochs.entries:
-        is_inside = found and found[0][1] <= start < reports[-1].end_offset
-        if is_inside and start not in starts and found[0][1] != start:
+        # Of a compacted segment the batch may be gone with which an epoch began.
+        is_checked = first < start < end and not any(
+            extent.is_compacted and extent.base_offset <= start < extent.end_offset
+            for extent in extents
+        )
+        if is_checked and start not in starts:
             message = f"says leader epoch {epoch} begins at {start}, no batch does"
             yield Finding(path=path, message=message, is_damage=is_due)
 
@@ -363,7 +373,7 @@ def _stray_findings(directory: Directory, moment: Moment) -> Iterator[Finding]:
     for name in directory.names():
         path = f"{directory.path}/{name}"
         segment = layout.parse_segment_name(name)
-        cut = layout.parse_cut_name(name)
+        cut, cleaned = layout.parse_cut_name(name), layout.parse_cleaned_name(name)
         is_own = name in _OWN_NAMES or layout.parse_snapshot_name(name) is not None
         if is_own or (segment is not None and segment[0] in listed):
             if name == layout.PARTITION_METADATA:
@@ -371,6 +381,8 @@ def _stray_findings(directory: Directory, moment: Moment) -> Iterator[Finding]:
         elif layout.parse_deleted_name(name) is not None:
             message = "waits for its removal; no record counts on it"
             yield Finding(path=path, message=message, is_damage=False)
+        elif cleaned is not None:
+            yield Finding(path=path, message=_cleaned_message(manifest, *cleaned), is_damage=False)
         elif cut is not None:
             message = f"was cut off by recovery at position {cut[1]}; no record counts on it"
             yield Finding(path=path, message=message, is_damage=False)
@@ -384,6 +396,14 @@ def _stray_findings(directory: Directory, moment: Moment) -> Iterator[Finding]:
             yield Finding(path=path, message=message, is_damage=False)
         else:
             yield Finding(path=path, message="is not a file of a partition", is_damage=False)
+
+
+def _cleaned_message(manifest: Manifest | None, name: str, base_offset: int, revision: int) -> str:
+    """Say what a file is that compaction wrote, and that is not called by Kafka's name yet."""
+    segments = () if manifest is None else manifest.segments
+    if any(facts.identity == (base_offset, revision) for facts in segments):
+        return f"counts; the next open or compaction puts it in the place of {name}"
+    return "is being written by a compaction, or was left by one; no record counts on it"
 
 
 def _unlisted_findings(directory: Directory, name: str, *, is_later: bool) -> Iterator[Finding]:

@@ -49,7 +49,17 @@ _APPEND_TIME, _TRANSACTIONAL, _CONTROL, _DELETE_HORIZON = 8, 16, 32, 64
 
 def is_known(name: str) -> bool:
     """Return whether a file of this name can be told about."""
-    return name in _TEXTS or name == STATE_NAME or layout.parse_segment_name(name) is not None
+    if name in _TEXTS or name == STATE_NAME:
+        return True
+    return _segment_file(name) is not None
+
+
+def _segment_file(name: str) -> tuple[int, str, int] | None:
+    """Return (base offset, Kafka's name, revision or 0) of a segment's file; None for another."""
+    cleaned, parsed = layout.parse_cleaned_name(name), layout.parse_segment_name(name)
+    if cleaned is not None:
+        return cleaned[1], cleaned[0], cleaned[2]
+    return None if parsed is None else (parsed[0], name, 0)
 
 
 def inspect_file(
@@ -61,41 +71,48 @@ def inspect_file(
     with_records: the records of each batch of a `.log` follow it.
     Raises OSError.  O(bytes), two passes over a `.log`.
     """
-    parsed = layout.parse_segment_name(name)
+    found = _segment_file(name)
     if name in _TEXTS:
         yield from _text(directory, name)
-    elif parsed is None:
+    elif found is None:
         yield from _state(directory, lock_file)
-    elif parsed[1] == ".log":
-        yield from _log(directory, parsed[0], lock_file, with_records=with_records)
     else:
-        yield from _index(directory, name, parsed[0], lock_file)
+        base_offset, kafka_name, revision = found
+        extent = _extent(directory, kafka_name, base_offset, revision, lock_file)
+        if layout.parse_log_name(kafka_name) is not None:
+            yield from _log(directory, extent, with_records=with_records)
+        else:
+            yield from _index(directory, kafka_name, extent)
 
 
-def _extent(directory: Directory, base_offset: int, lock_file: File | None) -> Extent:
-    """Return how much of a segment counts; all that is whole when no manifest names it."""
+def _extent(
+    directory: Directory, name: str, base_offset: int, revision: int, lock_file: File | None
+) -> Extent:
+    """Return how much of a segment's file counts; all that is whole when it does not count."""
     moment, _ = take_moment(directory, lock_file)
     for extent in extents_of(moment):
-        if extent.base_offset == base_offset:
-            return extent
+        is_in_place = revision == 0 and (
+            extent.revision == 0
+            or layout.cleaned_name(name, extent.revision) not in directory.names()
+        )
+        if extent.base_offset == base_offset and (is_in_place or extent.revision == revision):
+            return dataclasses.replace(extent, revision=revision)
     return Extent(
         base_offset=base_offset,
         end_offset=base_offset,
         size=0,
         rest=Rest.BATCHES,
         is_compacted=True,
+        revision=revision,
     )
 
 
 # ------------------------------------------------------------------ batches
 
 
-def _log(
-    directory: Directory, base_offset: int, lock_file: File | None, *, with_records: bool
-) -> Iterator[Fact | Finding]:
+def _log(directory: Directory, extent: Extent, *, with_records: bool) -> Iterator[Fact | Finding]:
     """Yield the batches of a `.log`, each with its records, and findings where they belong."""
-    extent = _extent(directory, base_offset, lock_file)
-    file = directory.open(layout.log_name(base_offset))
+    file = extent.open(directory, layout.log_name(extent.base_offset))
     try:
         batches, found = scan(file, new_scanner(extent), extent)
         found += record_findings(file, batches)
@@ -201,16 +218,14 @@ def _hex(character: str) -> str:
 # ------------------------------------------------------------------ indexes
 
 
-def _index(
-    directory: Directory, name: str, base_offset: int, lock_file: File | None
-) -> Iterator[Fact | Finding]:
+def _index(directory: Directory, name: str, extent: Extent) -> Iterator[Fact | Finding]:
     """Yield the entries of an index, each followed by what is wrong with it."""
-    extent = _extent(directory, base_offset, lock_file)
+    base_offset = extent.base_offset
     path = f"{directory.path}/{name}"
     entries, rest_bytes = load_entries(directory, name, extent)
     complaints: dict[int, str] = {}
     try:
-        log = directory.open(layout.log_name(base_offset))
+        log = extent.open(directory, layout.log_name(base_offset))
     except FileNotFoundError:
         yield Finding(path=path, message="not compared: its .log is missing", is_damage=False)
     else:

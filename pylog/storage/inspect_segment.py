@@ -23,6 +23,7 @@ from pylog import _native, codecs
 from pylog._native import BATCH_HEADER_BYTES, Record, Records, Scanner, batch_headers, crc32c
 from pylog.errors import CorruptionError, InvalidRecordError, MissingExtraError
 from pylog.storage import layout
+from pylog.storage.cleaned_files import open_revision
 from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.files import Directory, File
 from pylog.storage.index import OFFSET_ENTRY, TIME_ENTRY, view_entries
@@ -86,6 +87,7 @@ class Extent:
     [0, size) must hold whole batches with the offsets [base_offset, end_offset).
     index_entries, time_entries: how many are valid; None: all that the file holds.
     is_index_due: the indexes must agree by now; otherwise the next open writes them anew.
+    revision: of the files, by which they are found; see cleaned_files.py.
     """
 
     base_offset: int
@@ -96,6 +98,11 @@ class Extent:
     time_entries: int | None = None
     is_index_due: bool = True
     is_compacted: bool = False
+    revision: int = 0
+
+    def open(self, directory: Directory, name: str) -> File:
+        """Open a file of the segment, by Kafka's name for it.  Raises OSError."""
+        return open_revision(directory, name, self.revision, writable=False)
 
     def entries_in(self, name: str) -> int | None:
         """Return how many entries of the index file of this name are valid, None if not known."""
@@ -157,7 +164,7 @@ def inspect_segment(directory: Directory, extent: Extent) -> SegmentReport:
     """
     path = f"{directory.path}/{layout.log_name(extent.base_offset)}"
     try:
-        file = directory.open(layout.log_name(extent.base_offset))
+        file = extent.open(directory, layout.log_name(extent.base_offset))
     except OSError as error:
         lost = Finding(
             path=path,
@@ -380,7 +387,7 @@ def load_entries(directory: Directory, name: str, extent: Extent) -> tuple[npt.N
     """
     entry = OFFSET_ENTRY if name == layout.index_name(extent.base_offset) else TIME_ENTRY
     count = extent.entries_in(name)
-    file = directory.open(name)
+    file = extent.open(directory, name)
     try:
         size = file.size()
         if count is not None:

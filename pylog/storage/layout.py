@@ -182,13 +182,13 @@ def cleaned_name(name: str, revision: int) -> str:
     return f"{name}.{revision}{_CLEANED_SUFFIX}"
 
 
-def parse_cleaned_name(name: str) -> tuple[str, int] | None:
-    """Return (name of the segment's file, revision) of what compaction wrote; else None."""
+def parse_cleaned_name(name: str) -> tuple[str, int, int] | None:
+    """Return (name to be, base offset, revision) of a file that compaction wrote; else None."""
     match = _CLEANED_FILE.fullmatch(name)
-    if match is None or parse_segment_name(match[1]) is None:
+    parsed = None if match is None else parse_segment_name(match[1])
+    if match is None or parsed is None or not 0 < int(match[2]) <= _MAX_OFFSET:
         return None
-    revision = int(match[2])
-    return (match[1], revision) if 0 < revision <= _MAX_OFFSET else None
+    return match[1], parsed[0], int(match[2])
 
 
 def parse_log_name(name: str) -> int | None:
