@@ -88,6 +88,7 @@ typedef struct {
     plog_bytes key, value;
     const plog_bytes *headers; /* borrowed: key, value, key, value ... */
     int32_t header_count;      /* of pairs */
+    int32_t body_size;         /* as plog_batch_measure found it, for plog_batch_encode */
     int64_t timestamp;
 } plog_record_in;
 
@@ -150,9 +151,10 @@ void plog_single_seal(const plog_single *single, int64_t timestamp, int16_t attr
                       uint8_t *out);
 
 /* Find how many of the first `count` (>= 1) records fit into one batch of at most `max_size` bytes.
- * OK with fit >= 1 and the exact size; TOO_LARGE, with its size, when the first does not fit. */
-plog_status plog_batch_measure(const plog_record_in *records, size_t count, size_t max_size,
-                               size_t *fit, size_t *size);
+ * OK with fit >= 1 and the exact size; TOO_LARGE, with its size, when the first does not fit.
+ * Sets the `body_size` of those that fit, and of the first. */
+plog_status plog_batch_measure(plog_record_in *records, size_t count, size_t max_size, size_t *fit,
+                               size_t *size);
 
 /* Encode all `count` records as one batch at base offset `base_offset`, which plog_batch_measure
  * found to need `size` bytes.  NO_ROOM when it does not come out at exactly that size. */
@@ -162,12 +164,12 @@ plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64
 /* What fits at once of the first `count` (>= 1) records, each of which fits into a batch alone: as
  * few batches of at most `max_size` bytes as possible, together at most `max_total`, which is not
  * less than max_size.  Returns the records, at least one, and the exact size of their batches. */
-size_t plog_batches_measure(const plog_record_in *records, size_t count, size_t max_size,
+size_t plog_batches_measure(plog_record_in *records, size_t count, size_t max_size,
                             size_t max_total, size_t *size);
 
 /* Encode as whole batches the `count` records that plog_batches_measure found to fit into `size`
  * bytes with the same limits.  Their base offsets count from 0.  NO_ROOM as plog_batch_encode. */
-plog_status plog_batches_encode(const plog_record_in *records, size_t count, size_t max_size,
+plog_status plog_batches_encode(plog_record_in *records, size_t count, size_t max_size,
                                 size_t max_total, int16_t attributes, uint8_t *out, size_t size);
 
 #endif

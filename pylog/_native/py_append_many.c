@@ -130,7 +130,7 @@ static plog_lane *lane_of(plog_many *self, int32_t number, int64_t timestamp)
 }
 
 /* Add a record to the share of its partition. */
-static int count_record(plog_many *self, const plog_record_in *record, int32_t number)
+static int count_record(plog_many *self, plog_record_in *record, int32_t number)
 {
     plog_lane *some = lane_of(self, number, record->timestamp);
     if (some == NULL) {
@@ -138,7 +138,16 @@ static int count_record(plog_many *self, const plog_record_in *record, int32_t n
     }
     const int64_t timestamp_delta = record->timestamp - some->base_timestamp;
     const size_t body_size = plog_record_body_size(record, timestamp_delta, (int32_t)some->count);
-    self->shares[some - self->lanes].size += plog_record_size(body_size);
+    const size_t size = plog_record_size(body_size);
+    if (size > self->max_batch_bytes - PLOG_BATCH_HEADER_BYTES) {
+        const size_t alone = plog_record_batch_bound(record); /* less, with smaller deltas */
+        if (alone > self->max_batch_bytes) {
+            plog_raise_too_large(self->rows.state, alone, self->max_batch_bytes);
+            return -1;
+        }
+    }
+    record->body_size = (int32_t)body_size;
+    self->shares[some - self->lanes].size += size;
     some->count++;
     return 0;
 }
@@ -152,12 +161,7 @@ static int take_all(plog_many *self)
         if (plog_rows_take(&self->rows, row) < 0) {
             return -1;
         }
-        const plog_record_in *record = &self->rows.records[row];
-        const size_t size = plog_record_batch_bound(record);
-        if (size > self->max_batch_bytes) {
-            plog_raise_too_large(self->rows.state, size, self->max_batch_bytes);
-            return -1;
-        }
+        plog_record_in *record = &self->rows.records[row];
         int32_t number = sticky;
         if (record->key.len >= 0) {
             number = plog_partition_for_key(record->key.data, (size_t)record->key.len,
@@ -245,9 +249,8 @@ static void write_records(const plog_many *self)
         if (some->end != NULL) {
             const int64_t timestamp_delta = record->timestamp - some->base_timestamp;
             const int32_t offset_delta = (int32_t)some->count++;
-            const size_t body_size = plog_record_body_size(record, timestamp_delta, offset_delta);
-            some->end =
-                plog_record_write(some->end, record, timestamp_delta, offset_delta, body_size);
+            some->end = plog_record_write(some->end, record, timestamp_delta, offset_delta,
+                                          (size_t)record->body_size);
             if (record->timestamp > some->max_timestamp) {
                 some->max_timestamp = record->timestamp;
             }

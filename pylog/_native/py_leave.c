@@ -12,7 +12,7 @@ typedef struct {
 static PyObject *encode_chunk(const plog_many *self, const plog_share *some, const leftover *rest,
                               size_t done, size_t *count)
 {
-    const plog_record_in *records = rest->records + done;
+    plog_record_in *records = rest->records + done;
     size_t size;
     plog_status status;
     *count = plog_batches_measure(records, rest->count - done, self->max_batch_bytes,

@@ -266,7 +266,7 @@ static PyObject *tail_publish(PyObject *object, PyObject *data)
         return NULL;
     }
     plog_count_appended(self->counters, after.log_end_offset - before.log_end_offset, bytes);
-    Py_RETURN_NONE;
+    return PyLong_FromLongLong(after.log_end_offset);
 }
 
 /* ---- the type */
@@ -412,8 +412,8 @@ static PyMethodDef tail_methods[] = {
      "Prepare batches that the caller writes to the file: (position, first offset) or a status.\n\n"
      "Needs the page's lock, until publish(data).  Sets the page's intent."},
     {"publish", tail_publish, METH_O,
-     "Make the batches count that stamp prepared and the caller wrote.  Raises RuntimeError when\n"
-     "they are others, or the lock was given back in between."},
+     "Make the batches count that stamp prepared and the caller wrote; return the end offset.\n\n"
+     "Raises RuntimeError when they are others, or the lock was given back in between."},
     {NULL, NULL, 0, NULL},
 };
 

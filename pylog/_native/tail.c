@@ -273,6 +273,9 @@ plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int6
 {
     plog_marks staged;
     plog_status status = begin(tail, data, expected_offset, &staged, placed);
+    if (status == PLOG_OK && staged.state == PLOG_STATE_FULL) {
+        status = PLOG_NO_ROOM;
+    }
     if (status == PLOG_OK) {
         plog_page_set_intent_locked(tail->page, placed->position, staged.position);
     }

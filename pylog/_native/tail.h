@@ -64,7 +64,8 @@ plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t exp
                             int64_t now, int64_t deadline_ns, plog_placed *placed);
 
 /* For data that does not fit the window: stamp it for its place and set the intent.  The caller
- * holds the lock, writes the data at placed->position, and publishes it.  Same statuses. */
+ * holds the lock, writes the data at placed->position, and publishes it.  Same statuses, and
+ * NO_ROOM while the state is FULL: who makes room sees whether it still is. */
 plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
                                    plog_placed *placed);
 

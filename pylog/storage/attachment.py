@@ -349,15 +349,14 @@ class Attachment:
         self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
     ) -> tuple[int, int] | int:
         """Write as `write` does, before `after_write`; an error leaves the state it means."""
-        marks = self.page.marks()
-        self.check_writable(marks)
         try:
-            self._make_room_locked(marks, len(data), count, timestamp)
-            if marks.state == _native.FULL:
-                self.page.publish(state=_native.OPEN)
-            if not is_large:
-                return _native.NO_ROOM
-            return self.tail.write_locked(data, expected_offset)
+            if is_large:
+                # Mostly there is room: the C core looks for it with less ado.
+                result = self.tail.write_locked(data, expected_offset)
+                if result != _native.NO_ROOM and result != _native.NOT_OPEN:
+                    return result
+            self._make_room_locked(len(data), count, timestamp)
+            return self.tail.write_locked(data, expected_offset) if is_large else _native.NO_ROOM
         except PartitionFullError:
             self.page.publish(state=_native.FULL)
             raise
@@ -367,11 +366,16 @@ class Attachment:
                 self.page.publish(state=state)
             raise refusal from error
 
-    def _make_room_locked(self, marks: Marks, size: int, count: int, timestamp: int) -> None:
+    def _make_room_locked(self, size: int, count: int, timestamp: int) -> None:
+        marks = self.page.marks()
+        self.check_writable(marks)
+        is_full = marks.state == _native.FULL
         marks, segments = self._writable_locked(marks)
         if should_roll(self._config, self._name, marks, size, count, timestamp):
             marks = self._roll_locked(segments)
         self.tail.make_room_locked(marks, size)
+        if is_full:
+            self.page.publish(state=_native.OPEN)
 
     def _writable_locked(self, marks: Marks) -> tuple[Marks, SegmentSet]:
         """Be ready to write to the active segment, or to seal it."""

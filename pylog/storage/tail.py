@@ -220,21 +220,19 @@ class WritableTail:
         Raises PartitionFullError or OSError with nothing appended; if the cleaning up fails too,
         the OSError of that is raised from the first.
         """
-        assert self._log is not None
-        log = self._log
         result = self.native.stamp(data, expected_offset)
         if isinstance(result, int):
             return result
         position, first = result
-        marks = self._page.marks()
+        assert self._log is not None
+        log = self._log
         try:
             log.pwrite(data, position)
         except OSError as error:
-            _undo_write(log, position, marks.allocated)
+            _undo_write(log, position, self._page.marks().allocated)
             self._page.set_intent(0, 0)
             raise full_error(error, log.path) or error from error
-        self.native.publish(data)
-        return first, self._page.marks().log_end_offset
+        return first, self.native.publish(data)
 
     def detach(self) -> None:
         """Let go of the maps and files; the native tail then answers NOT_OPEN."""
