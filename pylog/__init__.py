@@ -4,6 +4,7 @@ Begin with `open`.  What can go wrong is in `errors`, one tree under `PylogError
 """
 
 from pylog import errors
+from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
@@ -35,6 +36,7 @@ from pylog.topics import Topic
 __all__ = [
     "AppendEvent",
     "AppendedRecords",
+    "CleanerConfig",
     "Columns",
     "CompactionProgress",
     "CompactionReport",

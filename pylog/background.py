@@ -1,4 +1,4 @@
-"""One thread per log for work that is due later; started with the first such work, never before.
+"""A thread for work of a log that is due later; started with the first such work, never before.
 
 Knows times and callables.  Must not know what it runs.
 
@@ -23,8 +23,9 @@ Task = Callable[[], None]
 class Background:
     """A timetable of tasks.  A task that fails is reported and forgotten; the others go on."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], name: str = "pylog") -> None:
         self._monotonic = monotonic
+        self._name = name
         self._condition = threading.Condition()
         # Ordered by due time; the count keeps tasks of the same instant apart.
         self._timetable: MutableMapping[tuple[float, int], tuple[Hashable, Task]] = SortedDict()
@@ -65,7 +66,7 @@ class Background:
         self._due.clear()
 
     def _start_locked(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="pylog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -100,7 +101,7 @@ class Background:
                 due = next(iter(self._timetable))
                 left = due[0] - self._monotonic()
                 if left > 0:
-                    self._condition.wait(left)
+                    self._condition.wait(min(left, threading.TIMEOUT_MAX))
                     continue
                 name, task = self._timetable.pop(due)
                 del self._due[name]

@@ -19,7 +19,7 @@ _RANGES: Final = {
     "dedupe_buffer_bytes": (1 << 10, 1 << 40),
     "cleaner_io_buffer_bytes": (_MIN_IO_BYTES, _MAX_IO_BYTES),
     "cleaner_io_max_bytes_per_second": (1, NEVER),
-    "cleaner_backoff_ms": (0, NEVER),
+    "cleaner_backoff_ms": (1, NEVER),
 }
 
 

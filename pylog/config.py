@@ -213,12 +213,16 @@ class TopicConfig:
     compression_gzip_level, compression_lz4_level, compression_zstd_level: how hard to try; for gzip
         -1 is zlib's own default, for lz4 9 is its fast compressor.
     cleanup_policy: "delete" and "compact", joined by a comma, or "" to keep everything.  With
-        "compact" every record needs a key; the rest of it is stored, takes effect with compaction.
+        "compact" every record needs a key, and the newest of each key stays.
     retention_ms, retention_bytes: "delete" drops the segments whose last record was appended longer
         ago, and those without which this many bytes are left; -1 is unlimited.
     file_delete_delay_ms: how long the files of deleted segments stay on disk, as `*.deleted`.
-    min_cleanable_dirty_ratio, min_compaction_lag_ms, max_compaction_lag_ms, delete_retention_ms:
-        stored, take effect with compaction: when it runs, and how long it keeps tombstones.
+    min_cleanable_dirty_ratio: how much of a partition must be new since it was last compacted
+        before it is compacted again; of the segments that may be.
+    min_compaction_lag_ms: a segment appended to more recently is not compacted.
+    max_compaction_lag_ms: a partition whose oldest new record was appended longer ago is compacted
+        whatever its ratio, and its active segment is sealed in time for that.
+    delete_retention_ms: how long tombstones stay after older values of their keys are gone.
     min_insync_replicas: stored, takes effect with replication: with fewer in sync, an append with
         acks="all" is refused.
 

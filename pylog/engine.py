@@ -14,7 +14,6 @@ partitions (storage/shared_page.py).
 from __future__ import annotations
 
 import atexit
-import errno
 import logging
 import os
 import threading
@@ -25,10 +24,13 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pylog import codecs
-from pylog._native import PAGE_BYTES, Events, system_clock
+from pylog._native import Events, system_clock
 from pylog.background import Background
+from pylog.cleaner import Cleaner, is_compacted
+from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
+from pylog.log_files import map_lock_file, open_lock_file, open_properties
 from pylog.records import AppendEvent, ReadEvent
 from pylog.storage import layout
 from pylog.storage.descriptors import Descriptors, budget_of
@@ -38,24 +40,16 @@ from pylog.storage.files import (
     Directory,
     File,
     FileSystem,
-    Memory,
     OsFiles,
     descriptor_limit,
-    read_file,
-    replace_file,
 )
 from pylog.storage.partition import Partition
 
 logger = logging.getLogger("pylog")
 
-LOCK_NAME: Final = "pylog.lock"
-_MAX_PROPERTIES_BYTES: Final = 1 << 16
 _RETENTION_CHECK_SECONDS: Final = 300.0  # Kafka's log.retention.check.interval.ms
 _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
 _SETTINGS_POSITION: Final = 64  # in pylog.lock: another cache line than the events'
-# Bytes of pylog.lock: held shared while the log is open, and alone while its files are made.
-_PRESENCE_BYTE: Final = 0
-_MAKING_BYTE: Final = 1
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -81,6 +75,7 @@ class Engine:
         max_open_partitions: int | None = None,
         on_append: Callable[[AppendEvent], object] | None = None,
         on_read: Callable[[ReadEvent], object] | None = None,
+        cleaner: CleanerConfig | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._on_append, self._on_read = on_append, on_read
@@ -93,6 +88,9 @@ class Engine:
         # In the order of their last attachment; the first ones are suspended first.
         self._attached: dict[Partition, int] = {}
         self._background = Background(time.monotonic)
+        # A thread of its own: what is synced in time must not wait for a long compaction.
+        self._cleaning = Background(time.monotonic, "pylog-cleaner")
+        self._cleaner = Cleaner(cleaner or CleanerConfig(), time.monotonic)
         self._root: Directory | None = None
         self._lock_file: File | None = None
         self._environment: Environment | None = None
@@ -119,9 +117,9 @@ class Engine:
         if kind in NETWORK_FILE_SYSTEMS:
             raise NetworkFileSystemError(self.path, kind)
         root = self._root = self._file_system.root(self.path, create=create)
-        self.log_id = _open_properties(root, create=create)
-        self._lock_file = _open_lock_file(root)
-        memory = _map_lock_file(root)
+        self.log_id = open_properties(root, create=create)
+        self._lock_file = open_lock_file(root)
+        memory = map_lock_file(root)
         self._environment = Environment(
             lock_file=self.current_lock_file,
             boot_identity=self._file_system.boot_identity(),
@@ -133,6 +131,8 @@ class Engine:
             settings_of=lambda topic, topic_id: self.settings_of(topic, topic_id),
             decompress=codecs.decompress,
             random_bytes=os.urandom,
+            cleaner=self._cleaner.config,
+            pace=self._cleaner.pace,
             on_attach=self._note_attached,
             on_configured=self._note_configured,
             on_unsynced_roll=self._flush_sealed_soon,
@@ -154,7 +154,7 @@ class Engine:
                 raise ClosedError(f"log {self.path} is closed")
             if self._is_forked:
                 assert self._root is not None
-                self._lock_file = _open_lock_file(self._root)
+                self._lock_file = open_lock_file(self._root)
                 self._is_forked = False
             return self._lock_file
 
@@ -167,6 +167,8 @@ class Engine:
 
     def _close(self) -> None:
         """Close as `close` does; the caller holds `_closing`."""
+        self._cleaner.end()
+        self._cleaning.close()
         self._background.close()
         with self._lock:
             partitions = list(self._partitions.values())
@@ -268,8 +270,13 @@ class Engine:
         partition = flushable
         assert isinstance(partition, Partition)
         _flush_later(self._background, weakref.ref(partition))
-        if "delete" in partition.config.cleanup_policy:
+        if "delete" in partition.config.cleanup_policy or _may_be_compacted(partition):
             _retain_later(self._background, weakref.ref(self))
+        self._compact_later(partition)
+
+    def _compact_later(self, partition: Partition) -> None:
+        if self._cleaner.config.cleaner_enable and _may_be_compacted(partition):
+            _sweep_later(self._cleaning, weakref.ref(self))
 
     def _suspend_idle(self) -> None:
         """Suspend the partitions that were attached longest ago, first those not used since."""
@@ -303,6 +310,17 @@ class Engine:
                     partition.apply_retention()
                 except (PylogError, OSError):
                     logger.exception("%r: nothing was deleted", partition)
+                # An internal one may have become more than its active segment since it was opened.
+                self._compact_later(partition)
+
+    def compact_what_is_due(self) -> None:
+        """Compact the partitions that are open here, if it is time; see `Cleaner.sweep`."""
+        self._cleaner.sweep([partition for partition in self.attached if partition.is_attached])
+
+    @property
+    def cleaner_backoff_seconds(self) -> float:
+        """How long after one look for what has to be compacted comes the next."""
+        return self._cleaner.config.cleaner_backoff_ms / 1000
 
     def _remove_deleted_later(self, partition: Flushable) -> None:
         assert isinstance(partition, Partition)
@@ -322,6 +340,8 @@ class Engine:
             # It shares its locks with the parent: if that is killed, they must not stay here.
             self._lock_file.close()
         self._background.after_fork()
+        self._cleaning.after_fork()
+        self._cleaner.after_fork()
         self._attached.clear()
         if self._environment is not None:
             self._environment.descriptors.after_fork()
@@ -367,6 +387,38 @@ def _retain_later(background: Background, reference: weakref.ref[Engine]) -> Non
     background.schedule("retention", _RETENTION_CHECK_SECONDS, retain)
 
 
+def _may_be_compacted(partition: Partition) -> bool:
+    """Return whether a partition has to be looked at now and then.
+
+    Most logs have internal topics of one segment, which is never compacted; not each of them needs
+    a thread for that.
+    """
+    if not is_compacted(partition.config):
+        return False
+    if not layout.is_internal(partition.topic):
+        return True
+    dirty = partition.dirty_range()
+    return dirty is not None and dirty.clean_bytes + dirty.dirty_bytes > 0
+
+
+def _sweep_later(background: Background, reference: weakref.ref[Engine]) -> None:
+    """Compact what is due now and then, as long as somebody uses the log."""
+    engine = reference()
+    if engine is None:
+        return
+    delay = engine.cleaner_backoff_seconds
+
+    def sweep() -> None:
+        engine = reference()
+        if engine is not None and not engine.is_closed:
+            try:
+                engine.compact_what_is_due()
+            finally:
+                _sweep_later(background, reference)
+
+    background.schedule("sweep", delay, sweep)
+
+
 def _remove_later(background: Background, reference: weakref.ref[Partition]) -> None:
     """Remove the files of deleted segments after a while, unless the partition is gone by then."""
     partition = reference()
@@ -397,50 +449,3 @@ def _close_at_exit() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_close_at_exit)
-
-
-def _open_properties(root: Directory, *, create: bool) -> uuid.UUID:
-    """Return the log's id; writes the properties of a new log."""
-    data = read_file(root, layout.META_PROPERTIES, max_bytes=_MAX_PROPERTIES_BYTES)
-    if data is not None:
-        return layout.parse_meta_properties(data, path=f"{root.path}/{layout.META_PROPERTIES}")
-    if not create:
-        raise FileNotFoundError(errno.ENOENT, "not a pylog directory", root.path)
-    lock_file = root.open(LOCK_NAME, writable=True, create=True)
-    try:
-        # One process at a time: who comes second reads what the first has written.
-        lock_file.lock(_MAKING_BYTE, exclusive=True, blocking=True)
-        if read_file(root, layout.META_PROPERTIES, max_bytes=0) is None:
-            data = layout.encode_meta_properties(uuid.uuid4())
-            replace_file(root, layout.META_PROPERTIES, data)
-    finally:
-        lock_file.close()
-    return _open_properties(root, create=False)
-
-
-def _map_lock_file(root: Directory) -> Memory:
-    """Map the lock file, through another opening of it than the one that holds the locks.
-
-    A map keeps its opening alive, also in a forked child: the locks of a parent that was killed
-    would last as long as the child.
-    """
-    file = root.open(LOCK_NAME, writable=True)
-    try:
-        return file.map(PAGE_BYTES, writable=True)
-    finally:
-        file.close()
-
-
-def _open_lock_file(root: Directory) -> File:
-    file = root.open(LOCK_NAME, writable=True, create=True)
-    if file.size() < PAGE_BYTES:
-        # Alone, and looked at again: another process may count in the page already.
-        file.lock(_MAKING_BYTE, exclusive=True, blocking=True)
-        size = file.size()
-        if size < PAGE_BYTES:
-            file.fill_zeros(size, PAGE_BYTES)
-            # After a power cut it has its size, so that opening needs no space (RELIABILITY B6).
-            file.sync()
-        file.unlock(_MAKING_BYTE)
-    file.lock(_PRESENCE_BYTE, exclusive=False, blocking=True)
-    return file

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pylog._native import Record
+from pylog.cleaner import is_compacted
+from pylog.cleaner_config import CleanerConfig
 from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
 from pylog.engine import Engine
@@ -18,7 +20,14 @@ from pylog.errors import UnknownTopicOrPartitionError
 from pylog.groups.coordinator import Coordinator
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
-from pylog.records import AppendEvent, Freed, ReadEvent, TableChange
+from pylog.records import (
+    AppendEvent,
+    CompactionProgress,
+    CompactionReport,
+    Freed,
+    ReadEvent,
+    TableChange,
+)
 from pylog.registry import TopicRegistry
 from pylog.table import Table
 from pylog.table_replay import Replay
@@ -238,7 +247,10 @@ class Log:
             appended; segments, size_bytes: without indexes, as of the last manifest read here;
             appended_records, appended_bytes, read_records, read_bytes: by this process, since it
             opened the log: offsets, and bytes of batches as they lie on disk;
-            syncs, sync_seconds, last_sync_seconds: those that this process did, but for rolls.
+            syncs, sync_seconds, last_sync_seconds: those that this process did, but for rolls;
+            dirty_ratio: of a compacted topic: how much of what compaction may go over it has not
+            seen, in [0, 1], else None; compacted_at: when it last came to its end, in milliseconds,
+            whoever ran it; compaction_error: of the last try by this process, None if it went well.
         Opens nothing and takes no lock: each entry is true of one moment, not all of the same.
         O(attached partitions and their segments).
         """
@@ -269,6 +281,25 @@ class Log:
                 freed[name] = self.topic(name).apply_retention()
         return freed
 
+    def compact(
+        self,
+        *,
+        include_active: bool = True,
+        progress: Callable[[CompactionProgress], object] | None = None,
+    ) -> dict[str, dict[int, CompactionReport]]:
+        """Compact all topics whose cleanup policy says so, now; return what was done, by topic.
+
+        Arguments and errors as `Topic.compact`; topics before the one that raises are done then.
+        It is also done in the background when enough is dirty, see `CleanerConfig`.
+        """
+        done = {}
+        for name in self.topics():
+            with contextlib.suppress(UnknownTopicOrPartitionError):
+                topic = self.topic(name)
+                if is_compacted(topic.config):
+                    done[name] = topic.compact(include_active=include_active, progress=progress)
+        return done
+
     def close(self) -> None:
         """Sync what the topics' durability asks for and close.  Idempotent.
 
@@ -297,6 +328,7 @@ def open(
     create: bool = True,
     on_append: Callable[[AppendEvent], object] | None = None,
     on_read: Callable[[ReadEvent], object] | None = None,
+    cleaner: CleanerConfig | None = None,
 ) -> Log:
     """Open a log directory and return it, making it if it is not there and `create` is true.
 
@@ -304,10 +336,11 @@ def open(
     together; on_read: after each read.  In the thread that appended or read, a producer's own for
     what it sent; what they raise is logged.  With `on_append` an append is no longer one C call: it
     takes some microseconds more.  Internal partitions are not observed.
+    cleaner: how this process compacts topics in the background, and with how much memory.
     Raises FileNotFoundError when there is none and `create` is false; NetworkFileSystemError,
     IncompatibleFormatError, CorruptFileError, OSError.  Reads no data: partitions open with their
     first use.
     """
-    engine = Engine(os.fspath(path), on_append=on_append, on_read=on_read)
+    engine = Engine(os.fspath(path), on_append=on_append, on_read=on_read, cleaner=cleaner)
     engine.open(create=create)
     return Log(engine)

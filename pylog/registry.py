@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 from pylog._native import Events
-from pylog.config import TopicConfig
+from pylog.config import NEVER, TopicConfig
 from pylog.engine import Engine
 from pylog.errors import (
     InvalidConfigurationError,
@@ -33,7 +33,10 @@ from pylog.storage.partition import Partition
 from pylog.topics import Topic
 
 _METADATA_ID: Final = uuid.uuid5(uuid.NAMESPACE_URL, "pylog:__metadata")
-_METADATA_CONFIG: Final = TopicConfig(cleanup_policy="compact", segment_bytes=4 << 20)
+# Tombstones stay: a process that looks again after days has to see which topics were deleted.
+_METADATA_CONFIG: Final = TopicConfig(
+    cleanup_policy="compact", segment_bytes=4 << 20, delete_retention_ms=NEVER
+)
 
 
 class TopicRegistry:

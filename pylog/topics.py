@@ -26,7 +26,13 @@ from pylog.errors import (
 from pylog.keyed import KeyedAppender
 from pylog.metadata import TopicFacts
 from pylog.moments import milliseconds_of
-from pylog.records import AppendedRecords, Freed, OffsetAndTimestamp
+from pylog.records import (
+    AppendedRecords,
+    CompactionProgress,
+    CompactionReport,
+    Freed,
+    OffsetAndTimestamp,
+)
 from pylog.storage.partition import DEFAULT_READ_BYTES, Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 
@@ -309,6 +315,22 @@ class Topic:
         Raises what `Partition.apply_retention` raises; partitions before that one are done then.
         """
         return {partition.number: partition.apply_retention() for partition in self.partitions}
+
+    def compact(
+        self,
+        *,
+        include_active: bool = True,
+        progress: Callable[[CompactionProgress], object] | None = None,
+    ) -> dict[int, CompactionReport]:
+        """Compact all partitions now, whatever the dirty ratio; return what was done, by partition.
+
+        Arguments, errors and cost as `Partition.compact`; partitions before the one that raises are
+        done then.  A topic without "compact" in its cleanup policy can be compacted too.
+        """
+        return {
+            partition.number: partition.compact(include_active=include_active, progress=progress)
+            for partition in self.partitions
+        }
 
     def delete_records(self, before: Mapping[int, int]) -> dict[int, int]:
         """Delete the records below an offset of each partition; return the new log start offsets.

@@ -13,8 +13,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-from pylog.engine import LOCK_NAME
 from pylog.errors import CorruptionError, IncompatibleFormatError, InvalidRecordError
+from pylog.log_files import LOCK_NAME
 from pylog.metadata import METADATA_TOPIC, TopicFacts, parse_topic
 from pylog.storage import layout
 from pylog.storage.files import Directory, File, OsDirectory, OsFiles, read_file

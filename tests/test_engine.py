@@ -18,8 +18,9 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 import pylog
 from pylog import Log
 from pylog.background import Background
-from pylog.engine import LOCK_NAME, Engine
+from pylog.engine import Engine
 from pylog.errors import ClosedError
+from pylog.log_files import LOCK_NAME
 from pylog.storage.files import OsFiles
 
 

@@ -33,6 +33,8 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
     (
         "replication",
         "background",
+        "cleaner",
+        "log_files",
         "moments",
         "engine",
         "metadata",

@@ -59,6 +59,9 @@ def test_metrics_of_a_partition_are_its_marks_and_what_was_done(log: Log, tmp_pa
         "syncs": 0,
         "sync_seconds": 0.0,
         "last_sync_seconds": 0.0,
+        "dirty_ratio": None,
+        "compacted_at": None,
+        "compaction_error": None,
     }
     partition.flush()
     numbers = numbers_of(log)

@@ -449,7 +449,7 @@ def test_the_background_does_it_and_one_error_keeps_no_other_from_it(
 
 
 def test_the_background_begins_when_a_topic_is_altered_to_delete(log: Log) -> None:
-    topic = log.create_topic("t", durability="os", cleanup_policy="compact")
+    topic = log.create_topic("t", durability="os", cleanup_policy="")
     topic.append(b"x", key=b"k")
     timetable = log._engine._background._due
     assert "retention" not in timetable

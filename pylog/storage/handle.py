@@ -182,7 +182,7 @@ class PartitionHandle(ABC):
         marks = self.marks()
         return "open" if marks is None else _STATES[marks.state]
 
-    def metrics(self) -> dict[str, int | float | str] | None:
+    def metrics(self) -> dict[str, int | float | str | None] | None:
         """Return numbers of now, None while this process has no files open; see `Log.metrics`.
 
         Opens nothing and takes no lock; never raises.

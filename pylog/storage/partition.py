@@ -9,6 +9,7 @@ one immutable snapshot of the segments.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,28 @@ class Partition(TimedPartition):
             self._read_below = self._observer.watched(self._read_below)  # type: ignore
         # The C call waits for what is left to do, so it is the method itself: no Python frame.
         self.append = self.appender.append  # type: ignore[method-assign]
+
+    def metrics(self) -> dict[str, int | float | str | None] | None:
+        """Return numbers of now, None while this process has no files open; see `Log.metrics`.
+
+        Opens nothing and takes no lock; never raises.
+        """
+        numbers = super().metrics()
+        attachment = self._attachment
+        if numbers is None or attachment is None:
+            return None
+        dirty = None
+        # Closed meanwhile.
+        with contextlib.suppress(ClosedError):
+            dirty = self.dirty_range() if "compact" in self.config.cleanup_policy else None
+        manifest = attachment.known_segments().manifest
+        time = -1 if manifest is None else manifest.cleaned.time
+        error = self.compaction_error
+        return numbers | {
+            "dirty_ratio": None if dirty is None else dirty.ratio,
+            "compacted_at": None if time < 0 else time,
+            "compaction_error": None if error is None else f"{type(error).__name__}: {error}",
+        }
 
     # ------------------------------------------------------------------ append
 
