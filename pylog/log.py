@@ -154,8 +154,9 @@ class Log:
         acknowledged before is seen.  "background" leaves it to a thread, which starts with the
         first look or `refresh` and ends with the table; the store is used by several threads then,
         one at a time.  "never" refreshes before the first look only.
-        if_stale: what to do when the topic was deleted and made anew, cut, or lost records that the
-        table has not read: "rebuild" begins anew, and tells `on_change` of every record again.
+        if_stale: what to do when the topic was deleted and made anew, cut, or lost records or
+        tombstones that the table has not read: "rebuild" begins anew, and tells `on_change` of
+        every record again.
         on_change: called with each record that sets a key or takes one away, in the order of their
         offsets, after the table has it; in the thread that refreshes, under the table's lock: it
         may use the table, and must not wait for other threads that do.  What it raises is logged.

@@ -59,14 +59,21 @@ class Position:
 
     reached: everything up to here is in the table.  reaching: nothing from here on is.  They differ
     while records between them are put into a store, and after a crash in the middle of that.
+    dropped_end: the partition's `dropped_tombstones_end` when it was read.
     """
 
     reached: Point
     reaching: Point
+    dropped_end: int
 
     def encode(self) -> bytes:
         """Return the position as it is kept in a store."""
-        fields = {"version": _VERSION, "reached": self.reached, "reaching": self.reaching}
+        fields = {
+            "version": _VERSION,
+            "reached": self.reached,
+            "reaching": self.reaching,
+            "dropped_end": self.dropped_end,
+        }
         return json.dumps(fields).encode()
 
     def check(self, partition: Partition) -> None:
@@ -105,7 +112,11 @@ def parse_position(value: bytes) -> Position:
         fields = json.loads(value)
         if fields["version"] != _VERSION:
             raise ValueError(f"version {fields['version']!r}")
-        return Position(_parse_point(fields["reached"]), _parse_point(fields["reaching"]))
+        return Position(
+            _parse_point(fields["reached"]),
+            _parse_point(fields["reaching"]),
+            _whole(fields["dropped_end"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptionError(f"a table's position in its store: {error}") from error
 

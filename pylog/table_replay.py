@@ -143,6 +143,9 @@ class Replay:
                     # Deleted since; begin says whether that matters.
                     offset = state.begin(partition)
                     continue
+                if not state.is_whole(partition):
+                    offset = state.begin(partition)
+                    continue
                 self._take(state, partition, records)
                 offset = records.next_offset
         return state

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from pylog._native import Records
-from pylog.errors import TopicTruncatedError
+from pylog.errors import TombstonesDroppedError, TopicTruncatedError
 from pylog.storage.partition import Partition
 from pylog.table_position import check_start
 
@@ -30,6 +30,8 @@ class TableState(ABC):
         self.keyless_records = 0
         # Partitions of which nothing was read: that their first records go is no loss.
         self._untouched: set[int] = set()
+        # Of each partition, up to where tombstones had been dropped when it was read last.
+        self._dropped_ends: dict[int, int] = {}
 
     def begin(self, partition: Partition) -> int:
         """Return the offset to read from next.
@@ -41,6 +43,7 @@ class TableState(ABC):
         if number not in self.offsets:
             self.offsets[number] = self._resume(partition)
         if number in self._untouched:
+            self._dropped_ends[number] = partition.dropped_tombstones_end
             self.offsets[number] = partition.log_start_offset
         offset, high_watermark = self.offsets[number], partition.high_watermark
         if offset > high_watermark:
@@ -52,6 +55,24 @@ class TableState(ABC):
         """Return where to begin in a partition that was not read since this was opened."""
         self._untouched.add(partition.number)
         return partition.log_start_offset
+
+    def is_whole(self, partition: Partition) -> bool:
+        """Return whether what was just read from the offset that is next is all that was there.
+
+        If not, it must not be taken in: begin again.
+        A tombstone is dropped after all that it takes away, so it is missed only by who has read
+        some of that, and comes to its offset when it is gone.  Below what had been dropped when
+        this began to read there was nothing left for tombstones to take away.
+        Raises TombstonesDroppedError if what was read before is of no use any more, ClosedError,
+        CorruptFileError, OSError.
+        """
+        number = partition.number
+        offset, dropped_end = self.offsets[number], partition.dropped_tombstones_end
+        if dropped_end <= max(offset, self._dropped_ends[number]):
+            return True
+        if number in self._untouched:
+            return False
+        raise TombstonesDroppedError(partition.topic, number, offset, dropped_end)
 
     def fold(self, number: int, records: Records) -> None:
         """Take in records of one partition that were read from the offset that is next.

@@ -120,6 +120,7 @@ class StoreState(TableState):
         position = parse_position(text)
         position.check(partition)
         self._positions[partition.number] = position
+        self._dropped_ends[partition.number] = position.dropped_end
         return position.reached.offset
 
     def _take(self, number: int, records: Records) -> int:
@@ -130,13 +131,14 @@ class StoreState(TableState):
         before = Point(self.offsets[number], None) if known is None else known.reached
         mark = before.last if last is None else mark_of(last)
         after = Point(records.next_offset, mark)
+        dropped_end = self._dropped_ends[number]
         with self._lock:
             if changes:
-                self._put_position(number, Position(before, after))
+                self._put_position(number, Position(before, after, dropped_end))
                 self._sync_order()
                 self._put(changes)
                 self._sync_order()
-            self._put_position(number, Position(after, after))
+            self._put_position(number, Position(after, after, dropped_end))
             self._end_transaction()
         return keyless
 
@@ -174,6 +176,7 @@ class StoreState(TableState):
         self._put_topic(is_clearing=False)
         self._positions.clear()
         self._untouched.clear()
+        self._dropped_ends.clear()
         self.offsets = {}
 
     def value(self, key: bytes) -> bytes:

@@ -59,6 +59,7 @@ EXAMPLES: list[errors.PylogError] = [
     errors.TopicRecreatedError("orders", "5f", "6f"),
     errors.TopicTruncatedError("orders", 7, 20, 10),
     errors.RecordsMissedError("orders", 7, 10, 20),
+    errors.TombstonesDroppedError("orders", 7, 10, 20),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -150,6 +151,7 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.TopicRecreatedError, errors.StaleTableError),
         (errors.TopicTruncatedError, errors.StaleTableError),
         (errors.RecordsMissedError, errors.StaleTableError),
+        (errors.TombstonesDroppedError, errors.StaleTableError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:
@@ -218,6 +220,10 @@ def test_os_error_has_an_errno_and_shows_it(error: OSError, number: int) -> None
         (
             errors.RecordsMissedError("orders", 7, 10, 20),
             "topic 'orders', partition 7: offsets [10, 20) were deleted unread",
+        ),
+        (
+            errors.TombstonesDroppedError("orders", 7, 10, 20),
+            "topic 'orders', partition 7: compaction dropped tombstones of offsets [10, 20) unread",
         ),
         (EXAMPLES[19], "expected log end offset 5, it is 9"),
     ],

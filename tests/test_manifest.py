@@ -51,6 +51,7 @@ NEWEST = Manifest(
     ),
     clock=Clock(1700000000000),
     cleaned=Cleaned(1000, 1700000000000),
+    dropped_tombstones_end=900,
     segments=(SEALED, ACTIVE),
 )
 # What each version wrote of it, to the byte.
@@ -61,6 +62,7 @@ is_clean 1
 log_start_offset 0
 clock 1700000000000 -1
 cleaned 1000 1700000000000
+tombstones 900
 durable_offset 2000
 active 1700 1900 1999 512
 segments 2
@@ -100,7 +102,9 @@ def without(manifest: Manifest, version: int) -> Manifest:
     """What a version could say of a manifest."""
     if version < 3:
         segments = tuple(dataclasses.replace(one, revision=0) for one in manifest.segments)
-        manifest = dataclasses.replace(manifest, cleaned=Cleaned(), segments=segments)
+        manifest = dataclasses.replace(
+            manifest, cleaned=Cleaned(), dropped_tombstones_end=0, segments=segments
+        )
     if version < 2:
         segments = tuple(dataclasses.replace(one, append_time=-1) for one in manifest.segments)
         manifest = dataclasses.replace(manifest, clock=Clock(), segments=segments)

@@ -158,6 +158,23 @@ def test_who_is_told_may_use_the_table_and_the_topic(log: Log, topic: Topic, fol
     assert seen == [(b"%d" % n, {0: n + 1}) for n in range(4)]
 
 
+def test_changes_are_told_of_in_order_also_when_who_is_told_appends(log: Log, topic: Topic) -> None:
+    told: list[int] = []
+
+    def on_change(change: TableChange) -> None:
+        told.append(change.offset)
+        if change.offset == 0:
+            topic.append(b"3", key=b"c")
+            assert table[b"b"] == b"2"
+            assert table.refresh() == {0: 2}
+
+    table = log.table("profiles", on_change=on_change)
+    topic.append_many([b"1", b"2"], keys=[b"a", b"b"])
+    table.refresh()
+    assert len(table) == 3
+    assert told == [0, 1, 2]
+
+
 def test_what_who_is_told_raises_is_logged_and_harms_nothing(
     log: Log, topic: Topic, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,6 +52,7 @@ from pylog.errors.groups import (
 from pylog.errors.tables import (
     RecordsMissedError,
     StaleTableError,
+    TombstonesDroppedError,
     TopicRecreatedError,
     TopicTruncatedError,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "RecordsMissedError",
     "StaleMemberEpochError",
     "StaleTableError",
+    "TombstonesDroppedError",
     "TopicExistsError",
     "TopicRecreatedError",
     "TopicTruncatedError",

@@ -56,3 +56,20 @@ class RecordsMissedError(StaleTableError):
         super().__init__(f"{place}: {gone}")
         self.topic, self.partition = topic, partition
         self.position, self.log_start_offset = position, log_start_offset
+
+
+class TombstonesDroppedError(StaleTableError):
+    """Raised when compaction dropped records that take keys away before a table read them.
+
+    They are kept for `delete_retention_ms`; who comes later may hold keys that are gone.
+    position: the offset that the table stands at;  dropped_end: behind the last that was dropped.
+    """
+
+    _fields = ("topic", "partition", "position", "dropped_end")
+
+    def __init__(self, topic: str, partition: int, position: int, dropped_end: int) -> None:
+        place = f"topic {shown(topic)}, partition {partition}"
+        gone = f"compaction dropped tombstones of offsets [{position}, {dropped_end}) unread"
+        super().__init__(f"{place}: {gone}")
+        self.topic, self.partition = topic, partition
+        self.position, self.dropped_end = position, dropped_end

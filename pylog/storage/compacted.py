@@ -349,7 +349,8 @@ class CompactedPartition(DirtyPartition):
         with self._held(attachment):
             marks, segments = attachment.ready_locked(attachment.page.marks())
             assert segments.manifest is not None, "there are segments"
-            manifest = with_cleaned(segments.manifest, group, facts)
+            dropped_end = cleaned.dropped_tombstones_end
+            manifest = with_cleaned(segments.manifest, group, facts, dropped_end)
             if manifest is None:
                 return False
             cleaned.check_names()

@@ -171,6 +171,7 @@ class CleanedSegment:
             strict=False,
         )
         self.records_read = self.records_kept = 0
+        self.dropped_tombstones_end = 0
         self._is_changed = len(sources) > 1
 
     def create(self) -> None:
@@ -201,6 +202,7 @@ class CleanedSegment:
                 pieces.advance(start, needed)
         self.records_read = batch_filter.records_read
         self.records_kept = batch_filter.records_kept
+        self.dropped_tombstones_end = batch_filter.dropped_tombstones_end
         size = sum(source.segment.facts.size for source in self._sources)
         dropped = self.records_read - self.records_kept
         self._is_changed |= dropped + batch_filter.horizons_set > 0 or self.size != size
@@ -275,12 +277,15 @@ class CleanedSegment:
 
 
 def with_cleaned(
-    manifest: Manifest, sources: Sequence[SegmentFacts], cleaned: SegmentFacts
+    manifest: Manifest,
+    sources: Sequence[SegmentFacts],
+    cleaned: SegmentFacts,
+    dropped_tombstones_end: int,
 ) -> Manifest | None:
     """Return the manifest with one segment in the place of its sources; None if they are gone.
 
     sources: neighbours, as they were when they were read.  Others may have deleted them since, all
-    or the first ones.
+    or the first ones.  dropped_tombstones_end: behind the last one that is left out for its age.
     """
     bases = [facts.base_offset for facts in manifest.segments]
     if sources[0].base_offset not in bases:
@@ -292,4 +297,5 @@ def with_cleaned(
     # Their append time may have been settled meanwhile.
     cleaned = dataclasses.replace(cleaned, append_time=found[-1].append_time)
     segments = (*manifest.segments[:place], cleaned, *manifest.segments[place + len(sources) :])
-    return dataclasses.replace(manifest, segments=segments)
+    dropped_end = max(dropped_tombstones_end, manifest.dropped_tombstones_end)
+    return dataclasses.replace(manifest, segments=segments, dropped_tombstones_end=dropped_end)

@@ -9,6 +9,7 @@ the commit point of every change to the set of segments.  Must not know how segm
     log_start_offset 0
     clock 1700000000000 -1            what the clock is known to have passed, and a time in doubt
     cleaned 1000 1700000000000        up to where the log was compacted, and when
+    tombstones 900                    behind the last one that was dropped when its time was over
     durable_offset 2000               everything below was on disk when this was written
     active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes not indexed
     segments 2
@@ -17,8 +18,8 @@ the commit point of every change to the set of segments.  Must not know how segm
     crc32c 1a2b3c4d                      last is active.  crc32c: of all bytes above
 
 `end offset` and `size` of the active segment are its recovery point: recovery scans from there.
-Version 2 had no `cleaned` and no revisions, version 1 no `clock` and no append times either; they
-are read, and replaced with the first change.
+Version 2 had no `cleaned`, `tombstones` and revisions, version 1 no `clock` and no append times
+either; they are read, and replaced with the first change.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ class ActiveFacts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The durable facts of one partition."""
+    """The durable facts of one partition.
+
+    dropped_tombstones_end: behind the last one that compaction left out because its time was over.
+    """
 
     generation: int
     is_clean: bool
@@ -110,6 +114,7 @@ class Manifest:
     active: ActiveFacts
     clock: Clock = Clock()
     cleaned: Cleaned = Cleaned()
+    dropped_tombstones_end: int = 0
     segments: tuple[SegmentFacts, ...]
 
     def __post_init__(self) -> None:
@@ -131,6 +136,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"log_start_offset {manifest.log_start_offset}",
         f"clock {manifest.clock.trusted} {manifest.clock.doubted}",
         f"cleaned {manifest.cleaned.offset} {manifest.cleaned.time}",
+        f"tombstones {manifest.dropped_tombstones_end}",
         f"durable_offset {manifest.durable_offset}",
         f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
         f" {active.bytes_since_index_entry}",
@@ -161,6 +167,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     (log_start_offset,) = lines.take("log_start_offset", 1)
     clock = Clock(*lines.take("clock", 2)) if version > 1 else Clock()
     cleaned = Cleaned(*lines.take("cleaned", 2)) if version > 2 else Cleaned()
+    (dropped_end,) = lines.take("tombstones", 1) if version > 2 else (0,)
     (durable_offset,) = lines.take("durable_offset", 1)
     active = _active(lines)
     (count,) = lines.take("segments", 1)
@@ -177,6 +184,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
         active=active,
         clock=clock,
         cleaned=cleaned,
+        dropped_tombstones_end=dropped_end,
         segments=segments,
     )
 

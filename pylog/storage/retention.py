@@ -18,7 +18,7 @@ from typing import Final, SupportsIndex
 
 from pylog._native import Marks
 from pylog.config import UNLIMITED
-from pylog.errors import InvalidConfigurationError, OffsetOutOfRangeError
+from pylog.errors import ClosedError, InvalidConfigurationError, OffsetOutOfRangeError
 from pylog.records import Freed
 from pylog.storage import policy
 from pylog.storage.attachment import Attachment
@@ -100,6 +100,23 @@ class RetainingPartition(PartitionHandle):
             if gone:
                 self._remove_later(attachment)
             return offset
+
+    @property
+    def dropped_tombstones_end(self) -> int:
+        """Behind the last tombstone that compaction dropped when its time was over; 0: none was.
+
+        Whoever has read values below it, and is to go on below it, will not see what deletes them.
+        As of now: no older than what was read before.  Raises ClosedError, CorruptFileError,
+        OSError, and what opening raises.
+        """
+        attachment = self._attachment or self._attached()
+        if attachment is None:
+            return 0
+        try:
+            manifest = attachment.segments(attachment.page.marks()).manifest
+        except ClosedError:
+            return self._again(attachment).dropped_tombstones_end
+        return 0 if manifest is None else manifest.dropped_tombstones_end
 
     def _advance_start_locked(
         self, attachment: Attachment, marks: Marks, log_start_offset: int
