@@ -616,7 +616,8 @@ class BatchFilter:
     """Keeps of whole batches what compaction keeps: pass 2."""
 
     # now: ms, -1 when the clock is in doubt.  round_end, kept_offsets: a batch that ends before
-    # round_end, or whose last offset is one of these, is kept even without records.
+    # round_end, or whose last offset is one of these, is kept even without records.  A function is
+    # asked for them at most once, with the first batch of a producer that has an id.
     def __new__(
         cls,
         key_map: KeyMap,
@@ -624,7 +625,7 @@ class BatchFilter:
         now: int,
         delete_retention_ms: int,
         round_end: int = -1,
-        kept_offsets: Sequence[int] = (),
+        kept_offsets: Sequence[int] | Callable[[], Sequence[int]] = (),
         decompress: Callable[[int, memoryview], Buffer] | None = None,
         compress: Callable[[int, memoryview], Buffer] | None = None,
     ) -> BatchFilter: ...

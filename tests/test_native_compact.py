@@ -320,6 +320,27 @@ def test_filter_counts_what_it_did() -> None:
     assert (batch_filter.horizons_set, batch_filter.dropped_tombstones_end) == (1, 5)
 
 
+def test_kept_offsets_are_asked_for_with_the_first_batch_of_a_producer() -> None:
+    asked: list[int] = []
+
+    def kept() -> list[int]:
+        asked.append(1)
+        return [3, 2]
+
+    plain = batch(0, [(b"a", b"1"), (b"a", b"2")])
+    producers = b"".join(
+        batch(n, [(b"a", b"3")], producer_id=5, attributes=n % 2 * GZIP) for n in range(2, 6)
+    )
+    batch_filter = filter_of(map_of(plain + producers), kept_offsets=kept)
+    first = run(batch_filter, plain)
+    assert (first, asked) == (b"", [])
+    assert rows(run(batch_filter, producers)) == [(5, b"a", b"3")]
+    assert (batch_filter.emptied_batches, asked) == (2, [1])
+
+    with pytest.raises(TypeError):
+        run(filter_of(map_of(producers), kept_offsets=lambda: None), producers)
+
+
 # ---------------------------------------------------------------- buffers
 
 

@@ -308,6 +308,9 @@ static plog_status plan_batch(plog_filter *filter, window *self, const uint8_t *
     plog_status status = PLOG_OK;
     batch_plan *plan = &self->plans[self->count];
     const bool is_copied = is_copied_unseen(filter, header);
+    if (header->producer_id >= 0 && !filter->knows_kept) {
+        return PLOG_STALE;
+    }
     if (!is_copied) {
         status =
             plog_batch_is_compressed(header) ? PLOG_LIMIT : plog_filter_bound(header, len, &size);

@@ -86,6 +86,7 @@ typedef struct {
     int64_t round_end;           /* the batch that ends here is kept, if need be without records */
     const int64_t *kept_offsets; /* borrowed, ascending: so are batches with these last offsets */
     size_t kept_count;
+    bool knows_kept;     /* else the first batch of a producer with an id asks for them */
     int64_t next_offset; /* behind the last batch that was looked at */
     /* ---- counted */
     int64_t records_read, records_kept, keyless_records, emptied_batches, horizons_set;
@@ -95,7 +96,8 @@ typedef struct {
 /* Filter whole batches of `data` into `out`.
  * END; INCOMPLETE: *needed bytes are the next batch; NO_ROOM: the next batch needs *needed bytes of
  * output, of which what was not written of `capacity` is not enough; LIMIT: the batch at *consumed
- * is compressed, so plog_filter_records has to decide; BAD_*: damage, also a batch that does not
+ * is compressed, so plog_filter_records has to decide; STALE: the batch at *consumed is a
+ * producer's, and the kept offsets are not known; BAD_*: damage, also a batch that does not
  * lie behind the one before and below end_offset. */
 plog_status plog_filter_batches(plog_filter *filter, const uint8_t *data, size_t len,
                                 int64_t end_offset, uint8_t *out, size_t capacity, size_t *consumed,

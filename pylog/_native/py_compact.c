@@ -9,15 +9,15 @@
 typedef struct {
     PyObject_HEAD plog_filter filter;
     PyObject *key_map;               /* strong */
-    PyObject *kept;                  /* strong: a bytes of kept offsets */
+    PyObject *kept;                  /* strong: a bytes of kept offsets, or what returns them */
     PyObject *decompress, *compress; /* strong: callables, or NULL */
 } batch_filter;
 
 /* kept_offsets as a bytes of native int64, ascending. */
 static PyObject *sorted_offsets(PyObject *offsets)
 {
-    PyObject *list = offsets == NULL ? PyList_New(0) : PySequence_List(offsets); /* strong */
-    PyObject *bytes = NULL;                                                      /* strong */
+    PyObject *list = PySequence_List(offsets); /* strong */
+    PyObject *bytes = NULL;                    /* strong */
     if (list == NULL || PyList_Sort(list) < 0) {
         goto done;
     }
@@ -33,6 +33,30 @@ static PyObject *sorted_offsets(PyObject *offsets)
 done:
     Py_XDECREF(list);
     return bytes;
+}
+
+/* Keep the offsets; 0, or -1 with an error. */
+static int learn_kept(batch_filter *self, PyObject *offsets)
+{
+    PyObject *bytes = sorted_offsets(offsets); /* strong */
+    if (bytes == NULL) {
+        return -1;
+    }
+    Py_XDECREF(self->kept);
+    self->kept = bytes;
+    self->filter.kept_offsets = (const int64_t *)(const void *)PyBytes_AsString(bytes);
+    self->filter.kept_count = (size_t)PyBytes_Size(bytes) / sizeof(int64_t);
+    self->filter.knows_kept = true;
+    return 0;
+}
+
+/* Ask for the offsets.  OK, or INTERRUPTED: an error is set. */
+static plog_status ask_for_kept(batch_filter *self)
+{
+    PyObject *offsets = PyObject_CallNoArgs(self->kept); /* strong */
+    const int result = offsets == NULL ? -1 : learn_kept(self, offsets);
+    Py_XDECREF(offsets);
+    return result < 0 ? PLOG_INTERRUPTED : PLOG_OK;
 }
 
 static PyObject *strong_or_null(PyObject *object)
@@ -58,10 +82,8 @@ static PyObject *filter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         PyErr_SetString(PyExc_ValueError, "needs -1 <= now and 0 <= delete_retention_ms");
         return NULL;
     }
-    PyObject *kept = sorted_offsets(kept_offsets); /* strong */
-    batch_filter *self = kept == NULL ? NULL : PyObject_New(batch_filter, type);
+    batch_filter *self = PyObject_New(batch_filter, type);
     if (self == NULL) {
-        Py_XDECREF(kept);
         return NULL;
     }
     const plog_py_key_map *map = (const plog_py_key_map *)key_map;
@@ -72,13 +94,17 @@ static PyObject *filter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         .now = now,
         .horizon = is_finite ? now + delete_retention_ms : INT64_MAX,
         .round_end = round_end,
-        .kept_offsets = (const int64_t *)(const void *)PyBytes_AsString(kept),
-        .kept_count = (size_t)PyBytes_Size(kept) / sizeof(int64_t),
+        .knows_kept = kept_offsets == NULL,
     };
     self->key_map = Py_NewRef(key_map);
-    self->kept = kept;
+    self->kept = kept_offsets == NULL ? NULL : Py_NewRef(kept_offsets);
     self->decompress = strong_or_null(decompress);
     self->compress = strong_or_null(compress);
+    if (kept_offsets != NULL && !PyCallable_Check(kept_offsets) &&
+        learn_kept(self, kept_offsets) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
     return (PyObject *)self;
 }
 
@@ -86,7 +112,7 @@ static void filter_dealloc(PyObject *object)
 {
     batch_filter *self = (batch_filter *)object;
     Py_DECREF(self->key_map);
-    Py_DECREF(self->kept);
+    Py_XDECREF(self->kept);
     Py_XDECREF(self->decompress);
     Py_XDECREF(self->compress);
     plog_free_object(object);
@@ -272,6 +298,8 @@ static plog_status filter_all(batch_filter *self, request *asked)
         }
         if (status == PLOG_LIMIT) {
             status = filter_compressed(self, asked);
+        } else if (status == PLOG_STALE) {
+            status = ask_for_kept(self);
         }
     } while (status == PLOG_OK);
     return status;

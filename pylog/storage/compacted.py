@@ -27,6 +27,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -238,7 +239,8 @@ class CompactedPartition(DirtyPartition):
         sources = self._sources(attachment, dirty.start, dirty.end)
         end = map_keys(key_map, sources, first_offset=dirty.start, run=run)
         self._wait_durable(dirty.start, end)
-        kept_offsets = self._kept_offsets(attachment)
+        # Once a round, and only if there are batches of producers: it may read much of the log.
+        kept_offsets = functools.cache(functools.partial(self._kept_offsets, attachment))
         groups = collections.deque(self._groups(plan.manifest, end))
         run.begin("filter", sum(facts.size for group in groups for facts in group))
         while groups:
