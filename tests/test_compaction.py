@@ -11,6 +11,7 @@ from partitions import bases, make_partition
 
 import pylog
 from pylog import CompactionProgress, Log
+from pylog.errors import InvalidConfigurationError
 
 
 @pytest.fixture
@@ -178,8 +179,10 @@ def test_compaction_is_due_by_the_dirty_ratio(log: Log) -> None:
     assert found.start == found.end == report.end
 
 
-def test_a_topic_that_is_only_deleted_from_is_never_due(log: Log) -> None:
+def test_a_topic_that_is_only_deleted_from_is_not_compacted(log: Log) -> None:
     partition = make_partition(log, segment_bytes=500)
     update(partition, 100, keys=5)
     assert not partition.is_compaction_due()
     assert partition.compact_if_due() is None
+    with pytest.raises(InvalidConfigurationError, match="compact"):
+        partition.compact()

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from pylog._native import BatchFilter, KeyMap, Reader
-from pylog.errors import ClosedError, PylogError
+from pylog.errors import ClosedError, InvalidConfigurationError, PylogError
 from pylog.records import CompactionProgress, CompactionReport
 from pylog.storage import policy
 from pylog.storage.attachment import Attachment
@@ -66,7 +66,7 @@ class CompactedPartition(DirtyPartition):
         include_active: bool = True,
         progress: Callable[[CompactionProgress], object] | None = None,
     ) -> CompactionReport:
-        """Compact now, whatever the dirty ratio and the cleanup policy; return what was done.
+        """Compact now, whatever the dirty ratio; return what was done.
 
         include_active: seal the active segment first, so that all records are compacted that the
         high watermark and `min_compaction_lag_ms` allow; otherwise those of sealed segments.
@@ -76,14 +76,18 @@ class CompactedPartition(DirtyPartition):
         `delete_retention_ms` after it was first compacted; records without a key go.  Offsets stay
         as they are, with gaps.  Readers and appenders go on, here and in other processes.
         If another thread or process compacts the partition, waits for it and goes on from there.
-        Raises CorruptRangeError, InvalidRecordError and MissingExtraError for batches that cannot
-        be read (nothing is deleted for it), PartitionFullError, PartitionFailedError,
-        DurabilityUnknownError, RuntimeError when `progress` calls it, ClosedError, OSError, and
-        what opening raises.
+        Raises InvalidConfigurationError for a topic whose cleanup policy has no "compact": its
+        records without keys would be lost; CorruptRangeError, InvalidRecordError and
+        MissingExtraError for batches that cannot be read (nothing is deleted for it),
+        PartitionFullError, PartitionFailedError, DurabilityUnknownError, RuntimeError when
+        `progress` calls it, ClosedError, OSError, and what opening raises.
         O(bytes of the sealed segments) for each round; memory: `dedupe_buffer_bytes` at most, and a
         few times the largest batch.  For each group of segments appenders wait for two syncs.
         Source: Kafka LogCleaner, Cleaner.
         """
+        policies = self.config.cleanup_policy
+        if not self.is_compacted:
+            raise InvalidConfigurationError("cleanup_policy", policies, '"compact" among them')
         if self._attached() is None:
             return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
         with self._cleaner(blocking=True), self._keeping_error():

@@ -34,13 +34,18 @@ class Plan(NamedTuple):
 class DirtyPartition(RetainingPartition):
     """What of a partition may be compacted."""
 
+    @property
+    def is_compacted(self) -> bool:
+        """Whether the topic's cleanup policy has "compact" in it."""
+        return "compact" in self.config.cleanup_policy.split(",")
+
     def is_compaction_due(self) -> bool:
         """Return whether the topic's settings ask for compaction now.
 
         Raises what opening raises, ClosedError, OSError.  Reads no more than a batch's header.
         """
         config = self.config
-        if "compact" not in config.cleanup_policy.split(","):
+        if not self.is_compacted:
             return False
         plan = self._plan_round()
         if plan is None or plan.now == IN_DOUBT:

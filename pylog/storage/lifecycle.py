@@ -450,7 +450,9 @@ def trim(directory: Directory, marks: Marks, time_entries: int, *, sync: bool) -
 def remove_directory(directory: Directory) -> None:
     """Remove a deleted partition's files and its directory.  Raises OSError; may be repeated."""
     for name in directory.names():
-        directory.unlink(name)
+        # Whoever compacts it may be letting go of its files.
+        with contextlib.suppress(FileNotFoundError):
+            directory.unlink(name)
     directory.remove()
 
 
