@@ -88,13 +88,14 @@ class CompactedPartition(DirtyPartition):
         policies = self.config.cleanup_policy
         if not self.is_compacted:
             raise InvalidConfigurationError("cleanup_policy", policies, '"compact" among them')
-        if self._attached() is None:
-            return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
-        with self._cleaner(blocking=True), self._keeping_error():
-            self.apply_retention()
-            if include_active:
-                self._seal_active()
-            return self._compacted(None, progress)
+        with self._keeping_error():
+            if self._attached() is None:
+                return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
+            with self._cleaner(blocking=True):
+                self.apply_retention()
+                if include_active:
+                    self._seal_active()
+                return self._compacted(None, progress)
 
     def compact_if_due(self) -> CompactionReport | None:
         """Compact if the topic asks for it by now; return what was done, None when nothing was.
@@ -103,13 +104,14 @@ class CompactedPartition(DirtyPartition):
         segment.  For the background: reads and writes at the pace that the environment sets.
         Raises what `compact` raises.
         """
-        if not self.is_compaction_due():
-            return None
-        with self._cleaner(blocking=False) as is_taken, self._keeping_error():
-            # Whoever held the lock until now may have done it.
-            if not is_taken or not self.is_compaction_due():
+        with self._keeping_error():
+            if not self.is_compaction_due():
                 return None
-            return self._compacted(self._environment.pace, None)
+            with self._cleaner(blocking=False) as is_taken:
+                # Whoever held the lock until now may have done it.
+                if not is_taken or not self.is_compaction_due():
+                    return None
+                return self._compacted(self._environment.pace, None)
 
     # ------------------------------------------------------------------ the cleaner's lock
 
