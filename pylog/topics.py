@@ -325,7 +325,7 @@ class Topic:
         """Compact all partitions now, whatever the dirty ratio; return what was done, by partition.
 
         Arguments, errors and cost as `Partition.compact`; partitions before the one that raises are
-        done then.  A topic without "compact" in its cleanup policy can be compacted too.
+        done then.
         """
         return {
             partition.number: partition.compact(include_active=include_active, progress=progress)

@@ -330,15 +330,17 @@ class CompactedPartition(DirtyPartition):
         with self._held(attachment):
             # A revision that was never used, also not by a commit in question.
             _, segments = attachment.ready_locked(attachment.page.marks())
-            cleaned = CleanedSegment(
-                self._directory,
-                sources,
-                revision=segments.generation + 1,
-                index_interval_bytes=self.config.index_interval_bytes,
-            )
-            cleaned.create()
+        cleaned = CleanedSegment(
+            self._directory,
+            sources,
+            revision=segments.generation + 1,
+            index_interval_bytes=self.config.index_interval_bytes,
+        )
         is_committed = False
         try:
+            # A topic that was deleted meanwhile is refused here, before it has a new file.
+            with self._held(attachment):
+                cleaned.create()
             cleaned.fill(batch_filter, run)
             is_committed = cleaned.is_changed and self._commit(attachment, group, cleaned)
             return is_committed or not cleaned.is_changed
