@@ -1,14 +1,17 @@
-"""Mappings that outlive a process, as users may have them; README shows the first."""
+"""Stores for tables: mappings that users may have, README shows the first; and some that fail."""
 
 from __future__ import annotations
 
 import dbm.dumb
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+RESERVED = b"\x00pylog\x00"  # what keys begin with that are not users'
 
 
 class SqliteStore(MutableMapping[bytes, bytes]):
@@ -100,3 +103,50 @@ STORES: dict[str, Callable[[Path], Any]] = {
     "dbm.gnu": open_gnu,
     "rocksdict": open_rocks,
 }
+
+
+class Recorder(dict[bytes, bytes]):
+    """A dict that notes what is done to it, and fails when it is told to."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self.done: list[str] = []
+        self.fails_at = fails_at
+
+    def note(self, what: str) -> None:
+        if self.fails_at == len(self.done):
+            raise RuntimeError("the store failed")
+        self.done.append(what)
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        is_position = key.startswith(RESERVED + b"position")
+        moves = is_position and json.loads(value)["reached"] != json.loads(value)["reaching"]
+        is_topic = key == RESERVED + b"topic"
+        self.note(
+            "topic" if is_topic else "intent" if moves else "position" if is_position else "put"
+        )
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: bytes) -> None:
+        self.note("delete")
+        super().__delitem__(key)
+
+
+class Synced(Recorder):
+    def sync(self) -> None:
+        self.note("sync")
+
+
+class Committed(Recorder):
+    """Forgets at a failure what was not committed."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__(fails_at)
+        self.kept: dict[bytes, bytes] = {}
+
+    def commit(self) -> None:
+        self.note("commit")
+        self.kept = dict(self)
+
+    def sync(self) -> None:
+        raise AssertionError("it has a commit")

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import STORES
+from processes import children
+from stores import RESERVED, STORES, Committed, Recorder, Synced
 from tail_memory import wait_until
 
 import pylog
 from pylog import Log, Topic, errors, table_store
-
-RESERVED = b"\x00pylog\x00"
 
 
 @pytest.fixture
@@ -27,53 +26,6 @@ def log(tmp_path: Path) -> Iterator[Log]:
 @pytest.fixture
 def topic(log: Log) -> Topic:
     return log.create_topic("t", durability="os", cleanup_policy="compact")
-
-
-class Recorder(dict[bytes, bytes]):
-    """A dict that notes what is done to it, and fails when it is told to."""
-
-    def __init__(self, fails_at: int | None = None) -> None:
-        super().__init__()
-        self.done: list[str] = []
-        self.fails_at = fails_at
-
-    def note(self, what: str) -> None:
-        if self.fails_at == len(self.done):
-            raise RuntimeError("the store failed")
-        self.done.append(what)
-
-    def __setitem__(self, key: bytes, value: bytes) -> None:
-        is_position = key.startswith(RESERVED + b"position")
-        moves = is_position and json.loads(value)["reached"] != json.loads(value)["reaching"]
-        is_topic = key == RESERVED + b"topic"
-        self.note(
-            "topic" if is_topic else "intent" if moves else "position" if is_position else "put"
-        )
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: bytes) -> None:
-        self.note("delete")
-        super().__delitem__(key)
-
-
-class Synced(Recorder):
-    def sync(self) -> None:
-        self.note("sync")
-
-
-class Committed(Recorder):
-    """Forgets at a failure what was not committed."""
-
-    def __init__(self, fails_at: int | None = None) -> None:
-        super().__init__(fails_at)
-        self.kept: dict[bytes, bytes] = {}
-
-    def commit(self) -> None:
-        self.note("commit")
-        self.kept = dict(self)
-
-    def sync(self) -> None:
-        raise AssertionError("it has a commit")
 
 
 # ------------------------------------------------------------------ any store
@@ -450,3 +402,60 @@ def test_building_anew_can_be_interrupted_anywhere(
         assert is_begun or if_stale == "rebuild" or len(left) < 4
         assert dict(log.table("t", store=left, if_stale=if_stale)) == {b"0": b"new"}
     assert failures > 9
+
+
+# ------------------------------------------------------------------ killed
+
+
+def put(topic: Topic, model: dict[bytes, bytes], pick: random.Random) -> None:
+    """Append something, and to the model."""
+    key, value = b"%d" % pick.randrange(40), pick.choice([None, b"", pick.randbytes(30)])
+    topic.append(value, key=key)
+    if value is None:
+        model.pop(key, None)
+    else:
+        model[key] = value
+
+
+def test_a_process_that_is_killed_while_it_fills_a_store_leaves_one_that_is_right(
+    tmp_path: Path,
+) -> None:
+    pick = random.Random(5)
+    model: dict[bytes, bytes] = {}
+    topic_path = tmp_path / "log"
+    with pylog.open(topic_path) as log:
+        log.create_topic("t", durability="os", segment_bytes=1 << 16)
+
+    def work() -> None:
+        table_store.StoreState.read_bytes = 500  # many commits
+        with pylog.open(topic_path) as log:
+            table = log.table("t", store=STORES["sqlite3"](tmp_path))
+            while True:
+                table.refresh()
+
+    def stored() -> int:
+        store = STORES["sqlite3"](tmp_path)
+        text = store.get(RESERVED + b"position 0")
+        store.close()
+        return 0 if text is None else int(json.loads(text)["reached"][0])
+
+    with children() as start:
+        for turn in range(8):
+            before = stored()
+            child = start(work)
+            with pylog.open(topic_path) as log:
+                for count in (1, pick.randrange(50, 200)):
+                    for _ in range(count):
+                        put(log.topic("t"), model, pick)
+                    wait_until(lambda before=before: stored() > before)  # it is at work
+            child.kill()
+            store = STORES["sqlite3"](tmp_path)
+            with pylog.open(topic_path) as log:
+                table = log.table("t", store=store)
+                if turn % 2:
+                    assert dict(table) == model
+                    table.check()
+                else:
+                    # As far as it says, and no farther.
+                    assert table.refresh() == {0: log.topic("t").partition(0).high_watermark}
+            store.close()
