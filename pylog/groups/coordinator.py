@@ -11,10 +11,10 @@ from pylog._native import Events
 from pylog.engine import Engine
 from pylog.errors import NonEmptyGroupError
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
-from pylog.groups.group_log import EncodedRecord, GroupLog, check_protocol, check_readable
+from pylog.groups.group_log import GroupLog, check_protocol, check_readable
 from pylog.groups.member import Membership, committed, member_value, offset_records
 from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
-from pylog.groups.view import View
+from pylog.groups.view import EncodedRecord, View
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.registry import TopicRegistry
 
@@ -85,13 +85,13 @@ class Coordinator:
         now = self.log.clock()
         records = offset_records(group, offsets, now=now)
 
-        def check(view: View) -> list[EncodedRecord] | None:
+        def check(view: View) -> list[EncodedRecord]:
             state = view.groups.get(group)
             if state is not None:
                 check_readable(state)
                 check_protocol(state)
                 if state.members:
                     raise NonEmptyGroupError(group, len(state.members))
-            return records or None
+            return records
 
         self.log.write(check, now)

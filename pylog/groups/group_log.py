@@ -20,7 +20,7 @@ import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from pylog._native import Events, system_clock
@@ -30,7 +30,6 @@ from pylog.errors import (
     CorruptionError,
     InconsistentGroupProtocolError,
     InvalidGroupIdError,
-    OffsetMismatchError,
     UnknownTopicOrPartitionError,
 )
 from pylog.groups import membership
@@ -39,7 +38,7 @@ from pylog.groups.facts import MemberValue, TopicShape
 from pylog.groups.liveness import Liveness
 from pylog.groups.schemas import encode_key, encode_value
 from pylog.groups.state import Change, Group, changes_between
-from pylog.groups.view import View
+from pylog.groups.view import EncodedRecord, View
 from pylog.groups.wire import MAX_STRING_BYTES
 from pylog.registry import TopicRegistry
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
@@ -51,9 +50,10 @@ OFFSETS_CONFIG: Final = TopicConfig(
     cleanup_policy="compact", segment_bytes=16 << 20, max_message_bytes=8 << 20
 )
 
+_ATTEMPTS: Final = 3  # before all others have to wait (guessed)
+
 # What happens to a draft of a group; returns whether its epoch has to rise.
 Event = Callable[[Group], bool]
-EncodedRecord = tuple[bytes, bytes | None]
 
 
 @dataclasses.dataclass(slots=True)
@@ -218,58 +218,37 @@ class GroupLog:
             for key, value in changes
         ]
 
-        def check(view: View) -> list[EncodedRecord] | None:
+        def check(view: View) -> Sequence[EncodedRecord]:
             group = view.groups.get(name)
             is_same = (group, 0 if group is None else group.version) == version
-            return records if is_same else None
+            return records if is_same else ()
 
         return self.write(check, now)
 
-    def write(self, check: Callable[[View], list[EncodedRecord] | None], now: int) -> bool:
+    def write(self, check: Callable[[View], Sequence[EncodedRecord]], now: int) -> bool:
         """Append records in one batch, decided from the very latest view.
 
-        check: called with the view, perhaps several times; returns the records, None to give up.
+        check: called with the view, perhaps several times; returns the records, none to give up.
         now: their timestamp.  Returns False when it was given up.
         Raises what `check` and `Partition.append` raise.
         """
-        while True:
+        for attempt in range(_ATTEMPTS + 1):
             with self.lock:
                 view = self.view_locked(create=True)
                 assert view is not None
                 view.refresh()
-                records = check(view)
-                if records is None:
-                    return False
-                seen = view.offset
-                placed = self._place_locked(view, records, now)
-            if placed:
-                break
-            self.await_others(view, seen)
-        view.partition.wait_durable(seen, seen + len(records))
-        return True
-
-    def _place_locked(self, view: View, records: Collection[EncodedRecord], now: int) -> bool:
-        """Append behind the view and take it in; return False if others appended before."""
-        keys, values = [key for key, _ in records], [value for _, value in records]
-        chunks = view.partition.encode_chunks(values, keys, None, now).chunks
-        assert len(chunks) == 1, "all or nothing"
-        try:
-            _, view_end = view.partition.place(chunks[0], view.offset)
-        except OffsetMismatchError:
-            return False
-        for key, value in records:
-            view.take(key, value, now)
-        view.offset = view_end
-        return True
-
-    def await_others(self, view: View, seen: int) -> None:
-        """See to it that what others appended behind `seen` can be read.
-
-        It becomes visible when it is durable.  Its writer may have been killed before its sync:
-        whoever notices syncs for it, or would try again for ever.
-        """
-        if view.partition.high_watermark <= seen:
-            view.partition.flush()
+                if attempt < _ATTEMPTS:
+                    records = check(view)
+                    placed = view.append(records, now) if records else None
+                else:
+                    # Many others append just now, and each time one of them was faster.
+                    records, placed = view.append_decided(check, now)
+            if not records:
+                return False
+            if placed is not None:
+                view.partition.wait_durable(placed[0], placed[1])
+                return True
+        raise AssertionError("nobody can be faster than who keeps all others out")
 
     # ------------------------------------------------------------------ looking after groups
 

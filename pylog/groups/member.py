@@ -22,10 +22,10 @@ from pylog.errors import (
 from pylog.groups import membership
 from pylog.groups.assignors import Assignor, name_of
 from pylog.groups.facts import MemberKey, MemberValue, OffsetKey, OffsetValue
-from pylog.groups.group_log import EncodedRecord, GroupLog, check_readable
+from pylog.groups.group_log import GroupLog, check_readable
 from pylog.groups.schemas import encode_key, encode_offset, encode_value
 from pylog.groups.state import Group
-from pylog.groups.view import View
+from pylog.groups.view import EncodedRecord, View
 from pylog.records import OffsetAndMetadata, TopicPartition
 
 MAX_METADATA_BYTES: Final = 4096  # Kafka's offset.metadata.max.bytes
@@ -188,7 +188,7 @@ class Membership:
         if abs(now - member.said_at) < interval // _PROGRESS_PARTS:
             return
 
-        def check(view: View) -> list[EncodedRecord] | None:
+        def check(view: View) -> list[EncodedRecord]:
             latest = view.groups.get(self.group)
             if latest is None:
                 raise UnknownMemberIdError(self.group, self.member_id)
@@ -284,23 +284,20 @@ class Membership:
         key = self._keys.get(one)
         if key is None:
             key = self._keys[one] = encode_key(OffsetKey(self.group, topic, partition))
-        while True:
-            with log.lock:
-                view = log.view_locked(create=True)
-                assert view is not None
-                view.refresh()
-                group = view.groups.get(self.group)
-                self._check_own_locked(group, one)
-                assert group is not None
-                if view.partition.waits_for_sync:
-                    break  # others shall not wait for the sync, but with it
+        with log.lock:
+            view = log.view_locked(create=True)
+            assert view is not None
+            view.refresh()
+            group = view.groups.get(self.group)
+            self._check_own_locked(group, one)
+            assert group is not None
+            # Where a sync is waited for, others shall not wait for it too, but with it.
+            if not view.partition.waits_for_sync:
                 now = log.clock()
                 value = encode_offset(offset, leader_epoch, encoded, now)
-                seen = view.offset
                 if view.append_one(key, value, now):
                     group.offsets[one] = OffsetValue(offset, leader_epoch, metadata, now)
                     return
-            log.await_others(view, seen)
         self.commit({one: OffsetAndMetadata(offset, metadata, leader_epoch)})
 
     def _check_own_locked(self, group: Group | None, partition: TopicPartition) -> None:

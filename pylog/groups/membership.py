@@ -22,12 +22,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeAlias
 
-from pylog.errors import FencedInstanceIdError, StaleMemberEpochError, UnknownMemberIdError
+from pylog.errors import (
+    CorruptionError,
+    FencedInstanceIdError,
+    StaleMemberEpochError,
+    UnknownMemberIdError,
+)
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor, Subscriber, assign
 from pylog.groups.facts import CurrentValue, MemberValue, Place, TopicShape
 from pylog.groups.state import AWAY_EPOCH, STABLE, UNRELEASED, UNREVOKED, Group, Member
 from pylog.records import TopicPartition
 
+_MAX_EPOCH: Final = 2**31 - 1
 DEFAULT_SESSION_TIMEOUT_MS: Final = 45_000  # Kafka's
 
 # The topics of the log, by name, and the assignors that this process knows, by name.
@@ -169,7 +175,8 @@ def settle(draft: Group, topics: Topics, assignors: Assignors, *, is_changed: bo
     is_changed: the epoch has to rise.  topics: of the log, at least those subscribed to.
     assignors: when the one that the group asks for is not among them, the target stays as it is
     until somebody comes who has it.
-    Raises what a user's assignor raises, and InvalidAssignmentError.
+    Raises what a user's assignor raises, and InvalidAssignmentError; CorruptionError where an enemy
+    wrote the last epoch there is.
     """
     for member_id, member in list(draft.members.items()):
         if member.said is None:
@@ -178,6 +185,8 @@ def settle(draft: Group, topics: Topics, assignors: Assignors, *, is_changed: bo
             is_changed = True
     is_changed |= _take_shapes(draft, topics)
     if is_changed:
+        if draft.epoch >= _MAX_EPOCH:
+            raise CorruptionError(f"group {draft.name!r}: epoch {draft.epoch} is the last one")
         draft.epoch += 1
     if draft.target_epoch < draft.epoch:
         _retarget(draft, assignors)

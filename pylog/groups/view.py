@@ -10,15 +10,19 @@ Locks: none; its owner lets one thread in at a time.
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from pylog.errors import CorruptionError, OffsetMismatchError, OffsetOutOfRangeError
 from pylog.groups.facts import Key, Value
 from pylog.groups.schemas import parse_key, parse_value
 from pylog.groups.state import Group
+from pylog.storage.encoding import Chunk
 from pylog.storage.partition import Partition
 
 logger = logging.getLogger("pylog")
+
+EncodedRecord: TypeAlias = tuple[bytes, bytes | None]
 
 _MAX_KNOWN_KEYS: Final = 100_000  # parsed keys that are kept: 30 MB (guessed)
 
@@ -33,15 +37,18 @@ class View:
         self._keys: dict[bytes, Key | None] = {}
 
     def refresh(self) -> None:
-        """Take in what became visible since the last call.
+        """Take in what was appended since the last call, by anybody, durable or not.
 
+        What is decided from it is appended behind it, so that after a power cut nothing is left
+        that was decided from what is lost.
         Raises CorruptRangeError, ClosedError, OSError, and what opening a partition raises.
         Without news: one copy of the marks.
         """
-        end = self.partition.high_watermark
-        # What this process placed is taken in before it is visible, so the view may be ahead.
-        if end > self.offset and not self._go_on(end):
-            self._begin_again()
+        end = self.partition.log_end_offset
+        if end != self.offset and not self._go_on(end):
+            # What was not seen was removed, and may have been a tombstone: begin again.
+            self.groups, self.offset = {}, 0
+            self._go_on(self.partition.log_end_offset)
 
     def _go_on(self, end: int) -> bool:
         """Read up to `end`; return whether nothing that was not seen before had been removed.
@@ -51,29 +58,27 @@ class View:
         ever what all others forgot.
         """
         is_whole = self.offset == 0
-        try:
-            for record in self.partition.records(None if is_whole else self.offset, end):
+        if is_whole:
+            self.offset = self.partition.log_start_offset
+        while self.offset < end:
+            try:
+                records = self.partition.read_placed(self.offset)
+            except OffsetOutOfRangeError:
+                return False
+            for record in records:
                 if record.offset != self.offset and not is_whole:
                     return False
                 self.take(record.key or b"", record.value, record.timestamp)
                 self.offset = record.offset + 1
-        except OffsetOutOfRangeError:
-            return False
-        if self.offset < end and not is_whole:
-            return False
-        self.offset = end
+            if records.next_offset != self.offset and not is_whole:
+                return False
+            self.offset = records.next_offset
         return True
-
-    def _begin_again(self) -> None:
-        """Replay the partition from its start."""
-        self.groups, self.offset = {}, 0
-        self._go_on(self.partition.high_watermark)
 
     def append_one(self, key: bytes, value: bytes, timestamp: int) -> bool:
         """Append a record behind the view, in one C call; return False if others did before.
 
-        Without taking it in, and without waiting for more than that it is placed where the topic
-        asks for no more.  The caller waits for durability.
+        It is not taken in.  Where the topic asks for it the call waits for a sync.
         """
         try:
             self.partition.append(value, key, None, timestamp, self.offset)
@@ -81,6 +86,51 @@ class View:
             return False
         self.offset += 1
         return True
+
+    def append(self, records: Sequence[EncodedRecord], timestamp: int) -> tuple[int, int] | None:
+        """Append records behind the view and take them in; return None if others did before.
+
+        Returns (first, end offset); durability is not waited for.
+        """
+        try:
+            placed = self.partition.place(self._chunk(records, timestamp), self.offset)
+        except OffsetMismatchError:
+            return None
+        self._take_own(records, timestamp, placed[1])
+        return placed
+
+    def append_decided(
+        self, decide: Callable[[View], Sequence[EncodedRecord]], timestamp: int
+    ) -> tuple[Sequence[EncodedRecord], tuple[int, int] | None]:
+        """Append what is decided from the view, none for nothing, while nobody else appends.
+
+        Returns what was decided, and where it is; durability is not waited for.
+        """
+        decided: Sequence[EncodedRecord] = ()
+
+        def chunk(end: int) -> Chunk | None:
+            nonlocal decided
+            self.refresh()
+            assert self.offset == end
+            decided = decide(self)
+            return self._chunk(decided, timestamp) if decided else None
+
+        placed = self.partition.place_decided(chunk)
+        if placed is not None:
+            self._take_own(decided, timestamp, placed[1])
+        return decided, placed
+
+    def _chunk(self, records: Sequence[EncodedRecord], timestamp: int) -> Chunk:
+        keys, values = [key for key, _ in records], [value for _, value in records]
+        chunks = self.partition.encode_chunks(values, keys, None, timestamp).chunks
+        assert len(chunks) == 1, "all or nothing"
+        return chunks[0]
+
+    def _take_own(self, records: Sequence[EncodedRecord], timestamp: int, end: int) -> None:
+        for key, value in records:
+            self.take(key, value, timestamp)
+        # Last: after an interrupt they are read again, which changes nothing.
+        self.offset = end
 
     def take(self, key_bytes: bytes, value_bytes: bytes | None, timestamp: int) -> None:
         """Take in one record."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pylog import _native
@@ -263,6 +263,30 @@ class Partition(TimedPartition):
         """
         return self._write(chunk, -1 if expected_offset is None else expected_offset)
 
+    def place_decided(self, decide: Callable[[int], Chunk | None]) -> tuple[int, int] | None:
+        """Append what `decide` returns, all or nothing, while nobody else can append.
+
+        For who read what is there, over and over, and was never fast enough for `place` with an
+        expected offset.  decide: called with the log end offset, perhaps several times; may
+        `read_placed`; all processes wait for it.  None: append nothing.
+        Returns and raises what `place` does, and what `decide` raises, with nothing appended.
+        """
+        while True:
+            with self._lock:
+                attachment = self._ready_attachment()
+                with attachment.page:
+                    end_offset = attachment.page.marks().log_end_offset
+                    chunk = decide(end_offset)
+                    if chunk is None:
+                        return None
+                    placed = attachment.write_locked(*chunk, end_offset, is_large=True)
+            if isinstance(placed, tuple):
+                attachment.after_write()
+                if self._observer is not None:
+                    self._observer.placed(*placed, len(chunk.data), self._observer.now())
+                return placed
+            # Settings were changed since they were looked at.
+
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
         if spans:
@@ -368,6 +392,27 @@ class Partition(TimedPartition):
         # One assignment: another thread sees the old place or the new one.
         self._place = records.next_offset, segment, records.end_position
         return records
+
+    def read_placed(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Records:
+        """Read as `read` does, also what is placed and not visible yet.
+
+        For who only appends behind what it read: after a power cut none of that is there without
+        what it was decided from.
+        """
+        attachment = self._attachment or self._attached()
+        if attachment is None:
+            return self._nothing_at(offset, max_bytes, None)
+        try:
+            marks = attachment.page.marks()
+        except ClosedError:
+            return self._again(attachment).read_placed(offset, max_bytes)
+        limit = marks.log_end_offset
+        if not marks.log_start_offset <= offset < limit:
+            return self._nothing_at(offset, max_bytes, marks)
+        found = self._find(attachment, marks, offset, limit, max_bytes)
+        if found is None:
+            return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
+        return found[1]
 
     def _find(
         self, attachment: Attachment, marks: Marks, offset: int, limit: int, max_bytes: int
