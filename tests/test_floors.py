@@ -98,6 +98,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "dirty",
         "compacted",
         "timed",
+        "decided",
         "partition",
         "__init__",
     ),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pylog import _native
@@ -28,6 +28,7 @@ from pylog.errors import (
 from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import encoding, policy
 from pylog.storage.attachment import Attachment
+from pylog.storage.decided import DecidedPartition
 from pylog.storage.encoding import Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
@@ -35,7 +36,7 @@ from pylog.storage.produced import Piece, Produced, pieces_of
 from pylog.storage.producer_state import ProducedBatch
 from pylog.storage.segment import ReplacedError, Segment
 from pylog.storage.segments import SegmentSet, view_of
-from pylog.storage.timed import TimedPartition, whole_number
+from pylog.storage.timed import whole_number
 
 DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
@@ -49,7 +50,7 @@ class Placed(NamedTuple):
     append_time: int | None
 
 
-class Partition(TimedPartition):
+class Partition(DecidedPartition):
     """An ordered, durable sequence of records, shared by any number of threads and processes.
 
     topic: the topic's name.  number: which of its partitions.  config: the topic's settings.
@@ -262,30 +263,6 @@ class Partition(TimedPartition):
         Raises what `append` raises, except for what is wrong with a record.
         """
         return self._write(chunk, -1 if expected_offset is None else expected_offset)
-
-    def place_decided(self, decide: Callable[[int], Chunk | None]) -> tuple[int, int] | None:
-        """Append what `decide` returns, all or nothing, while nobody else can append.
-
-        For who read what is there, over and over, and was never fast enough for `place` with an
-        expected offset.  decide: called with the log end offset, perhaps several times; may
-        `read_placed`; all processes wait for it.  None: append nothing.
-        Returns and raises what `place` does, and what `decide` raises, with nothing appended.
-        """
-        while True:
-            with self._lock:
-                attachment = self._ready_attachment()
-                with attachment.page:
-                    end_offset = attachment.page.marks().log_end_offset
-                    chunk = decide(end_offset)
-                    if chunk is None:
-                        return None
-                    placed = attachment.write_locked(*chunk, end_offset, is_large=True)
-            if isinstance(placed, tuple):
-                attachment.after_write()
-                if self._observer is not None:
-                    self._observer.placed(*placed, len(chunk.data), self._observer.now())
-                return placed
-            # Settings were changed since they were looked at.
 
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
