@@ -87,6 +87,7 @@ def test_what_a_killed_process_had_is_others(path: Path, start: Start) -> None:
         follow(log, member, lambda count: count == PARTITIONS // 2)
         child.kill()
         follow(log, member, lambda count: count == PARTITIONS)
+        assert not member.look().to_revoke
 
 
 def test_a_killed_static_member_is_awaited_and_then_dropped(path: Path, start: Start) -> None:
@@ -208,6 +209,7 @@ def test_a_child_that_lives_on_does_not_keep_a_killed_parent_in_its_group(
         with pylog.open(path) as log:
             member = join(log)
             follow(log, member, lambda count: count == PARTITIONS)
+            assert len(log._coordinator.log.read(GROUP).members) == 1  # type: ignore[union-attr]
     finally:
         os.kill(state[1], signal.SIGKILL)
 
