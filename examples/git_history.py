@@ -4,7 +4,8 @@
 
 Each change of a file becomes a record: the path is its key, the new blob id its value, a deletion a
 null value.  A second process reads along while this one writes.  Then the log is opened again and
-replayed: the last value of each key is the tree, and it has to equal `git ls-tree -r HEAD`.
+replayed: the last value of each key is the tree, and it has to equal `git ls-tree -r HEAD`.  And
+once more when the topic was compacted: then one record for each path is all that is read.
 
 Exit code: 0 the trees are equal, 1 they differ, 2 there is nothing to read.
 """
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Iterator
 import pylog
 
 TOPIC = "history"
+END = b""  # the key of the last record, by which readers know it: no path is empty
 BATCH = 1000  # events for one append_many: one batch, one sync
 # Paths end with NUL, so they may hold anything; ids are whole; and no setting of a user changes
 # what is shown: renames, submodules that are hidden, the root, the way merges are compared.
@@ -108,7 +110,7 @@ def write(topic: pylog.Topic, commits: Iterable[list[Event]]) -> tuple[int, floa
         )
         seconds += time.perf_counter() - began
         count += len(events)
-    topic.append(b"end")  # a record without a key: readers know that there is no more
+    topic.append(b"end", key=END)
     return count, seconds
 
 
@@ -123,12 +125,12 @@ def batches(commits: Iterable[list[Event]]) -> Iterator[list[Event]]:
 
 
 def follow(directory: str) -> None:
-    """Read along in a process of its own, to the record without a key; print what was seen."""
+    """Read along in a process of its own, to the last record; print what was seen."""
     with pylog.open(directory) as log:
         records = log.read(TOPIC, follow=True)
         print("ready", flush=True)
         for seen, record in enumerate(records):
-            if record.key is None:
+            if record.key == END:
                 late = max(time.time() * 1000 - record.timestamp, 0)
                 print(f"{seen:,} events while they were written, the last {late:.0f} ms after that")
                 return
@@ -139,13 +141,25 @@ def replay(directory: str) -> tuple[Tree, int]:
     tree: Tree = {}
     with pylog.open(directory) as log:
         for count, record in enumerate(log.read(TOPIC)):
-            if record.key is None:
+            if record.key == END:
                 return tree, count
+            assert record.key is not None
             if record.value is None:
                 tree.pop(record.key, None)
             else:
                 tree[record.key] = record.value, record.headers[0][1] or b""
     return tree, -1  # the end was lost
+
+
+def compact(directory: str) -> tuple[int, int]:
+    """Keep the last record of each path only; return the bytes before and after."""
+    with pylog.open(directory) as log:
+        topic = log.topic(TOPIC)
+        before = topic.compact()[0].bytes_before
+        # Deletions were kept for readers who follow.  None is left, so their time is over at once,
+        # and the next compaction drops them; something has to be new for it.
+        topic.append(b"end", key=END)
+        return before, topic.compact()[0].bytes_after
 
 
 # ------------------------------------------------------------------ all of it
@@ -157,7 +171,9 @@ def run(repository: str, directory: str, durability: str) -> int:
     if git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true":
         print("shallow clone: its oldest commit counts as the one that made all files before it")
     with pylog.open(directory) as log:
-        topic = log.create_topic(TOPIC, durability=durability)
+        topic = log.create_topic(
+            TOPIC, durability=durability, cleanup_policy="compact", delete_retention_ms=0
+        )
         command = [sys.executable, __file__, "--follow", directory]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
             try:
@@ -172,7 +188,13 @@ def run(repository: str, directory: str, durability: str) -> int:
     tree, read = replay(directory)
     print(f"replay  {read:,} events: {rate(read, time.perf_counter() - began)}")
     is_whole = read == count and seen.startswith(f"{count:,} ")
-    return compare(tree, tree_of(repository, head), is_whole=is_whole)
+    expected = tree_of(repository, head)
+    if compare(tree, expected, is_whole=is_whole):
+        return 1
+    before, after = compact(directory)
+    tree, read = replay(directory)
+    print(f"compact {before:,} bytes to {after:,}; replay of {read:,} records, one for each path")
+    return compare(tree, expected, is_whole=read == len(expected))
 
 
 def write_history(repository: str, head: str, topic: pylog.Topic) -> int:

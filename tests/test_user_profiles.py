@@ -1,0 +1,90 @@
+"""examples/user_profiles.py: one record of each user is left; a fresh instance reads no more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pylog
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "user_profiles.py"
+SECONDS = 50  # an example that needs longer hangs
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), "--users", "300", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("compression", "memory"), [("lz4", "32000000"), ("gzip", "1024")])
+def test_fresh_instance_reads_one_record_for_each_user(
+    tmp_path: Path, compression: str, memory: str
+) -> None:
+    kept = tmp_path / "log"
+    done = run(
+        "--updates", "20000", "--compression", compression, "--memory", memory, "--directory", kept
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("appended  20,000 updates of ")
+    users = lines[0].split(" updates of ")[1].split()[0]
+    assert lines[1].startswith(f"compacted 20,000 records to {users}: ")
+    assert (", 1 round(s)" in lines[1]) == (memory != "1024")
+    assert lines[-2] == "  equal to what was written"
+    assert lines[-1].startswith(f"  {users} records read, one for each of {users} users, ")
+    with pylog.open(kept, create=False) as log:
+        assert f"{len(list(log.read('profiles')))}" == users
+
+
+def test_without_a_directory_nothing_is_kept() -> None:
+    done = run("--updates", "2000", "--partitions", "1")
+    assert done.returncode == 0 and "equal" in done.stdout
+
+
+def test_what_is_missing_or_too_much_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    import user_profiles
+
+    with pylog.open(tmp_path) as log:
+        topic = log.create_topic("profiles", cleanup_policy="compact")
+        topic.append_many([b"1", b"2"], keys=[b"a", b"b"])
+    directory = str(tmp_path)
+    assert user_profiles.start_instance(directory, {b"a": b"1", b"b": b"2"})
+    assert not user_profiles.start_instance(directory, {b"a": b"1", b"b": b"3"})
+    assert "DIFFERENT" in capsys.readouterr().out
+    with pylog.open(tmp_path) as log:
+        log.topic("profiles").append(b"2", key=b"b")
+    assert not user_profiles.start_instance(directory, {b"a": b"1", b"b": b"2"})
+    assert "NOT one" in capsys.readouterr().out
+
+
+def test_progress_is_a_bar_on_a_terminal_and_nothing_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    import user_profiles
+
+    user_profiles.draw(0.5, "half")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    user_profiles.draw(0.5, "half")
+    user_profiles.draw(1.0, "all")
+    bars = capsys.readouterr().err
+    assert "[" + "#" * 25 + " " * 25 + "] half" in bars
+    assert "[" + "#" * 50 + "] all" in bars and bars.endswith("\n")
