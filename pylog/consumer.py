@@ -8,59 +8,38 @@ Locks: the gate's, which lets one thread in at a time.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import itertools
-import operator
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Concatenate, Final, ParamSpec, TypeVar
 
-from pylog._native import Record, RecordsIterator, system_clock
+from pylog._native import Record, system_clock
+from pylog.alone_part import AlonePart
+from pylog.commits import Commits, offsets_of
 from pylog.consumer_config import ConsumerConfig
 from pylog.cursors import Cursor, Cursors
 from pylog.errors import (
     ClosedError,
+    InvalidConfigurationError,
+    InvalidGroupIdError,
     NotAssignedError,
     PylogError,
     UnknownTopicOrPartitionError,
 )
-from pylog.gate import Gate
-from pylog.moments import milliseconds_of
-from pylog.records import TopicPartition
+from pylog.gate import Gate, alone
+from pylog.group_part import GroupOffsets, GroupPart, Listener, Listeners
+from pylog.groups.coordinator import Coordinator
+from pylog.pace import Pace
+from pylog.positioned import PositionedConsumer, name_of
+from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.subscription import KnownTopics, Subscription, beginning
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
-# What a loop does with so many records at a time, before all else is looked at: other partitions,
-# topics that were made, whoever calls wakeup().  Their number follows from how long it takes.
-_PIECE_SECONDS: Final = 0.05  # guessed: nobody waits long, and a look costs 2 us
-_MAX_PIECE: Final = 4096  # records: 0.2 ms of a loop that does nothing, measured
-
-
-def _alone(
-    method: Callable[Concatenate[Consumer, _Arguments], _Result],
-) -> Callable[Concatenate[Consumer, _Arguments], _Result]:
-    """Let one thread at a time call a method, while the consumer is open."""
-
-    @functools.wraps(method)
-    def alone(
-        self: Consumer, /, *arguments: _Arguments.args, **named: _Arguments.kwargs
-    ) -> _Result:
-        self.gate.enter()
-        try:
-            return method(self, *arguments, **named)
-        finally:
-            self.gate.leave()
-
-    return alone
-
-
-class Consumer:
+class Consumer(PositionedConsumer):
     """Reads the records of topics, several partitions in turns, and waits for more.
 
     Made by `Log.consumer`.  An iterator over it gives record after record and never ends by itself;
@@ -71,94 +50,142 @@ class Consumer:
     was given by name is deleted.
     Where a partition is read from at first, and after what was to come next is gone, is said by
     `auto_offset_reset`; a partition that is added later is read from its beginning.
+    With a group it reads what the group gives it, from where the group committed; closed, by
+    `close` or with its log, it leaves.  One that is dropped instead is noticed as one that died.
     """
+
+    _part: AlonePart | GroupPart | None = None
 
     def __init__(
         self,
         topics: KnownTopics,
         config: ConsumerConfig,
         *,
+        coordinator: Coordinator | None = None,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """coordinator: of the log's groups, where `config` names one."""
         self.config = config
         self._topics = topics
         self._monotonic = monotonic
         self._events = topics.events
-        self.gate = Gate(self._events)
-        self._cursors = Cursors(beginning(config, clock))
+        self._commits = None if config.group is None else Commits(config)
+        self._coordinator = coordinator
+        locate = beginning(config, clock)
+        if self._commits is not None:
+            locate = self._commits.locating(locate)
+        self._cursors = Cursors(locate)
+        end = None if self._commits is None else _weakly(self._leave)
+        self.gate = Gate(self._events, end=end)
         self._subscription: Subscription | None = None
-        self._version = -1  # of the topics, when they were last looked at
         self._look_again = 0.0
-        self._pace = _Pace()
+        self._pace = Pace()
 
     # ------------------------------------------------------------------ what is read
 
-    @_alone
-    def subscribe(self, *topics: str, pattern: str | re.Pattern[str] | None = None) -> None:
+    @alone
+    def subscribe(
+        self,
+        *topics: str,
+        pattern: str | re.Pattern[str] | None = None,
+        on_assigned: Listener | None = None,
+        on_revoked: Listener | None = None,
+        on_lost: Listener | None = None,
+    ) -> None:
         """Read these topics from now on, instead of what was read before.
 
         topics: names.  pattern: or a regular expression that whole names match; topics that are
         made later are read as soon as they are there.  Partitions that are read already go on
         where they are.
-        Raises UnknownTopicOrPartitionError for a name, ValueError, TypeError, re.error, each with
-        nothing changed; CorruptionError, OSError.
+        With a group, the consumer is a member of it from now on, and is given partitions by `poll`
+        and in iterations, as the group decides.  There, in the consumer's own thread, listeners are
+        called with a set of partitions:
+            on_assigned: read from now on.
+            on_revoked: to be given back.  They may still be committed; what is done is, after this,
+                if that is automatic, and then they are another member's.
+            on_lost: others have them already, nothing can be committed.  By default on_revoked.
+        What a listener raises is raised there; partitions are given back nevertheless, without a
+        commit.
+        Raises UnknownTopicOrPartitionError for a name, ValueError, TypeError, re.error,
+        InvalidConfigurationError for a listener without a group, InvalidGroupIdError,
+        InconsistentGroupProtocolError, InvalidAssignmentError, each with nothing changed; what
+        appending to `__consumer_offsets` raises; CorruptionError, OSError.
         """
-        self._read(Subscription.to(topics, pattern))
+        listeners = Listeners(on_assigned, on_revoked, on_lost)
+        subscription = Subscription.to(topics, pattern)
+        if self._commits is None:
+            for name, listener in listeners._asdict().items():
+                if listener is not None:
+                    raise InvalidConfigurationError(name, listener, "a group as well")
+            self._read_alone(subscription)
+            return
+        part = self._part
+        if not isinstance(part, GroupPart):
+            self._leave()
+            assert self._coordinator is not None
+            part = GroupPart(
+                self._coordinator, self._topics, self._cursors, self._commits, self.config
+            )
+        part.subscribe(subscription)
+        part.listeners = listeners
+        self._part, self._subscription = part, subscription
 
-    @_alone
+    @alone
     def assign(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Read just these partitions, (topic, number) pairs, instead of what was read before.
 
-        None of them is as `unsubscribe`.  Raises what `subscribe` raises.
+        None of them is as `unsubscribe`.  A consumer that has a group is no member of it then; it
+        can commit while the group has no members.  Raises what `subscribe` raises.
         """
         subscription = Subscription.of(partitions)
         if subscription.assigned:
-            self._read(subscription)
+            self._read_alone(subscription)
         else:
-            self.unsubscribe()
+            self._leave()
 
-    @_alone
+    @alone
     def unsubscribe(self) -> None:
-        """Read nothing any more."""
-        self._subscription = None
-        self._cursors.follow(())
+        """Read nothing any more, and leave the group.
 
-    @_alone
+        What is done is committed first, if that is automatic.
+        Raises what the listener and appending to `__consumer_offsets` raise.
+        """
+        self._leave()
+
+    @alone
     def subscription(self) -> set[str]:
         """Return the names of the topics that are subscribed to, or match the pattern, now."""
         subscription = self._subscription
         return set() if subscription is None else set(subscription.names(self._topics))
 
-    @_alone
+    @alone
     def assignment(self) -> set[TopicPartition]:
         """Return the partitions that are read now."""
         self._refresh()
-        return {_name(cursor) for cursor in self._cursors}
+        return {name_of(cursor) for cursor in self._cursors}
 
-    def _read(self, subscription: Subscription) -> None:
-        # The version first: what is changed after it makes another one.
-        version = self._topics.version
-        added = self._cursors.follow(subscription.partitions(self._topics))
-        self._subscription, self._version = subscription, version
-        if self.config.auto_offset_reset == "latest":
-            for cursor in added:
-                cursor.seek(cursor.partition.high_watermark)
+    def _read_alone(self, subscription: Subscription) -> None:
+        part = self._part
+        if not isinstance(part, AlonePart):
+            subscription.partitions(self._topics)  # raises before anything is changed
+            self._leave()
+            part = AlonePart(self._topics, self._cursors, self.config, self._commits)
+            if self._commits is not None:
+                assert self._coordinator is not None and self.config.group is not None
+                self._commits.store = GroupOffsets(self._coordinator, self.config.group)
+        part.subscribe(subscription)
+        self._part, self._subscription = part, subscription
 
     def _refresh(self) -> bool:
         """Follow topics that were made, grew or were deleted; return whether any was."""
         self._look_again = self._monotonic() + LOOK_AGAIN_SECONDS
-        subscription = self._subscription
-        version = self._topics.version
-        if version == self._version or subscription is None:
-            return False
-        added = self._cursors.follow(subscription.partitions(self._topics))
-        self._version = version
-        if self.config.auto_offset_reset == "latest":
-            # What they hold was appended after the consumer had begun.
-            for cursor in added:
-                cursor.seek(cursor.partition.log_start_offset)
-        return True
+        return self._part is not None and self._part.refresh()
+
+    def _leave(self) -> None:
+        part, self._part, self._subscription = self._part, None, None
+        if part is not None:
+            part.leave()
 
     # ------------------------------------------------------------------ records
 
@@ -189,7 +216,7 @@ class Consumer:
         """Iterate over lists of records, as `poll` returns them; ends as `records` does."""
         return iter(functools.partial(self.poll, timeout, max_records), [])
 
-    @_alone
+    @alone
     def poll(self, timeout: float | None = None, max_records: int | None = None) -> list[Record]:
         """Return the next records, of all partitions that have some, each in its order.
 
@@ -225,10 +252,12 @@ class Consumer:
         cursor: Cursor | None = ready
         while cursor is not None and len(taken) < limit:
             before.setdefault(cursor, cursor.position)
+            if self._commits is not None:
+                self._commits.note(cursor)
             cursor.take(min(share, limit - len(taken)), taken)
             cursor = self._next_ready() if len(taken) < limit else None
 
-    @_alone
+    @alone
     def _next_piece(self, timeout: float | None) -> Iterator[Record] | None:
         """Return some records for a loop, None when none came in time."""
         count = self._pace.next_count(self._monotonic())
@@ -237,16 +266,23 @@ class Consumer:
             return None
         assert cursor.rest is not None
         self._pace.begin(self._monotonic(), cursor.rest)
+        if self._commits is not None:
+            self._commits.note_loop(cursor)
         return itertools.islice(cursor.rest, count)
 
     def _await(self, deadline: float | None) -> Cursor | None:
         """Return the next partition that has records, waiting for some; None after the deadline."""
-        if self._subscription is None:
+        part = self._part
+        if part is None:
             raise NotAssignedError
         while True:
             seen = self._events.value
             self.gate.check()
             now = self._monotonic()
+            if self._commits is not None:
+                # Who asks for more is done with what it got.
+                self._commits.settle(now)
+            part.look()
             if now >= self._look_again:
                 self._refresh()
             cursor = self._next_ready()
@@ -274,104 +310,59 @@ class Consumer:
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._monotonic() + timeout
 
-    # ------------------------------------------------------------------ positions
+    # ------------------------------------------------------------------ commits
 
-    @_alone
-    def position(self, topic: str, partition: int) -> int:
-        """Return the offset behind the last record that was given: of the next one to come.
+    @alone
+    def commit(
+        self,
+        what: Record | Mapping[tuple[str, int], int | OffsetAndMetadata] | None = None,
+        *,
+        metadata: str = "",
+    ) -> None:
+        """Commit in the consumer's group where its members go on.
 
-        Raises NotAssignedError, NoOffsetForPartitionError, and what `Partition.first_offset`
-        raises when `auto_offset_reset` asks for it.
+        what: a record that is done: the offset behind it; or offsets of the next records, by
+        (topic, number) pairs; by default all positions that moved: behind all that was given.
+        metadata: a text that `committed` gives back, at most 4,096 bytes of UTF-8; those of a
+        mapping may have their own, as OffsetAndMetadata.
+        Raises StaleMemberEpochError for a partition that is not this member's any more,
+        UnknownMemberIdError, FencedInstanceIdError, NonEmptyGroupError after `assign`;
+        InvalidGroupIdError for a consumer without a group, NotAssignedError for one that reads
+        nothing, OffsetMetadataTooLargeError, ValueError, TypeError; and what `Partition.append`
+        raises.  All or nothing; with any of these nothing is committed, but DurabilityUnknownError.
+        One append, as durable as `__consumer_offsets` is; some microseconds without a sync.
         """
-        return self._cursor(topic, partition).position
+        commits = self._writable_commits()
+        if what is None:
+            commits.commit_given(metadata)
+        else:
+            commits.commit_offsets(offsets_of(what, metadata), self._cursors)
 
-    @_alone
-    def seek(self, topic: str, partition: int, *, offset: int) -> None:
-        """Go on with the record at `offset` of a partition, or the next one after it.
+    @alone
+    def committed(
+        self, *partitions: tuple[str, int]
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]:
+        """Return what is committed in the consumer's group, by anybody; None where nothing is.
 
-        offset: at least 0.  Where there is none, the next read does what `auto_offset_reset` says.
-        Raises NotAssignedError, TypeError, ValueError.  No I/O.
+        partitions: (topic, number) pairs, by default those that are read.
+        Raises InvalidGroupIdError, NotAssignedError, CorruptionError, OSError.
         """
-        cursor = self._cursor(topic, partition)
-        offset = operator.index(offset)
-        if offset < 0:
-            raise ValueError(f"offset {offset}: expected at least 0")
-        cursor.seek(offset)
+        store = self._writable_commits().store
+        assert store is not None
+        names = [TopicPartition(*one) for one in partitions] or map(name_of, self._cursors)
+        return store.committed(list(names))
 
-    @_alone
-    def seek_to_time(self, when: int | datetime.datetime, *partitions: tuple[str, int]) -> None:
-        """Go on with the first record that is at least as late as `when`, else with what comes.
+    def _writable_commits(self) -> Commits:
+        if self._commits is None:
+            raise InvalidGroupIdError("", "a consumer without a group commits nothing")
+        if self._part is None:
+            raise NotAssignedError
+        return self._commits
 
-        when: milliseconds since the epoch, or an aware datetime.  partitions: (topic, number)
-        pairs, by default all that are read; each is looked up now.
-        Raises NotAssignedError and what `Partition.offset_for_time` raises; partitions before the
-        one that it is about are sought then.
-        """
-        timestamp = milliseconds_of(when)
-        for cursor in self._chosen(partitions):
-            cursor.seek(cursor.partition.first_offset(timestamp))
-
-    @_alone
-    def seek_to_beginning(self, *partitions: tuple[str, int]) -> None:
-        """Go on with the first record; partitions as in `seek_to_time`.
-
-        Raises NotAssignedError.
-        """
-        for cursor in self._chosen(partitions):
-            cursor.seek(cursor.partition.log_start_offset)
-
-    @_alone
-    def seek_to_end(self, *partitions: tuple[str, int]) -> None:
-        """Go on with what is appended from now on; partitions as in `seek_to_time`.
-
-        Raises NotAssignedError.
-        """
-        for cursor in self._chosen(partitions):
-            cursor.seek(cursor.partition.high_watermark)
-
-    @_alone
-    def pause(self, *partitions: tuple[str, int]) -> None:
-        """Give no records of these partitions until `resume`; by default of all that are read.
-
-        Raises NotAssignedError.
-        """
-        for cursor in self._chosen(partitions):
-            cursor.is_paused = True
-            cursor.stop()
-
-    @_alone
-    def resume(self, *partitions: tuple[str, int]) -> None:
-        """Give records of these partitions again; by default of all.  Raises NotAssignedError."""
-        for cursor in self._chosen(partitions):
-            cursor.is_paused = False
-
-    @_alone
-    def paused(self) -> set[TopicPartition]:
-        """Return the partitions that are paused."""
-        return {_name(cursor) for cursor in self._cursors if cursor.is_paused}
-
-    @_alone
-    def lag(self) -> dict[TopicPartition, int]:
-        """Return for each partition that is read how many offsets lie before the high watermark.
-
-        Raises what `position` raises.  Copies the marks of each; reads nothing.
-        """
-        self._refresh()
-        return {
-            _name(cursor): max(cursor.partition.high_watermark - cursor.position, 0)
-            for cursor in self._cursors
-        }
-
-    def _cursor(self, topic: str, number: int) -> Cursor:
-        cursor = self._cursors.get(topic, number)
-        if cursor is None:
-            raise NotAssignedError(topic, number)
-        return cursor
-
-    def _chosen(self, partitions: tuple[tuple[str, int], ...]) -> list[Cursor]:
-        if not partitions:
-            return list(self._cursors)
-        return [self._cursor(topic, number) for topic, number in partitions]
+    def _seek(self, cursor: Cursor, offset: int) -> None:
+        super()._seek(cursor, offset)
+        if self._commits is not None:
+            self._commits.note(cursor)
 
     # ------------------------------------------------------------------ end
 
@@ -383,11 +374,27 @@ class Consumer:
         self.gate.wakeup()
 
     def close(self) -> None:
-        """End.  Idempotent.  Raises ConcurrentUseError."""
+        """End, and leave the group; what is done is committed first, if that is automatic.
+
+        A record that a loop got last does not count as done, nor what the last `poll` returned:
+        `commit` says so.  Idempotent.
+        Raises ConcurrentUseError; what the listener and the last commit raise, when it has ended.
+        """
         # The log may be closed meanwhile, and the consumer with it.
         with contextlib.suppress(ClosedError):
-            self.unsubscribe()
-        self.gate.close()
+            self._close()
+
+    @alone
+    def _close(self) -> None:
+        try:
+            self._leave()
+        finally:
+            self.gate.close()
+
+    def __del__(self) -> None:
+        # A member that nobody uses would keep its partitions from the others.
+        if self._part is not None:
+            self._part.abandon()
 
     def __enter__(self) -> Consumer:
         return self
@@ -404,30 +411,12 @@ class Consumer:
         return f"<Consumer{' (closed)' if self.gate.is_closed else ''}>"
 
 
-class _Pace:
-    """How many records a loop gets before all else is looked at: as many as it does in a while."""
+def _weakly(method: Callable[[], object]) -> Callable[[object], object]:
+    """Return a call of a method that does not keep its object alive."""
+    reference = weakref.WeakMethod(method)
 
-    def __init__(self) -> None:
-        self._count = 1
-        self._began = 0.0
-        self._piece: RecordsIterator | None = None
-        self._start = 0
+    def call(_: object) -> object:
+        found = reference()
+        return None if found is None else found()
 
-    def begin(self, now: float, piece: RecordsIterator) -> None:
-        """Note what the loop gets."""
-        self._began, self._piece, self._start = now, piece, piece.next_offset
-
-    def next_count(self, now: float) -> int:
-        """Return how many records it is to get next, when it is back."""
-        piece, self._piece = self._piece, None
-        if piece is not None:
-            seconds = now - self._began
-            if seconds > _PIECE_SECONDS:
-                self._count = max(self._count // 2, 1)
-            elif seconds < _PIECE_SECONDS / 2 and piece.next_offset - self._start >= self._count:
-                self._count = min(self._count * 2, _MAX_PIECE)
-        return self._count
-
-
-def _name(cursor: Cursor) -> TopicPartition:
-    return TopicPartition(cursor.partition.topic, cursor.partition.number)
+    return call

@@ -12,6 +12,8 @@ from typing import Final
 
 from pylog.config import NEVER
 from pylog.errors import InvalidConfigurationError
+from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor, name_of
+from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
 
 _MAX_INT: Final = 2**31 - 1
 _POLICIES: Final = ("earliest", "latest", "none")
@@ -31,6 +33,9 @@ _RANGES: Final = {
     "max_poll_records": (1, _MAX_INT),
     "fetch_max_bytes": (1, NEVER),
     "max_partition_fetch_bytes": (1, NEVER),
+    "session_timeout_ms": (0, _MAX_INT),
+    "max_poll_interval_ms": (1, _MAX_INT),
+    "auto_commit_interval_ms": (0, NEVER),
 }
 
 
@@ -45,6 +50,18 @@ class ConsumerConfig:
     max_poll_records: what `poll` returns at most.
     max_partition_fetch_bytes: of batches, for one read of a partition; at least one batch is read.
     fetch_max_bytes: of all that was read and not given yet: many partitions share it.
+    group: the name of the consumer's group; None reads alone, and commits nothing.
+    instance_id: Kafka's group.instance.id: who joins with the id of a member that is away gets
+        what that one had, and nothing moves; who joins with that of a living one fences it.
+    session_timeout_ms: how long a member with an instance_id may be away before others get what it
+        has.  Without one a member is never away: when it ends or dies, others get it at once.
+    max_poll_interval_ms: a member that does not ask for records for so long is taken for hung, and
+        loses what it has; None, the default, lets work take its time.
+    enable_auto_commit: commit what is done: records whose reader asked for the next.
+    auto_commit_interval_ms: how often; besides, before a partition is given to another member, and
+        at the end.
+    assignor: who decides which member gets what: "uniform", "range", "roundrobin", or a function;
+        of several in one group the one that most members ask for.
 
     Raises InvalidConfigurationError that names setting, value and what is allowed.
     """
@@ -53,10 +70,19 @@ class ConsumerConfig:
     max_poll_records: int = 500
     max_partition_fetch_bytes: int = 1 << 20
     fetch_max_bytes: int = 50 << 20
+    group: str | None = None
+    instance_id: str | None = None
+    session_timeout_ms: int = DEFAULT_SESSION_TIMEOUT_MS
+    max_poll_interval_ms: int | None = None
+    enable_auto_commit: bool = True
+    auto_commit_interval_ms: int = 5000
+    assignor: str | Assignor = DEFAULT_ASSIGNOR
 
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in _RANGES.items():
             value = getattr(self, name)
+            if value is None and name == "max_poll_interval_ms":
+                continue
             # A bool is an int to isinstance; here it is a mistake.
             if type(value) is not int or not minimum <= value <= maximum:
                 allowed = f"an integer in [{minimum}, {maximum}]"
@@ -65,6 +91,20 @@ class ConsumerConfig:
             raise InvalidConfigurationError(
                 "auto_offset_reset", self.auto_offset_reset, _ALLOWED_RESET
             )
+        if type(self.enable_auto_commit) is not bool:
+            raise InvalidConfigurationError(
+                "enable_auto_commit", self.enable_auto_commit, "True or False"
+            )
+        self._check_names()
+
+    def _check_names(self) -> None:
+        for name in ("group", "instance_id"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise InvalidConfigurationError(name, value, "a name, or None")
+        if self.instance_id is not None and self.group is None:
+            raise InvalidConfigurationError("instance_id", self.instance_id, "a group as well")
+        name_of(self.assignor)
 
     @property
     def reset_ms(self) -> int | None:

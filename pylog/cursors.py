@@ -28,7 +28,7 @@ class Cursor:
     rest: what the last read has left to give; who iterates over it moves the position.
     """
 
-    __slots__ = ("_locate", "_offset", "is_paused", "partition", "rest")
+    __slots__ = ("_epoch", "_locate", "_offset", "is_paused", "partition", "rest")
 
     def __init__(self, partition: Partition, locate: Locate) -> None:
         self.partition = partition
@@ -36,6 +36,14 @@ class Cursor:
         self.is_paused = False
         self._locate = locate
         self._offset: int | None = None
+        self._epoch: int | None = None
+
+    @property
+    def leader_epoch(self) -> int | None:
+        """That of the last record that was given; None before the first, or when it has none."""
+        if self.rest is not None and self.rest.leader_epoch >= 0:
+            return self.rest.leader_epoch
+        return self._epoch
 
     @property
     def position(self) -> int:
@@ -49,11 +57,12 @@ class Cursor:
     def seek(self, offset: int) -> None:
         """Go on at `offset`; who iterates over `rest` is at its end."""
         self.stop()
-        self._offset = offset
+        self._offset, self._epoch = offset, None
 
     def stop(self) -> None:
         """Let go of the last read; who iterates over `rest` is at its end.  The position stays."""
         if self.rest is not None:
+            self._epoch = self.leader_epoch
             self._offset = self.rest.next_offset
             self.rest.stop()
             self.rest = None

@@ -7,17 +7,29 @@ Locks: `_user`, held by the thread whose call is at work; never waited for.
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from pylog._native import Events
+from pylog.callbacks import call_safely
 from pylog.errors import ClosedError, ConcurrentUseError, WakeupError
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class Gate:
     """What threads have to pass, and what other threads may say at any time."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, *, end: Callable[[Gate], object] | None = None) -> None:
+        """end: what is to be done before the gate closes, if nobody is inside; None: nothing.
+
+        Who has something to end belongs to one process: the gate is closed in a forked child.
+        """
         self._events = events
+        self._end = end
         self._user = threading.RLock()
         self._is_woken = False
         self.is_closed = False
@@ -43,7 +55,15 @@ class Gate:
         self._events.notify()
 
     def close(self) -> None:
-        """Let nobody in any more, and end the wait that is going on.  Idempotent."""
+        """Let nobody in any more, and end the wait that is going on.  Idempotent.
+
+        What `end` raises is logged.
+        """
+        if self._end is not None and not self.is_closed and self._user.acquire(blocking=False):
+            try:
+                call_safely(self._end, self, what="the end")
+            finally:
+                self._user.release()
         self.is_closed = True
         self._events.notify()
 
@@ -58,3 +78,29 @@ class Gate:
     def after_fork(self) -> None:
         """In a forked child: a thread of the parent may have been in a call."""
         self._user = threading.RLock()
+        self.is_closed = self.is_closed or self._end is not None
+
+
+class Gated(Protocol):
+    """Who has a gate."""
+
+    gate: Gate
+
+
+_Self = TypeVar("_Self", bound=Gated)
+
+
+def alone(
+    method: Callable[Concatenate[_Self, _Arguments], _Result],
+) -> Callable[Concatenate[_Self, _Arguments], _Result]:
+    """Let one thread at a time call a method, while the gate is open."""
+
+    @functools.wraps(method)
+    def entered(self: _Self, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        self.gate.enter()
+        try:
+            return method(self, *arguments, **named)
+        finally:
+            self.gate.leave()
+
+    return entered

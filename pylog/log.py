@@ -17,7 +17,10 @@ from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
 from pylog.engine import Engine
 from pylog.errors import UnknownTopicOrPartitionError
+from pylog.group_part import Listener
+from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
 from pylog.groups.coordinator import Coordinator
+from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
 from pylog.records import (
@@ -217,11 +220,22 @@ class Log:
         max_poll_records: int = 500,
         max_partition_fetch_bytes: int = 1 << 20,
         fetch_max_bytes: int = 50 << 20,
+        group: str | None = None,
+        instance_id: str | None = None,
+        session_timeout_ms: int = DEFAULT_SESSION_TIMEOUT_MS,
+        max_poll_interval_ms: int | None = None,
+        enable_auto_commit: bool = True,
+        auto_commit_interval_ms: int = 5000,
+        assignor: str | Assignor = DEFAULT_ASSIGNOR,
+        on_assigned: Listener | None = None,
+        on_revoked: Listener | None = None,
+        on_lost: Listener | None = None,
     ) -> Consumer:
         """Return a consumer: it reads several topics at once, and follows what is appended.
 
-        topics, pattern: as in `Consumer.subscribe`; without them it reads nothing before
-        `subscribe` or `assign`.  Settings as in `ConsumerConfig`.
+        topics, pattern, listeners: as in `Consumer.subscribe`; without topics it reads nothing
+        before `subscribe` or `assign`.  Settings as in `ConsumerConfig`: with a group, it shares
+        the topics' partitions with the group's other members, in any thread and process.
         Raises InvalidConfigurationError, and what `Consumer.subscribe` raises.  Starts no thread.
         """
         config = ConsumerConfig(
@@ -229,11 +243,24 @@ class Log:
             max_poll_records=max_poll_records,
             max_partition_fetch_bytes=max_partition_fetch_bytes,
             fetch_max_bytes=fetch_max_bytes,
+            group=group,
+            instance_id=instance_id,
+            session_timeout_ms=session_timeout_ms,
+            max_poll_interval_ms=max_poll_interval_ms,
+            enable_auto_commit=enable_auto_commit,
+            auto_commit_interval_ms=auto_commit_interval_ms,
+            assignor=assignor,
         )
-        consumer = Consumer(self._registry, config)
+        consumer = Consumer(self._registry, config, coordinator=self._coordinator)
         self._engine.clients.add(consumer.gate)
         if topics or pattern is not None:
-            consumer.subscribe(*topics, pattern=pattern)
+            consumer.subscribe(
+                *topics,
+                pattern=pattern,
+                on_assigned=on_assigned,
+                on_revoked=on_revoked,
+                on_lost=on_lost,
+            )
         return consumer
 
     def metrics(self) -> dict[str, Any]:

@@ -81,6 +81,14 @@ class Subscription:
             return list(self.topics)
         return [name for name in known.names() if self.pattern.fullmatch(name)]
 
+    def existing(self, known: KnownTopics) -> list[str]:
+        """Return `names`; raises UnknownTopicOrPartitionError for one that does not exist."""
+        names = self.names(known)
+        if self.pattern is None:
+            for name in names:
+                known.get(name)
+        return names
+
     def partitions(self, known: KnownTopics) -> list[Partition]:
         """Return the partitions that are meant now.
 

@@ -14,10 +14,10 @@ from tail_memory import in_thread
 
 import pylog
 from pylog import Consumer, ConsumerConfig, Log, TopicPartition
-from pylog.consumer import _Pace
 from pylog.errors import (
     ClosedError,
 )
+from pylog.pace import Pace
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.next_offset = 0
-        self._pace = _Pace()
+        self._pace = Pace()
         self._now = 0.0
 
     def go(self, seconds: float, share: float = 1.0) -> int:

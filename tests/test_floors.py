@@ -25,7 +25,6 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
         "codecs",
         "config",
         "producer_config",
-        "consumer_config",
         "cleaner_config",
         "records",
     ),
@@ -46,7 +45,16 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
     ),
     ("groups",),
     ("futures", "accumulator", "sender"),  # what a producer is made of
-    ("gate", "subscription"),  # what a consumer is made of
+    (  # what a consumer is made of
+        "consumer_config",
+        "gate",
+        "pace",
+        "subscription",
+        "positioned",
+        "commits",
+        "alone_part",
+        "group_part",
+    ),
     {"producer", "consumer"},
     # What a table is made of.
     ("table_position", "table_state", "table_store", "follower", "table_replay"),

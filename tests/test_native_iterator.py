@@ -25,6 +25,14 @@ def test_next_offset_is_behind_the_last_record_and_at_the_end_behind_all() -> No
     assert not iterator.has_failed
 
 
+def test_the_leader_epoch_is_that_of_the_last_record() -> None:
+    later = _native.make_batch([(0, 0, None, b"c")], base_offset=17, leader_epoch=4)
+    iterator = iter(_native.Records(GAPPED + later))
+    seen = [iterator.leader_epoch]
+    seen += [iterator.leader_epoch for _ in iterator]
+    assert seen == [-1, -1, -1, 4]
+
+
 def test_who_is_told_to_stop_gives_nothing_more_and_stays_where_it_is() -> None:
     iterator = iter(_native.Records(GAPPED + AFTER))
     next(iterator)

@@ -10,8 +10,9 @@ typedef struct {
     plog_source *source;                 /* strong: of the current batch; NULL between batches */
     plog_batch_walk walk;
     plog_record_cursor cursor;
-    int64_t next_offset; /* behind the last record that was given; behind all of them at the end */
-    bool has_failed;     /* a batch was passed over: next_offset stays before it */
+    int32_t leader_epoch; /* of the batch of the last record that was given; -1 before */
+    int64_t next_offset;  /* behind the last record that was given; behind all of them at the end */
+    bool has_failed;      /* a batch was passed over: next_offset stays before it */
     bool has_ended;
 } records_iterator;
 
@@ -25,6 +26,7 @@ PyObject *plog_records_iter(PyObject *object)
     }
     self->records = (plog_records *)Py_NewRef(object);
     self->source = NULL;
+    self->leader_epoch = -1;
     self->next_offset = self->records->first_offset;
     self->has_failed = false;
     self->has_ended = false;
@@ -123,6 +125,7 @@ static PyObject *iterator_next(PyObject *object)
             }
             if (!self->has_failed) {
                 self->next_offset = view.offset + 1;
+                self->leader_epoch = self->walk.header.leader_epoch;
             }
             return record;
         }
@@ -144,6 +147,11 @@ static PyObject *iterator_next_offset(PyObject *object, void *Py_UNUSED(closure)
     return PyLong_FromLongLong(((records_iterator *)object)->next_offset);
 }
 
+static PyObject *iterator_leader_epoch(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((records_iterator *)object)->leader_epoch);
+}
+
 static PyObject *iterator_has_failed(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(((records_iterator *)object)->has_failed);
@@ -155,6 +163,8 @@ static PyObject *iterator_has_ended(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyGetSetDef iterator_getters[] = {
+    {"leader_epoch", iterator_leader_epoch, NULL,
+     "Of the last record that was given, -1 before the first and when no leader stamped it.", NULL},
     {"next_offset", iterator_next_offset, NULL,
      "Behind the last record that was given; at the end that of the Records.", NULL},
     {"has_failed", iterator_has_failed, NULL,

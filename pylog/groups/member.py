@@ -7,6 +7,7 @@ Locks: the group log's, around what a commit is checked against.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from collections.abc import Collection, Mapping
@@ -243,6 +244,18 @@ class Membership:
         if not self._is_closed and self._forks == self._log.forks:
             self._is_closed = True
             self._log.end_member(self.group, self.member_id, is_final=False)
+
+    def abandon(self) -> None:
+        """End without a word, as if this process had died: others notice.  Idempotent.
+
+        Takes no lock and appends nothing, so a finalizer may call it.  Raises OSError.
+        """
+        if not self._is_closed and self._forks == self._log.forks:
+            self._is_closed = True
+            # A log that is closed has let go of all its members.
+            with contextlib.suppress(ClosedError):
+                self._log.liveness.release(self.group, self.member_id)
+                self._log.events.notify()
 
     # ------------------------------------------------------------------ offsets
 

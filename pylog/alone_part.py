@@ -1,0 +1,81 @@
+"""What a consumer reads that shares with nobody: all that it asked for.
+
+Knows which partitions are meant, and follows topics as they are made, grow and go.  Must not know
+groups.
+"""
+
+from __future__ import annotations
+
+from pylog.commits import Commits
+from pylog.consumer_config import ConsumerConfig
+from pylog.cursors import Cursors
+from pylog.subscription import KnownTopics, Subscription
+
+
+class AlonePart:
+    """A consumer that reads everything it asked for.
+
+    commits: of a consumer that has a group and chooses its partitions itself, else None.
+    """
+
+    def __init__(
+        self,
+        topics: KnownTopics,
+        cursors: Cursors,
+        config: ConsumerConfig,
+        commits: Commits | None = None,
+    ) -> None:
+        self._topics = topics
+        self._cursors = cursors
+        self._commits = commits
+        self._is_latest = config.auto_offset_reset == "latest"
+        self._subscription = Subscription()
+        self._version = -1  # of the topics, when they were last looked at
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Read what is meant, instead of what was; raises what `Subscription.partitions` raises."""
+        # The version first: what is changed after it makes another one.
+        version = self._topics.version
+        partitions = subscription.partitions(self._topics)
+        self._finish()
+        added = self._cursors.follow(partitions)
+        self._subscription, self._version = subscription, version
+        if self._is_latest:
+            for cursor in added:
+                cursor.seek(cursor.partition.high_watermark)
+
+    def refresh(self) -> bool:
+        """Follow topics that were made, grew or were deleted; return whether any was.
+
+        Raises what `Subscription.partitions` raises.  Without news: one copy of the marks.
+        """
+        version = self._topics.version
+        if version == self._version:
+            return False
+        added = self._cursors.follow(self._subscription.partitions(self._topics))
+        self._version = version
+        if self._is_latest:
+            # What they hold was appended after the consumer had begun.
+            for cursor in added:
+                cursor.seek(cursor.partition.log_start_offset)
+        return True
+
+    def look(self) -> None:
+        """Nobody else decides what is read."""
+
+    def leave(self) -> None:
+        """Read nothing any more.  Raises what the last commit raises."""
+        try:
+            self._finish()
+        finally:
+            self._cursors.follow(())
+
+    def abandon(self) -> None:
+        """Nobody waits for what it reads."""
+
+    def _finish(self) -> None:
+        if self._commits is not None:
+            try:
+                self._commits.finish()
+            finally:
+                self._commits.forget(list(self._cursors))

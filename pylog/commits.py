@@ -1,0 +1,215 @@
+"""What of that which a consumer got is done, and what of it is committed.
+
+Knows positions, and when commits are due.  Must not know groups' members, nor how offsets are kept.
+
+A record is done when whoever got it asks for the next one, or for the next list of them: then it is
+committed by itself, if the user wants that, every `auto_commit_interval_ms`, and before its
+partition is given to another member.  So a crash repeats records, and loses none.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from pylog._native import Record
+from pylog.consumer_config import ConsumerConfig
+from pylog.cursors import Cursor, Cursors, Locate
+from pylog.errors import CommitFailedError, OffsetOutOfRangeError, PylogError
+from pylog.positioned import name_of
+from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.storage.partition import Partition
+
+logger = logging.getLogger("pylog")
+
+
+class OffsetStore(Protocol):
+    """Where offsets are committed: a Membership, or a group without members."""
+
+    def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit all or nothing."""
+
+    def commit_one(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        leader_epoch: int | None = None,
+        metadata: str = "",
+    ) -> None:
+        """Commit one offset."""
+
+    def committed(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]:
+        """Return what is committed, None where nothing is."""
+
+
+class Commits:
+    """The commits of one consumer."""
+
+    def __init__(self, config: ConsumerConfig) -> None:
+        self.store: OffsetStore | None = None
+        self._is_automatic = config.enable_auto_commit
+        self._interval = config.auto_commit_interval_ms / 1000
+        self._due = float("-inf")
+        self._given: set[Cursor] = set()  # who gave records that may not be done
+        self._done: dict[Cursor, int] = {}  # positions to commit, behind what is done
+        self._known: dict[Cursor, int] = {}  # what this consumer committed last
+        self._loop: tuple[Cursor, int] | None = None  # who gives to a loop, and its position before
+
+    def locating(self, otherwise: Locate) -> Locate:
+        """Return what begins at the committed offset of a partition, `otherwise` without one."""
+
+        def locate(partition: Partition, error: OffsetOutOfRangeError | None) -> int:
+            if error is None and self.store is not None:
+                name = TopicPartition(partition.topic, partition.number)
+                found = self.store.committed([name])[name]
+                if found is not None:
+                    return found.offset
+            return otherwise(partition, error)
+
+        return locate
+
+    def note(self, cursor: Cursor) -> None:
+        """Note that a partition gives records, or was sought."""
+        self._given.add(cursor)
+        self._loop = None
+
+    def note_loop(self, cursor: Cursor) -> None:
+        """Note that a partition gives records to a loop: it asks for another when one is done."""
+        self._given.add(cursor)
+        self._loop = cursor, cursor.position
+
+    def settle(self, now: float) -> None:
+        """Note that everything that was given is done, and commit it if that is due.
+
+        now: seconds.  What keeps a commit from being done is logged, and it is tried again.
+        """
+        if self._given:
+            self._note_done()
+        if self._is_automatic and now >= self._due:
+            self._due = now + self._interval
+            try:
+                self.commit_done()
+            except (PylogError, OSError) as error:
+                logger.warning("offsets are not committed yet: %s", error)
+
+    def _note_done(self) -> None:
+        for cursor in self._given:
+            position = cursor.position
+            if self._known.get(cursor) != position:
+                self._done[cursor] = position
+        self._given.clear()
+        self._loop = None
+
+    def commit_done(self, cursors: Collection[Cursor] | None = None) -> None:
+        """Commit what is done, of some partitions or of all, if the user wants that.
+
+        Raises what `OffsetStore.commit` raises.
+        """
+        if self._is_automatic:
+            self._commit({c: p for c, p in self._done.items() if cursors is None or c in cursors})
+
+    def commit_given(self, metadata: str) -> None:
+        """Commit all positions that moved since they were committed.  Raises as `commit_done`."""
+        positions = self._done | {cursor: cursor.position for cursor in self._given}
+        self._commit(positions, metadata)
+        self._loop = None
+
+    def pin(self, cursors: Collection[Cursor]) -> None:
+        """Commit where partitions begin, so that nothing is skipped if this consumer dies early.
+
+        What keeps that from being done is logged, and it is tried again.
+        """
+        for cursor in cursors:
+            self._done[cursor] = cursor.position
+        self._due = float("-inf")
+
+    def _commit(self, positions: Mapping[Cursor, int], metadata: str = "") -> None:
+        """Commit positions, and note that they are."""
+        store = self.store
+        assert store is not None
+        if len(positions) == 1:
+            ((cursor, position),) = positions.items()
+            partition = cursor.partition
+            store.commit_one(
+                partition.topic, partition.number, position, cursor.leader_epoch, metadata
+            )
+        elif positions:
+            store.commit(
+                {
+                    name_of(cursor): OffsetAndMetadata(position, metadata, cursor.leader_epoch)
+                    for cursor, position in positions.items()
+                }
+            )
+        for cursor, position in positions.items():
+            self._known[cursor] = position
+            self._done.pop(cursor, None)
+
+    def commit_offsets(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata], cursors: Cursors
+    ) -> None:
+        """Commit just these offsets.  Raises what `OffsetStore.commit` raises."""
+        store = self.store
+        assert store is not None
+        if len(offsets) == 1:
+            (((topic, number), one),) = offsets.items()
+            store.commit_one(topic, number, one.offset, one.leader_epoch, one.metadata)
+        elif offsets:
+            store.commit(offsets)
+        # Nothing that was done before is committed over it.
+        self._loop = None
+        for name, one in offsets.items():
+            cursor = cursors.get(*name)
+            if cursor is not None:
+                self._known[cursor] = one.offset
+                if self._done.get(cursor, one.offset) <= one.offset:
+                    self._done.pop(cursor, None)
+
+    def finish(self) -> None:
+        """Commit what is done, at the end, if the user wants that.
+
+        That a loop got a record does not mean that it is done with it; it is with those before.
+        What is no longer this member's to commit is left to the others, and said.
+        Raises what else `OffsetStore.commit` raises.
+        """
+        if self._loop is not None:
+            cursor, before = self._loop
+            # The position is behind the last record, so one less is that record's offset.
+            position = cursor.position - 1
+            if position > before:
+                self._done[cursor] = position
+        try:
+            self.commit_done()
+        except CommitFailedError as error:
+            logger.warning("what was done last is not committed: %s", error)
+
+    def forget(self, cursors: Collection[Cursor]) -> None:
+        """Forget partitions that are not read any more."""
+        self._given.difference_update(cursors)
+        for cursor in cursors:
+            self._done.pop(cursor, None)
+            self._known.pop(cursor, None)
+        if self._loop is not None and self._loop[0] in cursors:
+            self._loop = None
+
+
+def offsets_of(
+    what: Record | Mapping[tuple[str, int], int | OffsetAndMetadata], metadata: str
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return what a user wants committed, as `Consumer.commit` takes it.  Raises TypeError."""
+    if isinstance(what, Record):
+        epoch = what.leader_epoch if what.leader_epoch >= 0 else None
+        one = OffsetAndMetadata(what.offset + 1, metadata, epoch)
+        return {TopicPartition(what.topic, what.partition): one}
+    if not isinstance(what, Mapping):
+        raise TypeError(f"expected a record or offsets by partition, not {type(what).__name__}")
+    return {
+        TopicPartition(*name): one
+        if isinstance(one, OffsetAndMetadata)
+        else OffsetAndMetadata(operator.index(one), metadata)
+        for name, one in what.items()
+    }

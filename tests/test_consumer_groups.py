@@ -1,0 +1,446 @@
+"""Consumers of one group: how they share partitions, and who is told when those move."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consuming import append, make, places, rest, told_when_waiting
+from processes import children
+from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
+
+import pylog
+from pylog import Consumer, Log, TopicPartition
+from pylog import consumer as consumer_module
+from pylog.errors import (
+    ClosedError,
+    FencedInstanceIdError,
+    StaleMemberEpochError,
+    UnknownMemberIdError,
+    UnknownTopicOrPartitionError,
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    # Whoever is not woken sleeps past the end of the test.
+    monkeypatch.setattr(consumer_module, "LOOK_AGAIN_SECONDS", 3600.0)
+    with pylog.open(tmp_path) as log:
+        yield log
+
+
+class Told:
+    """Listeners that write down what they are told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[int]]] = []
+
+    def listeners(self) -> dict[str, Any]:
+        return {name: self._noting(name) for name in ("on_assigned", "on_revoked", "on_lost")}
+
+    def _noting(self, name: str) -> Any:
+        def note(partitions: set[TopicPartition]) -> None:
+            self.calls.append((name.removeprefix("on_"), sorted(one[1] for one in partitions)))
+
+        return note
+
+    def take(self) -> list[tuple[str, list[int]]]:
+        calls, self.calls = self.calls, []
+        return calls
+
+
+def member(log: Log, told: Told | None = None, **settings: Any) -> Consumer:
+    listeners = {} if told is None else told.listeners()
+    return log.consumer("t", group="g", **listeners, **settings)
+
+
+def numbers(consumer: Consumer) -> list[int]:
+    return sorted(number for _, number in consumer.assignment())
+
+
+# ---------------------------------------------------------------- sharing
+
+
+def test_a_single_member_reads_everything(log: Log) -> None:
+    make(log, "t", 3, records=5)
+    told = Told()
+    consumer = member(log, told)
+    assert consumer.assignment() == set()
+    assert len(rest(consumer)) == 15
+    assert numbers(consumer) == [0, 1, 2]
+    consumer.close()
+    assert told.take() == [("assigned", [0, 1, 2]), ("revoked", [0, 1, 2])]
+
+
+def test_a_second_member_takes_half_and_the_first_keeps_the_rest_undisturbed(log: Log) -> None:
+    make(log, "t", 4, records=100)
+    told, told_too = Told(), Told()
+    first = member(log, told)
+    assert len(first.poll(0, 40)) == 40
+    cursors = {cursor.partition.number: cursor for cursor in first._cursors}
+    told.take()
+
+    second = member(log, told_too)
+    assert second.poll(0) == []
+    assert len(first.poll(0, 20)) == 20
+    assert [name for name, _ in told.calls] == ["revoked"]
+    ((_, given),) = told.take()
+    second.poll(0, 1)
+    assert told_too.take() == [("assigned", given)]
+    assert len(given) == 2
+    # What it kept it never let go of, not even of what was read already.
+    kept = {cursor.partition.number: cursor for cursor in first._cursors}
+    assert sorted([*kept, *given]) == [0, 1, 2, 3]
+    assert all(cursors[number] is cursor for number, cursor in kept.items())
+    assert numbers(second) == given
+
+
+def test_who_goes_gives_back_to_the_others(log: Log) -> None:
+    make(log, "t", 4, records=10)
+    first, second = member(log), member(log)
+    for _ in range(3):
+        first.poll(0)
+        second.poll(0)
+    assert len(numbers(first)) == len(numbers(second)) == 2
+    second.unsubscribe()
+    first.poll(0)
+    assert numbers(first) == [0, 1, 2, 3]
+    second.subscribe("t")
+    first.poll(0)
+    second.poll(0)
+    assert len(numbers(second)) == 2
+
+
+def test_a_member_that_waits_is_woken_to_give_and_to_take(log: Log) -> None:
+    make(log, "t", 2)
+    told = Told()
+    first = member(log, told)
+    first.poll(0)
+    is_waiting = told_when_waiting(first)
+    records: list[Any] = []
+    thread = in_thread(lambda: records.extend(first.poll()))
+    assert is_waiting.wait(10)
+    second = member(log)
+    wait_until(lambda: ("revoked", [1]) in told.calls or ("revoked", [0]) in told.calls)
+    second.poll(0)
+    assert len(numbers(second)) == 1
+    second.close()
+    wait_until(lambda: [name for name, _ in told.calls].count("assigned") == 2)
+    log.topic("t").append(b"x", partition=0)
+    thread.join(10)
+    assert len(records) == 1
+
+
+def test_groups_do_not_share(log: Log) -> None:
+    make(log, "t", 2, records=5)
+    consumers = [log.consumer("t", group=name) for name in ("g", "h")]
+    assert [len(rest(consumer)) for consumer in consumers] == [10, 10]
+
+
+def test_members_may_want_different_topics(log: Log) -> None:
+    make(log, "a", 2, records=1)
+    make(log, "b", 2, records=1)
+    both = log.consumer("a", "b", group="g")
+    one = log.consumer("b", group="g")
+    for _ in range(3):
+        both.poll(0)
+        one.poll(0)
+    assert one.assignment() == {("b", 0), ("b", 1)}
+    assert both.assignment() == {("a", 0), ("a", 1)}
+
+
+def test_topics_that_match_and_partitions_that_are_added_are_given_to_members(log: Log) -> None:
+    topic = make(log, "t1", records=1)
+    for reset in ("earliest", "latest"):
+        consumer = log.consumer(pattern="t.*", group=reset, auto_offset_reset=reset)
+        rest(consumer)
+        count = len(topic)
+        topic.add_partitions(count + 1)
+        append(topic, count, 2)
+        make(log, f"t-{reset}", records=3)
+        assert len(rest(consumer)) == 5
+        assert (f"t-{reset}", 0) in consumer.assignment()
+        assert ("t1", count) in consumer.assignment()
+
+
+def test_a_topic_that_is_deleted_is_read_no_more(log: Log) -> None:
+    make(log, "t1", records=1)
+    make(log, "t2", records=1)
+    told = Told()
+    consumer = log.consumer(pattern="t.*", group="g", **told.listeners())
+    named = log.consumer("t1", group="h")
+    assert (len(rest(consumer)), len(rest(named))) == (2, 1)
+    log.delete_topic("t1")
+    append(log.topic("t2"), 0, 1)
+    assert places(consumer.poll(0)) == [(0, 1)]
+    assert consumer.assignment() == {("t2", 0)}
+    assert told.take() == [("assigned", [0, 0]), ("lost", [0])]
+    with pytest.raises(UnknownTopicOrPartitionError):
+        named.poll(0)
+
+
+def test_an_own_assignor_decides(log: Log) -> None:
+    def first_takes_all(subscribers: Any, partitions: Any) -> Any:
+        everything = [TopicPartition(topic, n) for topic in partitions for n in range(4)]
+        return {min(one.member_id for one in subscribers): everything}
+
+    first_takes_all.name = "first-takes-all"  # type: ignore[attr-defined]
+    make(log, "t", 4)
+    consumers = [member(log, assignor=first_takes_all) for _ in range(3)]
+    for _ in range(3):
+        for consumer in consumers:
+            consumer.poll(0)
+    assert sorted(len(numbers(consumer)) for consumer in consumers) == [0, 0, 4]
+
+
+# ---------------------------------------------------------------- listeners
+
+
+def test_a_listener_may_commit_what_is_taken_from_it(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    done: list[dict[Any, Any]] = []
+
+    def on_revoked(partitions: set[TopicPartition]) -> None:
+        first.commit({one: first.position(*one) + 100 for one in partitions})
+        done.append(first.committed(*partitions))
+
+    first = log.consumer("t", group="g", on_revoked=on_revoked, enable_auto_commit=False)
+    first.poll(0, 6)
+    second = member(log)
+    first.poll(0, 1)
+    second.poll(0)
+    ((((topic, number), committed),),) = [list(one.items()) for one in done]
+    assert committed.offset == 103
+    assert second.committed((topic, number)) == {(topic, number): committed}
+    with pytest.raises(StaleMemberEpochError):
+        first.commit({(topic, number): 0})
+
+
+def test_when_a_listener_fails_the_next_owner_reads_again_what_was_not_committed(log: Log) -> None:
+    make(log, "t", 2, records=10)
+
+    def on_revoked(partitions: set[TopicPartition]) -> None:
+        raise RuntimeError("cannot flush")
+
+    first = log.consumer("t", group="g", on_revoked=on_revoked)
+    assert len(first.poll(0, 6)) == 6
+    second = member(log)
+    with pytest.raises(RuntimeError, match="cannot flush"):
+        first.poll(0)
+    (kept,) = numbers(first)
+    assert len(rest(second)) == 10
+    assert numbers(second) == [1 - kept]
+    assert places(first.poll(0)) == [(kept, offset) for offset in range(3, 10)]
+
+
+def test_a_listener_may_seek_where_it_keeps_offsets_itself(log: Log) -> None:
+    make(log, "t", 2, records=10)
+
+    def on_assigned(partitions: set[TopicPartition]) -> None:
+        for topic, number in partitions:
+            consumer.seek(topic, number, offset=8)
+
+    consumer = log.consumer("t", group="g", on_assigned=on_assigned)
+    assert rest(consumer) == [(0, 8), (0, 9), (1, 8), (1, 9)]
+
+
+def test_who_was_removed_is_told_and_joins_again(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    told = Told()
+    consumer = member(log, told)
+    consumer.poll(0, 4)
+    consumer.commit()
+    consumer.poll(0, 2)
+    old = consumer._part._membership.member_id  # type: ignore[union-attr]
+    log._coordinator.log.end_member("g", old, is_final=True)
+    with pytest.raises(UnknownMemberIdError):
+        consumer.commit()
+    told.take()
+    assert rest(consumer) == [(number, offset) for number in range(2) for offset in range(2, 10)]
+    assert told.take() == [("lost", [0, 1]), ("assigned", [0, 1])]
+    assert consumer._part._membership.member_id != old  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- static members
+
+
+def test_a_static_member_that_comes_back_has_what_it_had_and_nobody_is_disturbed(log: Log) -> None:
+    make(log, "t", 4, records=10)
+    told = Told()
+    workers = [member(log, instance_id=f"worker-{n}") for n in range(2)]
+    for _ in range(3):
+        for worker in workers:
+            worker.poll(0)
+    had = numbers(workers[0])
+    workers[1].subscribe("t", **told.listeners())
+    workers[0].close()
+    workers[1].poll(0)
+    again = member(log, instance_id="worker-0")
+    again.poll(0)
+    workers[1].poll(0)
+    assert numbers(again) == had
+    assert told.take() == []
+
+
+def test_a_second_member_with_an_instance_id_fences_the_first(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    told = Told()
+    first = member(log, told, instance_id="worker")
+    records = first.poll(0)
+    second = member(log, instance_id="worker")
+    assert len(rest(second)) == 20
+    with pytest.raises(FencedInstanceIdError):
+        first.commit(records[-1])
+    told.take()
+    for _ in range(2):
+        with pytest.raises(FencedInstanceIdError):
+            first.poll(0)
+    assert told.take() == [("lost", [0, 1])]
+    first.close()
+    second.poll(0)
+    assert numbers(second) == [0, 1]
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_with_its_log_a_member_leaves_and_commits(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        make(log, "t", records=10)
+        consumer = member(log)
+        for record in consumer:
+            if record.offset == 4:
+                break
+    with pylog.open(tmp_path) as log, member(log) as consumer:
+        assert next(iter(consumer)).offset == 4
+        assert consumer._part is not None
+    with pytest.raises(ClosedError):
+        consumer.commit()
+
+
+def test_a_member_that_is_dropped_is_noticed_as_one_that_died(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    first, second = member(log), member(log)
+    for _ in range(3):
+        first.poll(0)
+        second.poll(0)
+    assert len(numbers(first)) == 1
+    del second
+    wait_until(lambda: first.poll(0) is not None and numbers(first) == [0, 1])
+
+
+def test_a_member_that_is_killed_is_noticed_and_others_go_on_where_it_committed(
+    tmp_path: Path,
+) -> None:
+    with pylog.open(tmp_path) as log:
+        make(log, "t", 2, records=10)
+
+    def work() -> None:
+        with pylog.open(tmp_path) as log:
+            consumer = member(log)
+            while True:
+                consumer.poll(0.01)
+
+    with children() as start:
+        child = start(work)
+        with pylog.open(tmp_path) as log, member(log) as consumer:
+            seen: list[Any] = []
+
+            def has(count: int) -> bool:
+                seen.extend(consumer.poll(0.01))
+                return len(numbers(consumer)) == count
+
+            wait_until(lambda: has(1))
+            child.kill()
+            wait_until(lambda: has(2))
+            append(log.topic("t"), 0, 1)
+            append(log.topic("t"), 1, 1)
+            seen.extend(consumer.poll(0))
+            assert {(0, 10), (1, 10)} <= set(places(seen))
+            assert set(consumer.lag().values()) == {0}
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_is_not_the_member_that_its_parent_is(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    consumer = member(log)
+    consumer.poll(0, 4)
+
+    def work() -> None:
+        with pytest.raises(ClosedError):
+            consumer.poll(0)
+        consumer.close()
+        own = member(log)
+        own.poll(0)
+        log.close()
+
+    with children() as start:
+        start(work).join()
+    consumer.poll(0)
+    assert numbers(consumer) == [0, 1]
+
+
+# ---------------------------------------------------------------- all together
+
+
+@pytest.mark.timeout(120)
+def test_members_come_and_go_and_every_record_is_read_and_no_partition_has_two_owners(
+    tmp_path: Path,
+) -> None:
+    partitions, total = 6, 3000
+    logs = [pylog.open(tmp_path) for _ in range(3)]
+    topic = make(logs[0], "t", partitions)
+    logs[0].consumer("t", group="g").close()
+    logs[0].alter_topic("__consumer_offsets", durability="os")
+    seen: Counter[tuple[int, int]] = Counter()
+    owners: dict[int, int] = {}
+    joined = Counter[str]()
+
+    def work(slot: int) -> None:
+        def take(names: set[TopicPartition]) -> None:
+            for _, number in names:
+                assert owners.setdefault(number, slot) == slot
+            joined["assigned"] += 1
+
+        def give(names: set[TopicPartition]) -> None:
+            for _, number in names:
+                assert owners.pop(number) == slot
+            joined["revoked"] += 1
+
+        while len(seen) < total or joined["assigned"] < 30:
+            with logs[slot].consumer("t", group="g", on_assigned=take, on_revoked=give) as consumer:
+                for batch in consumer.batches(50, timeout=0.02):
+                    for record in batch:
+                        assert owners[record.partition] == slot
+                        seen[record.partition, record.offset] += 1
+                    consumer.commit(batch[-1])
+                    if joined["assigned"] % 5 == slot:
+                        break
+
+    def produce() -> None:
+        for turn in range(total):
+            topic.append(b"%d" % turn, partition=turn % partitions)
+
+    with tiny_switch_interval():
+        run_threads(produce, *(lambda slot=slot: work(slot) for slot in range(3)))
+    assert sorted(seen) == [(n, offset) for n in range(partitions) for offset in range(500)]
+    assert joined["assigned"] >= 30
+    for one in logs:
+        one.close()
+
+
+def test_an_interrupt_while_a_member_waits_leaves_it_in_its_group(log: Log) -> None:
+    make(log, "t", 2)
+    consumer = member(log)
+    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        consumer.poll()
+    timer.join()
+    append(log.topic("t"), 1, 1)
+    assert len(consumer.poll(0)) == 1
