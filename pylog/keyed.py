@@ -22,7 +22,7 @@ from pylog.config import TopicConfig
 from pylog.errors import NotAppendedError, PylogError
 from pylog.records import AppendedRecords
 from pylog.storage import policy
-from pylog.storage.encoding import Chunk, Headers, chunk_bytes, compression_of, stamping_of
+from pylog.storage.encoding import BatchRules, Chunk, Headers, compression_of
 from pylog.storage.partition import Partition
 
 _Values = Sequence[bytes | None]
@@ -77,16 +77,20 @@ class KeyedAppender:
         config: TopicConfig,
     ) -> AppendedRecords:
         """Place what the C core can place, and let partitions place what it leaves."""
-        when, stamping = stamping_of(timestamps, now=system_clock(), config=config)
+        rules, now = BatchRules.of(config), system_clock()
+        attributes, earliest, latest, needs_key = rules.stamping(now)
         partitions, offsets, stamps, spans, left = self._router.append_many(
             values,
             keys,
             headers,
-            when,
+            now if timestamps is None or rules.is_append_time else timestamps,
             max_batch_bytes=config.max_message_bytes,
-            max_chunk_bytes=chunk_bytes(config),
+            max_chunk_bytes=rules.chunk_bytes,
             large_bytes=policy.LARGE_WRITE,
-            **stamping,
+            attributes=attributes,
+            earliest=earliest,
+            latest=latest,
+            needs_key=needs_key,
         )
         appended = AppendedRecords(
             self._topic,

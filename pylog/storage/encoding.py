@@ -9,8 +9,9 @@ it again by what our own reader accepts, so that everything written can be read.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple
 
 from pylog import codecs
 from pylog._native import BATCH_HEADER_BYTES, compress_batches, encode
@@ -37,13 +38,9 @@ _GROWTH_BYTES: Final = 64
 _LONGEST_PLAIN: Final = BATCH_HEADER_BYTES + codecs.MAX_DECOMPRESSED_BYTES
 
 
-class Stamping(TypedDict):
-    """Arguments of `encode`: attributes of the batches, and what is allowed in them."""
-
-    attributes: int
-    earliest: int
-    latest: int
-    needs_key: bool
+# The last arguments of `encode`: attributes, earliest and latest timestamp, whether it needs keys.
+# No NamedTuple, which takes as long to make as a batch of one record.
+Stamping = tuple[int, int, int, bool]
 
 
 class Chunk(NamedTuple):
@@ -140,30 +137,52 @@ def chunk_bytes(config: TopicConfig) -> int:
     return max(min(config.segment_bytes, limit), config.max_message_bytes)
 
 
-def stamping_of(
-    timestamps: Sequence[int] | int | None, *, now: int, config: TopicConfig
-) -> tuple[Sequence[int] | int, Stamping]:
-    """Return the timestamps that count, and what `encode` is told of them.
+@dataclasses.dataclass(frozen=True, slots=True)
+class BatchRules:
+    """What a topic's settings mean for its batches, worked out once.
 
-    timestamps: of the caller, None for `now`.
+    target: how batches are compressed where their writer asks for nothing.
     """
-    is_append_time = config.message_timestamp_type == LOG_APPEND_TIME
-    if timestamps is None or is_append_time:
-        timestamps = now
-    return timestamps, {
-        "attributes": _APPEND_TIME_ATTRIBUTE if is_append_time else 0,
-        "earliest": max(0, now - config.message_timestamp_before_max_ms),
-        "latest": min(now + config.message_timestamp_after_max_ms, NEVER),
-        "needs_key": policy.is_compacted(config),
-    }
+
+    config: TopicConfig
+    target: Compression
+    max_message_bytes: int
+    chunk_bytes: int
+    attributes: int  # of the batches
+    is_append_time: bool
+    before_ms: int
+    after_ms: int
+    needs_key: bool
+
+    @classmethod
+    def of(cls, config: TopicConfig) -> BatchRules:
+        """Return the rules of these settings."""
+        is_append_time = config.message_timestamp_type == LOG_APPEND_TIME
+        return cls(
+            config,
+            target=compression_of(config),
+            max_message_bytes=config.max_message_bytes,
+            chunk_bytes=chunk_bytes(config),
+            attributes=_APPEND_TIME_ATTRIBUTE if is_append_time else 0,
+            is_append_time=is_append_time,
+            before_ms=config.message_timestamp_before_max_ms,
+            after_ms=config.message_timestamp_after_max_ms,
+            needs_key=policy.is_compacted(config),
+        )
+
+    def stamping(self, now: int) -> Stamping:
+        """Return what `encode` is told at this time."""
+        earliest = now - self.before_ms if self.before_ms < now else 0
+        latest = now + self.after_ms if self.after_ms < NEVER - now else NEVER
+        return self.attributes, earliest, latest, self.needs_key
 
 
 def check_timestamp(timestamp: int, *, now: int, config: TopicConfig) -> None:
     """Raise InvalidTimestampError for a caller's timestamp that the topic does not take."""
     if config.message_timestamp_type != LOG_APPEND_TIME:
-        _, stamping = stamping_of(timestamp, now=now, config=config)
-        if not stamping["earliest"] <= timestamp <= stamping["latest"]:
-            raise InvalidTimestampError(timestamp, stamping["earliest"], stamping["latest"])
+        _, earliest, latest, _ = BatchRules.of(config).stamping(now)
+        if not earliest <= timestamp <= latest:
+            raise InvalidTimestampError(timestamp, earliest, latest)
 
 
 def encode_chunks(
@@ -173,7 +192,7 @@ def encode_chunks(
     timestamps: Sequence[int] | int | None,
     *,
     now: int,
-    config: TopicConfig,
+    rules: BatchRules,
     compression: Compression,
 ) -> Chunks:
     """Encode records into the chunks that are each placed whole.
@@ -182,29 +201,37 @@ def encode_chunks(
     producer, which the topic may overrule.  Raises TypeError, ValueError, OverflowError,
     InvalidRecordError, InvalidTimestampError, RecordTooLargeError, MissingExtraError.
     """
-    target = compression_of(config, compression)
-    timestamps, stamping = stamping_of(timestamps, now=now, config=config)
+    target = rules.target
+    if compression is not UNCOMPRESSED:
+        target = compression_of(rules.config, compression)
+    if timestamps is None or rules.is_append_time:
+        timestamps = now
+    stamping = rules.stamping(now)
     records = values, keys, headers, timestamps
-    limit = chunk_bytes(config)
+    max_bytes, limit = rules.max_message_bytes, rules.chunk_bytes
     chunks: list[Chunk] = []
     start, count = 0, len(values)
     while start < count:
         if target.codec == codecs.NONE:
-            data, end = encode(*records, config.max_message_bytes, start, limit, **stamping)
+            data, end = encode(*records, max_bytes, start, limit, *stamping)
         else:
             data, end = _compressed_batch(
-                records, start, stamping, max_bytes=config.max_message_bytes, target=target
+                records, start, stamping, max_bytes=max_bytes, target=target
             )
         latest = timestamps if isinstance(timestamps, int) else max(timestamps[start:end])
-        _add(chunks, Chunk(data, end - start, latest), limit)
+        chunk = Chunk(data, end - start, latest)
+        if start == 0:
+            chunks.append(chunk)
+        else:
+            _add(chunks, chunk, limit)
         start = end
     return Chunks(chunks, timestamps)
 
 
 def _add(chunks: list[Chunk], more: Chunk, limit: int) -> None:
     """Put batches into the last chunk, or behind it where they do not fit."""
-    last = chunks[-1] if chunks else None
-    if last is None or len(last.data) + len(more.data) > limit:
+    last = chunks[-1]
+    if len(last.data) + len(more.data) > limit:
         chunks.append(more)
         return
     last.data.extend(more.data)
@@ -224,7 +251,7 @@ def _compressed_batch(
     room = min(fitting_bytes(max_bytes), longest)
     while True:
         try:
-            plain, end = encode(*records, longest, start, room, **stamping)
+            plain, end = encode(*records, longest, start, room, *stamping)
         except RecordTooLargeError as error:
             raise RecordTooLargeError(error.size, longest, codecs.DECOMPRESSED) from None
         data = compress_batches(plain, target.codec, target.compress)

@@ -29,7 +29,7 @@ from pylog.records import AppendedRecords, Columns, columns_of
 from pylog.storage import encoding, policy
 from pylog.storage.attachment import Attachment
 from pylog.storage.decided import DecidedPartition
-from pylog.storage.encoding import Chunk, Chunks, Headers
+from pylog.storage.encoding import BatchRules, Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.produced import Piece, Produced, pieces_of
@@ -80,6 +80,7 @@ class Partition(DecidedPartition):
         )
         self._reader = Reader(topic, number, environment.decompress, self._counters)
         self._searcher = Reader(topic, number, environment.decompress)  # what it reads is not asked
+        self._rules: BatchRules | None = None  # of the settings that were seen last
         # Where the next sequential read goes on without a lookup: offset, segment, position.
         self._place: tuple[int, Segment, int] | None = None
         if self._observer is not None:
@@ -177,9 +178,15 @@ class Partition(DecidedPartition):
             headers,
             timestamps,
             now=self._environment.clock(),
-            config=self.config,
+            rules=self._batch_rules(),
             compression=compression,
         )
+
+    def _batch_rules(self) -> BatchRules:
+        config, rules = self.config, self._rules
+        if rules is None or rules.config is not config:
+            rules = self._rules = BatchRules.of(config)
+        return rules
 
     def append_chunks(self, chunks: Chunks) -> AppendedRecords:
         """Append what `encode_chunks` made; see `append_many`."""
@@ -266,7 +273,7 @@ class Partition(DecidedPartition):
 
     def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
-        if spans:
+        if spans and (self._waits_for_sync or self._observer is not None):
             self.wait_durable(spans[0].start, spans[-1].stop)
         return AppendedRecords(self.topic, self.number, spans, timestamps)
 
