@@ -123,10 +123,10 @@ class Records:
     # sequences, first offset, timestamp, whether it is a control batch.
     def producers(self) -> list[tuple[int, int, int, int, int, int, bool]]: ...
     # offsets, timestamps, key positions, key lengths, value positions, value lengths, data: native
-    # int64, lengths int32 (-1: null); data is the buffer given, or new bytes if one is compressed
+    # int64, lengths int32 (-1: null); data is the buffer given, or new bytes if one is compressed.
     def columns(
         self,
-    ) -> tuple[bytearray, bytearray, bytearray, bytearray, bytearray, bytearray, Buffer]: ...
+    ) -> tuple[memoryview, memoryview, memoryview, memoryview, memoryview, memoryview, Buffer]: ...
 
 @final
 class RecordsIterator:

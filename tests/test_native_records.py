@@ -156,6 +156,33 @@ def test_columns_agree_with_the_records(seed: int, is_compressed: bool) -> None:
     assert (columns[6] is data) == (not is_compressed or data == columns[6])
 
 
+def test_columns_that_are_kept_share_no_memory_with_later_ones() -> None:
+    # The memory of dropped columns serves later ones, that of kept ones must not.
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    generator = random.Random(seed)
+    kept: list[tuple[Any, list[int]]] = []
+    for _ in range(500):
+        count = generator.choice((1, 9, generator.randrange(1, 400), 350, 700))
+        base = generator.randrange(10**9)
+        data = _native.make_batch([(i, i, None, None) for i in range(count)], base_offset=base)
+        columns = _native.Records(bytes(data)).columns()
+        if generator.random() < 0.5:
+            kept.append((columns[0], list(range(base, base + count))))
+        del columns
+        if len(kept) > 20:
+            del kept[generator.randrange(20)]
+        for offsets, expected in kept:
+            assert np.frombuffer(offsets, np.int64).tolist() == expected
+
+
+def test_columns_of_few_rows_hold_on_to_little_memory() -> None:
+    many = _native.make_batch([(i, i, None, None) for i in range(20_000)], base_offset=0)
+    few = _native.make_batch([(0, 0, None, None)], base_offset=0)
+    _native.Records(bytes(many)).columns()  # and dropped: 800 KB that are kept for the next
+    assert memoryview(_native.Records(bytes(few)).columns()[0].obj).nbytes < 1000
+
+
 def test_columns_of_no_records_are_empty() -> None:
     assert _native.Records(b"").columns() == (*[bytearray()] * 6, b"")
 

@@ -3,6 +3,7 @@
  * Positions count from the start of the data that is returned with them: the buffer as it was
  * given, or, as soon as one batch is compressed, new bytes in which all payloads stand in a row.
  */
+#include "py_block.h"
 #include "py_records.h"
 
 /* One batch of the range. */
@@ -92,26 +93,50 @@ static PyObject *join_parts(part_list *list)
 enum { COLUMN_COUNT = 6 };
 static const size_t column_bytes[COLUMN_COUNT] = {8, 8, 8, 4, 8, 4};
 
-static int make_arrays(PyObject **arrays, size_t rows, plog_columns *columns)
+/* Where a column begins in a block for so many rows: those of 8 bytes come first. */
+static size_t column_position(int column, size_t rows)
 {
-    void *memory[COLUMN_COUNT];
-    for (int i = 0; i < COLUMN_COUNT; i++) {
-        arrays[i] = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(rows * column_bytes[i]));
-        if (arrays[i] == NULL) {
-            return -1;
-        }
-        memory[i] = PyByteArray_AsString(arrays[i]);
+    static const size_t bytes_before[COLUMN_COUNT] = {0, 8, 16, 32, 24, 36};
+    return bytes_before[column] * rows;
+}
+
+static PyObject *make_block(plog_module_state *state, size_t rows, plog_columns *columns)
+{
+    uint8_t *memory = NULL;
+    PyObject *block = plog_block_new(state, rows * 40, &memory);
+    if (block == NULL) {
+        return NULL;
     }
     *columns = (plog_columns){
-        .offsets = memory[0],
-        .timestamps = memory[1],
-        .key_positions = memory[2],
-        .key_lengths = memory[3],
-        .value_positions = memory[4],
-        .value_lengths = memory[5],
+        .offsets = (void *)(memory + column_position(0, rows)),
+        .timestamps = (void *)(memory + column_position(1, rows)),
+        .key_positions = (void *)(memory + column_position(2, rows)),
+        .key_lengths = (void *)(memory + column_position(3, rows)),
+        .value_positions = (void *)(memory + column_position(4, rows)),
+        .value_lengths = (void *)(memory + column_position(5, rows)),
         .capacity = rows,
     };
-    return 0;
+    return block;
+}
+
+/* (six columns as memoryviews of the block, data) */
+static PyObject *make_result(PyObject *block, const plog_columns *columns, PyObject *data)
+{
+    PyObject *whole = PyMemoryView_FromObject(block);                        /* strong */
+    PyObject *result = whole == NULL ? NULL : PyTuple_New(COLUMN_COUNT + 1); /* strong */
+    for (int i = 0; i < COLUMN_COUNT && result != NULL; i++) {
+        const size_t start = column_position(i, columns->capacity);
+        const size_t end = start + columns->count * column_bytes[i];
+        PyObject *column = PySequence_GetSlice(whole, (Py_ssize_t)start, (Py_ssize_t)end);
+        if (column == NULL || PyTuple_SetItem(result, i, column) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    if (result != NULL && PyTuple_SetItem(result, COLUMN_COUNT, Py_NewRef(data)) < 0) {
+        Py_CLEAR(result);
+    }
+    Py_XDECREF(whole);
+    return result;
 }
 
 /* Needs no GIL.  Returns the index of the part that broke the format, or the count of parts. */
@@ -154,14 +179,15 @@ PyObject *plog_records_columns(PyObject *object, PyObject *unused)
     const plog_records *self = (const plog_records *)object;
     part_list list = {NULL, 0, 0, 0, false};
     plog_columns columns = {0};
-    PyObject *arrays[COLUMN_COUNT] = {NULL}; /* strong */
-    PyObject *data = NULL;                   /* strong */
+    PyObject *block = NULL; /* strong */
+    PyObject *data = NULL;  /* strong */
     PyObject *result = NULL;
     if (collect_parts(&list, self) < 0) {
         goto done;
     }
     data = list.is_joined ? join_parts(&list) : Py_NewRef(self->data);
-    if (data == NULL || make_arrays(arrays, list.rows, &columns) < 0) {
+    block = data == NULL ? NULL : make_block(plog_state_of(object), list.rows, &columns);
+    if (block == NULL) {
         goto done;
     }
     const uint8_t *origin =
@@ -169,17 +195,9 @@ PyObject *plog_records_columns(PyObject *object, PyObject *unused)
     if (fill_arrays(&columns, &list, self, origin) < 0) {
         goto done;
     }
-    for (int i = 0; i < COLUMN_COUNT; i++) {
-        if (PyByteArray_Resize(arrays[i], (Py_ssize_t)(columns.count * column_bytes[i])) < 0) {
-            goto done;
-        }
-    }
-    result =
-        PyTuple_Pack(7, arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], data);
+    result = make_result(block, &columns, data);
 done:
-    for (int i = 0; i < COLUMN_COUNT; i++) {
-        Py_XDECREF(arrays[i]);
-    }
+    Py_XDECREF(block);
     Py_XDECREF(data);
     free_parts(&list);
     return result;

@@ -49,12 +49,15 @@ typedef enum {
     PLOG_COUNTERS_TYPE,
     PLOG_KEY_MAP_TYPE,
     PLOG_BATCH_FILTER_TYPE,
+    PLOG_BLOCK_TYPE,
     PLOG_TYPE_COUNT,
 } plog_type;
 
 typedef struct {
     PyObject *errors[PLOG_ERROR_COUNT];   /* strong */
     PyTypeObject *types[PLOG_TYPE_COUNT]; /* strong */
+    void *spare;                          /* owned: memory of a Block that is no more, or NULL */
+    size_t spare_bytes;
 } plog_module_state;
 
 /* All types here are final, so Py_TYPE(self) is the type that this module made. */
@@ -162,6 +165,7 @@ static inline int plog_append_item(PyObject *list, PyObject *item)
 /* ---- parts of the module; each adds its types, functions and constants */
 int plog_add_record_types(PyObject *module);
 int plog_add_records_types(PyObject *module);
+int plog_add_block_type(PyObject *module);
 int plog_add_encode_functions(PyObject *module);
 int plog_add_compress_functions(PyObject *module);
 int plog_add_batch_functions(PyObject *module);

@@ -59,12 +59,13 @@ static int execute(PyObject *module)
         return -1;
     }
     int (*const parts[])(PyObject *) = {
-        add_status_constants,        plog_add_record_types,       plog_add_records_types,
-        plog_add_encode_functions,   plog_add_compress_functions, plog_add_batch_functions,
-        plog_add_scanner_type,       plog_add_page_types,         plog_add_tail_types,
-        plog_add_reader_type,        plog_add_appender_type,      plog_add_router_type,
-        plog_add_counters_type,      plog_add_builder_types,      plog_add_commit_queue_type,
-        plog_add_producer_functions, plog_add_key_map_type,       plog_add_compact_type,
+        add_status_constants,       plog_add_record_types,       plog_add_records_types,
+        plog_add_block_type,        plog_add_encode_functions,   plog_add_compress_functions,
+        plog_add_batch_functions,   plog_add_scanner_type,       plog_add_page_types,
+        plog_add_tail_types,        plog_add_reader_type,        plog_add_appender_type,
+        plog_add_router_type,       plog_add_counters_type,      plog_add_builder_types,
+        plog_add_commit_queue_type, plog_add_producer_functions, plog_add_key_map_type,
+        plog_add_compact_type,
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (parts[i](module) < 0) {
@@ -100,7 +101,10 @@ static int clear(PyObject *module)
 
 static void release(void *module)
 {
+    plog_module_state *state = (plog_module_state *)PyModule_GetState((PyObject *)module);
     clear((PyObject *)module);
+    PyMem_Free(state->spare);
+    state->spare = NULL;
 }
 
 static PyModuleDef_Slot slots[] = {
