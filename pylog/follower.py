@@ -47,11 +47,11 @@ class Follower:
         """Whether the thread runs; else another follower is needed."""
         return self._thread.is_alive()
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool) -> None:
         """End the thread, and wait for it unless it is the caller."""
         self._is_stopped.set()
         self._events.notify()
-        if self._thread is not threading.current_thread():
+        if wait and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:

@@ -149,8 +149,8 @@ class Table(Mapping[bytes, bytes]):
     def close(self) -> None:
         """Stop following; looking raises ClosedError from now on.  Idempotent.
 
-        A store stays open: it is the user's.  Waits for the background to end what it does.  The
-        log's close closes its tables.
+        A store stays open: it is the user's.  Waits for the background to end what it does, except
+        in `on_change`.  The log's close closes its tables.
         """
         self._replay.close()
 

@@ -72,7 +72,7 @@ class Replay:
             else StoreState(store, topic=topic.name, topic_id=topic.topic_id, lock=self.lock)
         )
         self._is_filled = False
-        self._is_refreshing = False
+        self._refreshing_thread: int | None = None
         self.is_closed = False
         # Looked at last when the log's events were so many, and to be looked at again at this time.
         self._seen = _NEVER_LOOKED
@@ -95,12 +95,12 @@ class Replay:
         with self.lock:
             if self.is_closed:
                 raise ClosedError(f"{self!r} is closed")
-            if not self._is_refreshing:  # else this is `on_change`
-                self._is_refreshing = True
+            if self._refreshing_thread is None:  # else this is `on_change`
+                self._refreshing_thread = threading.get_ident()
                 try:
                     self._refresh_locked()
                 finally:
-                    self._is_refreshing = False
+                    self._refreshing_thread = None
             return dict(self.state.offsets)
 
     def _refresh_locked(self) -> None:
@@ -178,15 +178,16 @@ class Replay:
     def close(self) -> None:
         """End; see Table.close."""
         self.is_closed = True
-        follower = self._follower
+        # In `on_change` this thread has the lock that the follower may wait for.
+        follower, is_telling = self._follower, self._refreshing_thread == threading.get_ident()
         if follower is not None:
-            follower.stop()
+            follower.stop(wait=not is_telling)
 
     def after_fork(self) -> None:
         """In a forked child: the lock may be held by a thread that is not there."""
         self.lock = threading.RLock()
         self.state.after_fork(self.lock)
-        self._is_refreshing = False
+        self._refreshing_thread = None
         self._follower = None
         self._seen = _NEVER_LOOKED
 

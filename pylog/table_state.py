@@ -80,9 +80,10 @@ class TableState(ABC):
         Raises CorruptRangeError, InvalidRecordError and MissingExtraError as iterating them does,
         and what the store raises: some of them may be in then, and will be taken in again.
         """
+        # First: should it fail, some are in already.
+        self._untouched.discard(number)
         self.keyless_records += self._take(number, records)
         # Last, so that who sees the offset sees what is below it.
-        self._untouched.discard(number)
         self.offsets[number] = records.next_offset
 
     @abstractmethod

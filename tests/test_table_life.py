@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import children
-from tail_memory import run_threads, tiny_switch_interval, wait_until
+from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
-from pylog import Log, Topic, errors
+from pylog import Log, TableChange, Topic, errors
 from pylog.storage import policy
 
 FOLLOW = ("read", "background", "never")
@@ -132,6 +133,42 @@ def test_a_closed_table_cannot_be_looked_at(log: Log, topic: Topic, follow: Any)
         for look in (lambda t=table: t[b"a"], lambda t=table: len(t), table.refresh):
             with pytest.raises(errors.ClosedError):
                 look()
+
+
+@pytest.mark.parametrize("follow", FOLLOW)
+@pytest.mark.parametrize("what", ["table", "log"])
+@pytest.mark.parametrize("who", ["caller", "background"])
+def test_who_is_told_of_a_change_may_close_the_table_and_the_log(
+    log: Log, topic: Topic, follow: Any, what: str, who: str
+) -> None:
+    told: list[int] = []
+
+    def on_change(change: TableChange) -> None:
+        told.append(change.offset)
+        if change.offset == 1:
+            (table if what == "table" else log).close()
+
+    table = log.table("profiles", follow=follow, on_change=on_change)
+    topic.append(b"1", key=b"a")
+    assert len(table) == 1
+    with contextlib.ExitStack() as stack:
+        if who == "caller":
+            # Whoever follows has to wait until this thread has told.
+            stack.enter_context(table._replay.lock)
+        topic.append(b"2", key=b"a")
+        if who == "caller":
+            suppressed(table.refresh)
+        elif follow != "background":
+            in_thread(lambda: suppressed(table.refresh)).join(30)
+    wait_until(lambda: told == [0, 1])
+    wait_until(lambda: table._replay.is_closed)
+    with pytest.raises(errors.ClosedError):
+        table[b"a"]
+
+
+def suppressed(refresh: Callable[[], object]) -> None:
+    with contextlib.suppress(errors.ClosedError):
+        refresh()
 
 
 @pytest.mark.parametrize("follow", FOLLOW)
