@@ -64,5 +64,9 @@ ROWS: tuple[Row, ...] = (
         "pylog-2-processes-fsync", "pylog-2-processes-os", _RECORDS, 0.0),
     Row("open a log of 100,000 partitions", "open many", "pylog-100000-partitions",
         "pylog-1-partition", Comparison.OWN_TIME, 1.0),
+    Row("compact records of 130 bytes", "compact 130 bytes", "pylog", "cp", _BYTES, 0.35),
+    Row("compact records of 1 KiB", "compact 1 KiB", "pylog", "cp", _BYTES, 0.6),
+    Row("append while compacting, p99", "append while compacting", "compacting", "idle",
+        Comparison.TIME, 3.0),
     Row("recovery scan", "recover", "pylog", "crc32c", _BYTES, 0.2),
 )  # fmt: skip
