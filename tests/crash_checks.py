@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 from memory_files import MemoryFiles
 
 from pylog import codecs
+from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.errors import CorruptRangeError, PylogError
 from pylog.storage.descriptors import Descriptors
@@ -48,6 +49,8 @@ FAILURES = (
 Content: TypeAlias = Any  # a value; None: unreadable, and said so
 Contents: TypeAlias = list[Content]  # by offset
 DELETED = b"deleted"  # in the place of the records below the log start
+# Compaction takes rounds for more than 32 keys, and several pieces for a segment.
+SMALL_CLEANER = CleanerConfig(dedupe_buffer_bytes=1 << 10, cleaner_io_buffer_bytes=4096)
 
 
 class ViolationError(AssertionError):
@@ -57,7 +60,7 @@ class ViolationError(AssertionError):
 class Process:
     """What one process shares among its partitions, over files in memory."""
 
-    def __init__(self, files: MemoryFiles) -> None:
+    def __init__(self, files: MemoryFiles, cleaner: CleanerConfig = SMALL_CLEANER) -> None:
         self.files = files
         self.now = 1_700_000_000_000
         self.unsynced: list[Flushable] = []  # the background's work, done when a test says so
@@ -73,6 +76,7 @@ class Process:
             settings_of=lambda topic, topic_id: None,
             decompress=codecs.decompress,
             random_bytes=random.Random(0).randbytes,
+            cleaner=cleaner,
             on_attach=lambda _: None,
             on_configured=lambda _: None,
             on_unsynced_roll=self.unsynced.append,
@@ -177,8 +181,8 @@ class History:
         return Promise(claim.start, self.asked_start, end, self.values)
 
 
-def check_contents(found: Contents, promise: Promise) -> None:
-    """Raise ViolationError unless `found` keeps the promise and holds nothing else."""
+def check_range(found: Contents, promise: Promise) -> int:
+    """Raise ViolationError unless as many offsets are there as may be; return the log start."""
     promised_end, allowed = promise.end, promise.allowed
     start = start_of(found)
     if not promise.start <= start <= promise.max_start:
@@ -189,6 +193,13 @@ def check_contents(found: Contents, promise: Promise) -> None:
         raise ViolationError(f"{promised_end} records were promised, {len(found)} are there")
     if len(found) > len(allowed):
         raise ViolationError(f"{len(found)} records, but only {len(allowed)} were ever appended")
+    return start
+
+
+def check_contents(found: Contents, promise: Promise) -> None:
+    """Raise ViolationError unless `found` keeps the promise and holds nothing else."""
+    promised_end, allowed = promise.end, promise.allowed
+    start = check_range(found, promise)
     for offset, value in enumerate(found[start:], start):
         if value is None:
             if offset < promised_end and allowed[offset] is not None:

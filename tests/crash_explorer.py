@@ -50,18 +50,32 @@ class Life:
         "retain": 1,
         "reopen": 1,
     }
-    # How a partition is read, and held to its promise, after a crash.
+    # How a partition is read after a crash, and held to its promise; what opening may change.
     read = staticmethod(read_all)
     check = staticmethod(check_contents)
+    check_files = staticmethod(check_nothing_deleted)
 
     @staticmethod
     def append_after(partition: Partition) -> tuple[int, Content]:
         """Append one record after a crash; return its offset, and how `read` shows it."""
         return partition.append(b"after").offset, b"after"
 
+    @staticmethod
+    def work_after(partition: Partition, contents: Contents) -> Contents:
+        """Do what is to go well after a crash, and return what there is then."""
+        return contents
+
     def __init__(
-        self, disk: Disk, boot: int, history: History, profile: Profile, rng: random.Random
+        self,
+        disk: Disk,
+        boot: int,
+        history: History,
+        profile: Profile,
+        rng: random.Random,
+        *,
+        level: int,
     ) -> None:
+        self.level = level
         self.disk = disk
         self.boot = boot
         self.history = history
@@ -69,17 +83,17 @@ class Life:
         self._rng = rng
         self.files = MemoryFiles(disk, boot=boot, is_recording=True, map_bytes=profile.map_bytes)
         # Often two processes take turns; a kill then kills both.
-        self._processes = [Process(self.files) for _ in range(rng.choice((1, 2)))]
+        self.processes = [Process(self.files) for _ in range(rng.choice((1, 2)))]
 
     def run(self, steps: int) -> None:
         """Open, then do `steps` random things."""
         history, rng = self.history, self._rng
-        partitions = [process.partition(self.profile.config) for process in self._processes]
+        partitions = [process.partition(self.profile.config) for process in self.processes]
         found = self.read(partitions[0])
         history.note_opened(self.files.note(), found)
         for _ in range(steps):
             index = rng.randrange(len(partitions))
-            process = self._processes[index]
+            process = self.processes[index]
             process.now += rng.choice((0, 1, 1000))
             kind = rng.choices(tuple(self.STEPS), tuple(self.STEPS.values()))[0]
             if kind == "reopen":
@@ -195,7 +209,7 @@ class Explorer:
         """Yield each broken promise."""
         rng = random.Random(self.seed)
         history = History(Promise(0, 0, 0, []), appended_end=0)
-        life = self.profile.life(Disk(), 1, history, self.profile, rng)
+        life = self.profile.life(Disk(), 1, history, self.profile, rng, level=1)
         yield from self._explore_life(life, rng, level=1, steps=self.profile.steps, where="")
 
     def _explore_life(
@@ -247,7 +261,7 @@ class Explorer:
         if level < MAX_LEVELS and rng.random() < (0.02 if level == 1 else 0.01):
             # A kill promises nothing more to the power cut that follows it.
             history = History(durable, appended_end=promise.end)
-            following = self.profile.life(state, boot, history, self.profile, rng)
+            following = self.profile.life(state, boot, history, self.profile, rng, level=level + 1)
             yield from self._explore_life(
                 following, rng, level=level + 1, steps=2, where=where + " > "
             )
@@ -276,7 +290,7 @@ def check_state(
         raise ViolationError(f"the torn record {len(found) - 1} was not cut")
     partition.check()
     if is_thorough:
-        check_nothing_deleted(before, files.contents())
+        profile.life.check_files(before, files.contents())
         _check_again(files, boot, profile, found)
     offset, after = profile.life.append_after(partition)
     if offset != len(found):
@@ -284,8 +298,9 @@ def check_state(
     if partition.durable_offset > partition.log_end_offset:
         raise ViolationError("durable beyond the end")
     if is_thorough:
+        expected = profile.life.work_after(partition, [*found, after])
         partition.close()
-        _check_again(files, boot, profile, [*found, after])
+        _check_again(files, boot, profile, expected)
 
 
 def _check_again(files: MemoryFiles, boot: int, profile: Profile, expected: Contents) -> None:

@@ -12,12 +12,14 @@ with warnings.catch_warnings():
     from kafka.partitioner.default import murmur2 as kafka_murmur2
     from kafka.record.default_records import DefaultRecordBatch as KafkaPythonBatch
     from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
+    from kafka.record.memory_records import MemoryRecords
 
 __all__ = [
     "AiokafkaBatch",
     "AiokafkaBuilder",
     "KafkaPythonBatch",
     "KafkaPythonBuilder",
+    "MemoryRecords",
     "kafka_murmur2",
     "missing_extra",
 ]

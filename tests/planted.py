@@ -30,7 +30,9 @@ FAULT_PLANTS: list[Plant] = []
 DAMAGE_PLANTS: list[Plant] = []
 
 
-def _in(plants: list[Plant]) -> Callable[[Plant], Plant]:
+def collecting(plants: list[Plant]) -> Callable[[Plant], Plant]:
+    """Return a decorator that puts a plant into a list."""
+
     def add(plant: Plant) -> Plant:
         plants.append(plant)
         return plant
@@ -76,12 +78,12 @@ def _without(patch: Patch, module: Any, function: str, *names: str) -> None:
 # ---------------------------------------------------------------- found by crash points
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def acknowledges_before_data_is_synced(patch: Patch) -> None:
     patch.setattr(Attachment, "_sync_segments", lambda *_: None)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def rolls_without_syncing_the_old_segment(patch: Patch) -> None:
     original = lifecycle.roll_locked
 
@@ -99,7 +101,7 @@ class _Unsynced(Without):
         return Without(self._whole.file(), "sync_data")
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def makes_directories_without_syncing_the_parent(patch: Patch) -> None:
     original = MemoryDirectory.sync
     root = "/memory"
@@ -108,7 +110,7 @@ def makes_directories_without_syncing_the_parent(patch: Patch) -> None:
     )
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def believes_a_directory_that_is_there_to_be_durable(patch: Patch) -> None:
     original = MemoryDirectory.make
 
@@ -119,17 +121,17 @@ def believes_a_directory_that_is_there_to_be_durable(patch: Patch) -> None:
     patch.setattr(MemoryDirectory, "make", make)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def replaces_files_without_file_sync(patch: Patch) -> None:
     _replace_file_without(patch, "file.sync")
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def replaces_files_without_directory_sync(patch: Patch) -> None:
     _replace_file_without(patch, "sync")
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def forgets_to_withdraw_the_clean_flag(patch: Patch) -> None:
     # The comparison of sizes would notice the stale flag; each guard must be able to fail alone.
     patch.setattr(recovery, "_sizes_agree", lambda *_: True)
@@ -141,17 +143,17 @@ def forgets_to_withdraw_the_clean_flag(patch: Patch) -> None:
     patch.setattr(lifecycle, "begin_again_locked", begin_again)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def recovers_without_syncing_what_it_keeps(patch: Patch) -> None:
     _without(patch, recovery, "_repair_log", "file.sync")
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def recovers_the_active_segment_only(patch: Patch) -> None:
     patch.setattr(recovery, "_unsynced_segments", lambda _: ())
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def takes_space_by_truncating_upwards(patch: Patch) -> None:
     def grow(log: Any, allocated: int, target: int, *_: Any, **__: Any) -> int:
         log.truncate(target)
@@ -160,12 +162,12 @@ def takes_space_by_truncating_upwards(patch: Patch) -> None:
     patch.setattr(tail, "_grow", grow)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def recovers_without_checking_crcs(patch: Patch) -> None:
     patch.setattr(recovery, "Scanner", _CredulousScanner)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def counts_records_that_are_not_there(patch: Patch) -> None:
     original = lifecycle.initial_marks
 
@@ -176,12 +178,12 @@ def counts_records_that_are_not_there(patch: Patch) -> None:
     patch.setattr(lifecycle, "initial_marks", marks)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def cuts_without_saving_the_bytes(patch: Patch) -> None:
     patch.setattr(recovery, "save_cut", lambda *_: None)
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def moves_the_log_start_in_memory_only(patch: Patch) -> None:
     patch.setattr(lifecycle, "write_manifest", _without_new_starts(lifecycle.write_manifest))
 
@@ -199,7 +201,7 @@ def _without_new_starts(original: Any) -> Any:
     return write
 
 
-@_in(CRASH_PLANTS)
+@collecting(CRASH_PLANTS)
 def removes_segments_before_the_manifest_forgets_them(patch: Patch) -> None:
     original = lifecycle.advance_start_locked
 
@@ -218,7 +220,7 @@ def removes_segments_before_the_manifest_forgets_them(patch: Patch) -> None:
 # ---------------------------------------------------------------- found by faults
 
 
-@_in(FAULT_PLANTS)
+@collecting(FAULT_PLANTS)
 def retries_a_failed_sync(patch: Patch) -> None:
     original = GroupCommit._lead
 
@@ -240,12 +242,12 @@ def retries_a_failed_sync(patch: Patch) -> None:
     patch.setattr(GroupCommit, "_lead", lead)
 
 
-@_in(FAULT_PLANTS)
+@collecting(FAULT_PLANTS)
 def keeps_a_failed_sync_to_itself(patch: Patch) -> None:
     patch.setattr(GroupCommit, "_fail", lambda self: None)
 
 
-@_in(FAULT_PLANTS)
+@collecting(FAULT_PLANTS)
 def syncs_again_without_writing_again(patch: Patch) -> None:
     patch.setattr(recovery, "write_again", lambda *_: None)
     original = recovery._walk_active
@@ -256,7 +258,7 @@ def syncs_again_without_writing_again(patch: Patch) -> None:
     patch.setattr(recovery, "_walk_active", walk)
 
 
-@_in(FAULT_PLANTS)
+@collecting(FAULT_PLANTS)
 def takes_an_io_error_for_a_missing_manifest(patch: Patch) -> None:
     original = recovery.read_file
 
@@ -269,7 +271,7 @@ def takes_an_io_error_for_a_missing_manifest(patch: Patch) -> None:
     patch.setattr(recovery, "read_file", read)
 
 
-@_in(FAULT_PLANTS)
+@collecting(FAULT_PLANTS)
 def never_leaves_the_full_state(patch: Patch) -> None:
     original = Attachment.write
 
@@ -281,7 +283,7 @@ def never_leaves_the_full_state(patch: Patch) -> None:
     patch.setattr(Attachment, "write", write)
 
 
-@_in(FAULT_PLANTS)
+@collecting(FAULT_PLANTS)
 def needs_space_to_open(patch: Patch) -> None:
     original = recovery.repair
 
@@ -297,7 +299,7 @@ def needs_space_to_open(patch: Patch) -> None:
 # ---------------------------------------------------------------- found by damage
 
 
-@_in(DAMAGE_PLANTS)
+@collecting(DAMAGE_PLANTS)
 def reads_without_checking_crcs(patch: Patch) -> None:
     original = MemoryFile.pread
 
@@ -308,12 +310,12 @@ def reads_without_checking_crcs(patch: Patch) -> None:
     patch.setattr(MemoryFile, "pread", pread)
 
 
-@_in(DAMAGE_PLANTS)
+@collecting(DAMAGE_PLANTS)
 def cuts_at_the_first_bad_batch(patch: Patch) -> None:
     patch.setattr(scan, "next_intact", lambda *_, **__: None)
 
 
-@_in(DAMAGE_PLANTS)
+@collecting(DAMAGE_PLANTS)
 def deletes_a_manifest_it_cannot_parse(patch: Patch) -> None:
     def unlink(directory: Any, name: str) -> None:
         if name in directory.names():

@@ -73,10 +73,14 @@ def settle(directory: Directory, segments: Iterable[SegmentFacts]) -> None:
     being alone nobody replaces the manifest meanwhile.  Raises OSError.
     """
     counting = {facts.identity for facts in segments}
-    for cleaned in directory.names():
+    waiting = [name for name in directory.names() if layout.parse_cleaned_name(name)]
+    if waiting:
+        # Whoever replaced the manifest may have died before that was on disk; a power cut could
+        # then bring the old one back, without the files that it names.
+        directory.sync()
+    for cleaned in waiting:
         parsed = layout.parse_cleaned_name(cleaned)
-        if parsed is None:
-            continue
+        assert parsed is not None
         name, *identity = parsed
         with contextlib.suppress(FileNotFoundError):
             if tuple(identity) in counting:
