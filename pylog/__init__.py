@@ -10,6 +10,14 @@ from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
 from pylog.errors import PylogError
 from pylog.futures import SendFuture
+from pylog.groups.administration import Groups
+from pylog.groups.descriptions import (
+    GroupDescription,
+    GroupListing,
+    GroupOffset,
+    MemberDescription,
+    OffsetReset,
+)
 from pylog.log import Log, open
 from pylog.producer import Producer
 from pylog.producer_config import ProducerConfig
@@ -43,9 +51,15 @@ __all__ = [
     "Consumer",
     "ConsumerConfig",
     "Freed",
+    "GroupDescription",
+    "GroupListing",
+    "GroupOffset",
+    "Groups",
     "Log",
+    "MemberDescription",
     "OffsetAndMetadata",
     "OffsetAndTimestamp",
+    "OffsetReset",
     "Partition",
     "Producer",
     "ProducerConfig",

@@ -18,6 +18,7 @@ from pylog.consumer_config import ConsumerConfig
 from pylog.engine import Engine
 from pylog.errors import UnknownTopicOrPartitionError
 from pylog.group_part import Listener
+from pylog.groups.administration import Groups
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
 from pylog.groups.coordinator import Coordinator
 from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
@@ -262,6 +263,11 @@ class Log:
                 on_lost=on_lost,
             )
         return consumer
+
+    @property
+    def groups(self) -> Groups:
+        """The consumer groups of the log, to list, describe, delete and reset them."""
+        return self._coordinator.groups
 
     def metrics(self) -> dict[str, Any]:
         """Return what this process knows of the log, as plain data that `json.dumps` takes.

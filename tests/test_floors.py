@@ -112,6 +112,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "groups": (
         "facts",
+        "descriptions",
         "wire",
         "schemas",
         "assignors",

@@ -9,12 +9,11 @@ from collections.abc import Collection, Mapping
 
 from pylog._native import Events
 from pylog.engine import Engine
-from pylog.errors import NonEmptyGroupError
+from pylog.groups.administration import Groups
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
-from pylog.groups.group_log import GroupLog, check_protocol, check_readable
-from pylog.groups.member import Membership, committed, member_value, offset_records
+from pylog.groups.group_log import GroupLog
+from pylog.groups.member import Membership, committed, member_value
 from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
-from pylog.groups.view import EncodedRecord, View
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.registry import TopicRegistry
 
@@ -28,6 +27,7 @@ class Coordinator:
 
     def __init__(self, engine: Engine, registry: TopicRegistry) -> None:
         self.log = GroupLog(engine, registry)
+        self.groups = Groups(self.log)
 
     @property
     def events(self) -> Events:
@@ -81,17 +81,4 @@ class Coordinator:
         All or nothing.  Raises NonEmptyGroupError, InconsistentGroupProtocolError,
         InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError.
         """
-        self.log.check_id(group)
-        now = self.log.clock()
-        records = offset_records(group, offsets, now=now)
-
-        def check(view: View) -> list[EncodedRecord]:
-            state = view.groups.get(group)
-            if state is not None:
-                check_readable(state)
-                check_protocol(state)
-                if state.members:
-                    raise NonEmptyGroupError(group, len(state.members))
-            return records
-
-        self.log.write(check, now)
+        self.groups.alter_offsets(group, offsets)

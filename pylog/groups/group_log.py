@@ -134,9 +134,10 @@ class GroupLog:
             self._view = View(topic.partition(0))
         return self._view
 
-    def read(self, name: str) -> Group | None:
+    def read(self, name: str, *, careful: bool = True) -> Group | None:
         """Return a copy of a group as it is now, with its committed offsets; None if unknown.
 
+        careful: its records have to be readable.
         Raises CorruptionError when a record of it cannot be read, or of the whole partition;
         ClosedError, OSError.
         """
@@ -148,9 +149,10 @@ class GroupLog:
             group = view.groups.get(name)
             if group is None:
                 return None
-            check_readable(group)
+            if careful:
+                check_readable(group)
             copy = group.draft()
-            copy.offsets = dict(group.offsets)
+            copy.offsets, copy.unreadable = dict(group.offsets), dict(group.unreadable)
             return copy
 
     def names(self) -> list[str]:
@@ -277,6 +279,10 @@ class GroupLog:
             care.topics_version = topics_version
         finally:
             care.is_busy = False
+
+    def bury(self, name: str) -> None:
+        """Let members of a group go whose process died or whose time is over, now."""
+        self.change(name, self._due)
 
     def _due(self, draft: Group) -> bool:
         """Let members go whose process died or whose time is over."""
