@@ -81,7 +81,7 @@ class Table(Mapping[bytes, bytes]):
         where = self._topic.partition(number)
         if self._replay.come_up_to_date().offsets.get(number, 0) > wanted:
             return True
-        return where.wait(wanted, timeout) and self.refresh()[number] > wanted
+        return where.wait(wanted, timeout) and self.refresh().get(number, 0) > wanted
 
     def _partition_of(self, offset: int | RecordMetadata, partition: int | None) -> int:
         if isinstance(offset, RecordMetadata):

@@ -33,6 +33,10 @@ _VERSION: Final = 1
 _CLEARED_AT_ONCE: Final = 10_000  # keys that are held in memory while a store is cleared (guessed)
 
 
+def _position_key(number: int) -> bytes:
+    return _POSITION + b"%d" % number
+
+
 def _stored_key(key: bytes) -> bytes:
     return _ESCAPED + key if key.startswith(_RESERVED) else key
 
@@ -65,6 +69,8 @@ class StoreState(TableState):
         self._topic_id = topic_id.hex
         self._lock = lock
         self._positions: dict[int, Position] = {}
+        self._own_keys: set[bytes] = set()  # of those in the store that are not users'
+        self._is_clearing = False
         self._commit: Callable[[], object] | None = getattr(store, "commit", None)
         self._sync: Callable[[], object] | None = getattr(store, "sync", None)
 
@@ -81,10 +87,11 @@ class StoreState(TableState):
                     raise self._refused("an empty mapping, or one that a table filled")
                 self._put_topic(is_clearing=False)
                 return
-            topic, topic_id, is_clearing = _parse_topic(text)
+            topic, topic_id, self._is_clearing = _parse_topic(text)
             if topic != self._topic:
                 raise self._refused(f"a mapping of topic {self._topic!r}, not of {topic!r}")
-            if is_clearing:
+            self._own_keys.add(_TOPIC)
+            if self._is_clearing:
                 self._clear()  # somebody asked for it, and died
             elif topic_id != self._topic_id:
                 raise TopicRecreatedError(self._topic, topic_id, self._topic_id)
@@ -100,9 +107,13 @@ class StoreState(TableState):
             "id": self._topic_id,
             "is_clearing": is_clearing,
         }
-        self._store[_TOPIC] = json.dumps(fields).encode()
+        self._put_own(_TOPIC, json.dumps(fields).encode())
         self._sync_order()
         self._end_transaction()
+
+    def _put_own(self, key: bytes, value: bytes) -> None:
+        self._store[key] = value
+        self._own_keys.add(key)
 
     def _sync_order(self) -> None:
         """Keep what was put apart from what is put next, if only a sync does."""
@@ -113,10 +124,19 @@ class StoreState(TableState):
         if self._commit is not None:
             self._commit()
 
+    def begin(self, partition: Partition) -> int:
+        """Return the offset to read from next; see TableState.begin."""
+        if self._is_clearing:
+            with self._lock:
+                self._clear()  # the last try failed
+        return super().begin(partition)
+
     def _resume(self, partition: Partition) -> int:
-        text = self._store.get(_POSITION + b"%d" % partition.number)
+        key = _position_key(partition.number)
+        text = self._store.get(key)
         if text is None:
             return super()._resume(partition)
+        self._own_keys.add(key)
         position = parse_position(text)
         position.check(partition)
         self._positions[partition.number] = position
@@ -138,8 +158,10 @@ class StoreState(TableState):
                 self._sync_order()
                 self._put(changes)
                 self._sync_order()
-            self._put_position(number, Position(after, after, dropped_end))
+            position = Position(after, after, dropped_end)
+            self._put_position(number, position)
             self._end_transaction()
+            self._positions[number] = position
         return keyless
 
     def _put(self, changes: dict[bytes, bytes | None]) -> None:
@@ -152,13 +174,13 @@ class StoreState(TableState):
                 del store[stored_key]
 
     def _put_position(self, number: int, position: Position) -> None:
-        self._store[_POSITION + b"%d" % number] = position.encode()
-        self._positions[number] = position
+        self._put_own(_position_key(number), position.encode())
 
     def restarted(self) -> StoreState:
         """Empty the store; who looks waits until it is full again."""
         with self._lock:
             self._put_topic(is_clearing=True)
+            self._is_clearing = True
             self._clear()
         return self
 
@@ -174,6 +196,8 @@ class StoreState(TableState):
             self._end_transaction()
         self._sync_order()
         self._put_topic(is_clearing=False)
+        self._is_clearing = False
+        self._own_keys = {_TOPIC}
         self._positions.clear()
         self._untouched.clear()
         self._dropped_ends.clear()
@@ -204,7 +228,7 @@ class StoreState(TableState):
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._store) - 1 - len(self._positions)
+            return len(self._store) - len(self._own_keys)
 
     def check(self) -> None:
         """Assert every invariant; reads all of the store's keys."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import pylog
+
 RESERVED = b"\x00pylog\x00"  # what keys begin with that are not users'
 
 
@@ -150,3 +152,22 @@ class Committed(Recorder):
 
     def sync(self) -> None:
         raise AssertionError("it has a commit")
+
+
+def cut(tmp_path: Path, end: int, values: list[bytes]) -> None:
+    """Cut the topic's one segment as a power cut does, and append other records behind that."""
+    with pylog.open(tmp_path / "log") as log:
+        kept = [record.value for record in log.read("t")][:end]
+    path = tmp_path / "log" / "t-0"
+    size = 0
+    data = (path / "00000000000000000000.log").read_bytes()
+    for header in pylog._native.batch_headers(data)[:end]:
+        size = header["position"] + header["size"]
+    for file in path.iterdir():
+        if file.name not in ("00000000000000000000.log", "partition.metadata"):
+            file.unlink()
+    (path / "00000000000000000000.log").write_bytes(data[:size])
+    with pylog.open(tmp_path / "log") as log:
+        assert [record.value for record in log.read("t")] == kept
+        for value in values:
+            log.topic("t").append(value, key=b"a")

@@ -290,6 +290,16 @@ def test_reading_an_empty_partition_gives_nothing(partition: Partition) -> None:
         partition.wait(0, timeout=0)  # this makes the files
 
 
+def test_a_read_ends_where_it_was_asked_to(partition: Partition) -> None:
+    partition.append_many([b"%d" % n for n in range(10)])
+    for offset in range(11):
+        for end in range(13):
+            records = partition.read(offset, 1 << 20, end)
+            expected = range(offset, min(end, 10))
+            assert [record.offset for record in records] == list(expected)
+            assert records.next_offset == max(offset, min(end, 10))
+
+
 def test_reading_at_the_end_gives_nothing(partition: Partition) -> None:
     partition.append_many([b"0", b"1"])
     records = partition.read(2)

@@ -334,7 +334,7 @@ class Partition(DecidedPartition):
 
         offset: in [log_start_offset, log_end_offset]; at or above the high watermark the result is
         empty.  max_bytes: of whole batches; at least one batch is returned, however large.
-        end: an offset above `offset`, by default none.
+        end: an offset, by default none; at or below `offset` the result is empty.
         The result is iterated for `Record`s; its `next_offset` is where to go on.  It holds on to
         the bytes that were read, and so does each of its records.
         Raises OffsetOutOfRangeError, CorruptRangeError when `offset` lies in damaged bytes (go on
@@ -355,10 +355,10 @@ class Partition(DecidedPartition):
         except ClosedError:
             return Partition._read_below(self._again(attachment), offset, max_bytes, end)
         limit = marks.high_watermark
-        if not marks.log_start_offset <= offset < limit or max_bytes < 1:
-            return self._nothing_at(offset, max_bytes, marks)
         if end is not None and end < limit:
             limit = end
+        if not marks.log_start_offset <= offset < limit or max_bytes < 1:
+            return self._nothing_at(offset, max_bytes, marks)
         place, records = self._place, None
         if place is not None and place[0] == offset:
             _, segment, position = place
