@@ -18,7 +18,7 @@ from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, PylogError, UnknownTopicOrPartitionError
 from pylog.records import CompactionReport
-from pylog.storage.policy import DirtyRange
+from pylog.storage.policy import DirtyRange, is_compacted
 
 logger = logging.getLogger("pylog")
 
@@ -44,11 +44,6 @@ class Retry(NamedTuple):
 
     failures: int
     at: float
-
-
-def is_compacted(config: TopicConfig) -> bool:
-    """Return whether a topic's records are kept by key."""
-    return "compact" in config.cleanup_policy.split(",")
 
 
 class Cleaner:

@@ -26,7 +26,7 @@ from typing import Final, Protocol
 from pylog import codecs
 from pylog._native import Events, system_clock
 from pylog.background import Background
-from pylog.cleaner import Cleaner, is_compacted
+from pylog.cleaner import Cleaner
 from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
@@ -44,6 +44,7 @@ from pylog.storage.files import (
     descriptor_limit,
 )
 from pylog.storage.partition import Partition
+from pylog.storage.policy import is_compacted
 
 logger = logging.getLogger("pylog")
 

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pylog._native import Record
-from pylog.cleaner import is_compacted
 from pylog.cleaner_config import CleanerConfig
 from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
@@ -33,6 +32,7 @@ from pylog.records import (
     TableChange,
 )
 from pylog.registry import TopicRegistry
+from pylog.storage.policy import is_compacted
 from pylog.table import Table
 from pylog.table_replay import Replay
 from pylog.topics import Partitioner, Topic

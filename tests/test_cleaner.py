@@ -233,6 +233,24 @@ def test_topic_that_another_process_filled_is_compacted_too(tmp_path: Path) -> N
         assert fold(topic) == latest
 
 
+def test_several_logs_compact_one_topic_while_both_append(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    latest: dict[bytes | None, bytes | None] = {}
+    with pylog.open(tmp_path, cleaner=EAGER) as log, pylog.open(tmp_path, cleaner=EAGER) as other:
+        topics = [log.create_topic("t", **SMALL), other.topic("t")]
+        for number in range(1500):
+            key, value = b"key-%d" % rng.randrange(20), b"%d" % number
+            rng.choice(topics).append(value, key=key)
+            latest[key] = value
+            if number % 100 == 0:
+                assert fold(rng.choice(topics)) == latest
+        wait_until(lambda: count(topics[0]) < 200)
+        assert [fold(topic) for topic in topics] == [latest, latest]
+        for one in (log, other):
+            numbers = one.metrics()["partitions"]["t-0"]
+            assert numbers["compaction_error"] is None and numbers["compacted_at"] is not None
+
+
 def test_background_that_is_switched_off_does_nothing(tmp_path: Path) -> None:
     with pylog.open(tmp_path, cleaner=CleanerConfig(cleaner_enable=False)) as log:
         topic = log.create_topic("t", **SMALL)
