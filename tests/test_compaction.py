@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from compacting import contents_of, fold, limit_memory, make_compacted, manifest_of, update
-from partitions import bases, make_partition
+from partitions import NOW, bases, logs_in, make_partition
 
 import pylog
-from pylog import CompactionProgress, Log
+from pylog import CompactionProgress, Log, Partition
 from pylog.errors import InvalidConfigurationError
+from pylog.storage.policy import CLOCK_PROBATION_MS
+from pylog.verification import verify
+
+HOUR = 3_600_000
+YEAR = 365 * 24 * HOUR
 
 
 @pytest.fixture
@@ -186,3 +192,201 @@ def test_a_topic_that_is_only_deleted_from_is_not_compacted(log: Log) -> None:
     assert partition.compact_if_due() is None
     with pytest.raises(InvalidConfigurationError, match="compact"):
         partition.compact()
+
+
+# ---------------------------------------------------------------- tombstones and the clock
+
+
+def with_clock(partition: Partition, now: int) -> list[int]:
+    """Let the partition's clock say what stands in the list that is returned."""
+    times = [now]
+    object.__setattr__(partition._environment, "clock", lambda: times[0])
+    return times
+
+
+def keys_of(partition: Partition) -> list[bytes | None]:
+    return [record.key for record in partition.records()]
+
+
+def test_tombstones_stay_for_their_time_after_they_were_compacted(log: Log) -> None:
+    partition = make_compacted(log, delete_retention_ms=HOUR)
+    times = with_clock(partition, NOW)
+    partition.append(b"v", key=b"a", timestamp=NOW)
+    partition.append(None, key=b"a", timestamp=NOW)
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    times[0] += 10 * HOUR  # their time runs from the first compaction on
+    partition.compact()
+    assert keys_of(partition) == [b"a", b"b"]
+    times[0] += HOUR - 1
+    partition.append(b"v", key=b"c", timestamp=NOW)
+    partition.compact()
+    assert keys_of(partition) == [b"a", b"b", b"c"]
+    times[0] += 1
+    partition.append(b"v", key=b"d", timestamp=NOW)
+    partition.compact()
+    assert keys_of(partition) == [b"b", b"c", b"d"]
+    assert partition.log_start_offset == 0
+
+
+def test_tombstones_go_also_where_nothing_is_appended_any_more(log: Log) -> None:
+    partition = make_compacted(log, delete_retention_ms=HOUR)
+    times = with_clock(partition, NOW)
+    partition.append(None, key=b"a", timestamp=NOW)
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    times[0] += HOUR - 1
+    assert partition.compact().rounds == 0
+    times[0] += 1
+    assert partition.compact().records_kept == 1
+    assert keys_of(partition) == [b"b"]
+    assert partition.compact().rounds == 0, "not again for as long"
+
+
+def test_while_the_clock_is_in_doubt_no_tombstone_grows_old(log: Log) -> None:
+    partition = make_compacted(log, delete_retention_ms=HOUR)
+    times = with_clock(partition, NOW)
+    partition.append(None, key=b"a", timestamp=NOW)
+    partition.compact()
+    times[0] += YEAR
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    assert keys_of(partition) == [b"a", b"b"]
+    assert not partition.is_compaction_due()
+    times[0] += CLOCK_PROBATION_MS  # it still says so: it is believed
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    assert keys_of(partition) == [b"b"]
+
+
+def test_a_clock_that_is_set_back_lets_no_tombstone_go_early(log: Log) -> None:
+    partition = make_compacted(log, delete_retention_ms=HOUR)
+    times = with_clock(partition, NOW)
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    times[0] -= YEAR
+    partition.append(None, key=b"a", timestamp=NOW - YEAR)
+    partition.compact()
+    times[0] = NOW + HOUR - 1
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    assert keys_of(partition) == [b"a", b"b"]
+    times[0] += 1
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    assert keys_of(partition) == [b"b"]
+
+
+def test_what_was_appended_lately_is_not_compacted(log: Log) -> None:
+    partition = make_compacted(log, min_compaction_lag_ms=HOUR)
+    times = with_clock(partition, NOW)
+    update(partition, 100, keys=3)
+    assert partition.compact().rounds == 0
+    assert len(keys_of(partition)) == 100
+    times[0] += HOUR
+    assert partition.compact().rounds == 1
+    assert len(keys_of(partition)) == 3
+
+
+def test_what_is_old_is_compacted_whatever_the_ratio(log: Log) -> None:
+    partition = make_compacted(
+        log, max_compaction_lag_ms=HOUR, min_cleanable_dirty_ratio=1.0, segment_bytes=600
+    )
+    times = with_clock(partition, NOW)
+    for number in range(30):
+        partition.append(b"v%d" % number, key=b"%d" % (number % 3), timestamp=NOW)
+    times[0] += HOUR
+    assert not partition.is_compaction_due()
+    times[0] += 1
+    assert partition.is_compaction_due()
+    assert partition.compact_if_due() is not None
+    assert not partition.is_compaction_due()
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_cleaned_segment_is_as_old_as_its_last_source(log: Log, tmp_path: Path) -> None:
+    partition = make_compacted(log, segment_bytes=10_000)
+    update(partition, 200, keys=3)
+    partition.compact()
+    update(partition, 20, keys=3, seed=1)
+    partition.append(b"v", key=b"k")
+    append_times: list[int] = []
+
+    def make_old(progress: CompactionProgress) -> None:
+        for number, path in enumerate(logs_in(tmp_path)):
+            os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
+        segments = manifest_of(tmp_path).segments
+        append_times[:] = [facts.append_time for facts in segments[:-1]] or append_times
+
+    assert partition.compact(progress=make_old).segments_after == 1
+    assert len(append_times) > 1
+    assert logs_in(tmp_path)[0].stat().st_mtime == 1_600_000_000 + len(append_times) - 1
+    assert manifest_of(tmp_path).segments[0].append_time == append_times[-1]
+
+
+def test_verify_finds_nothing_wrong_after_compactions(log: Log, tmp_path: Path) -> None:
+    partition = make_compacted(log)
+    for seed in range(3):
+        update(partition, 200, keys=30, seed=seed)
+        partition.compact()
+        assert damages(tmp_path) == []
+    log.close()
+    assert damages(tmp_path) == []
+
+
+def test_a_log_without_its_manifest_is_found_from_cleaned_segments(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        partition = make_compacted(log, segment_bytes=300)
+        for key in b"abcdef":
+            partition.append(bytes(80), key=bytes([key]))
+        # The last record of the first segment, which leaves no gap that a batch shows.
+        last = partition._attached().known_segments().bases[1] - 1  # type: ignore[union-attr]
+        partition.append(b"new", key=bytes([b"abcdef"[last]]))
+        partition.compact()
+        expected = [contents_of(record) for record in partition.records()]
+        assert last not in [offset for offset, *_ in expected]
+        assert bases(tmp_path)[1] == last + 1
+    (tmp_path / "t-0" / "manifest").unlink()
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        assert [contents_of(record) for record in partition.records()] == expected
+        for offset in range(partition.log_end_offset):
+            partition.read(offset)
+        partition.append(b"newer", key=b"a")
+        partition.compact()
+        assert fold(partition) == {key: value for _, _, key, value, _ in expected} | {
+            b"a": b"newer"
+        }
+
+
+def test_without_its_manifest_a_log_has_no_record_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process died when a merged segment was in place and its other sources were not gone."""
+    with pylog.open(tmp_path) as log:
+        partition = make_compacted(log)
+        update(partition, 200, keys=5)
+        state = fold(partition)
+        monkeypatch.setattr(Partition, "_remove_later", lambda *_: None)
+        partition.compact()
+        update(partition, 5, keys=5, seed=1)
+        partition.compact()
+        state = fold(partition)
+        expected = [contents_of(record) for record in partition.records()]
+        assert expected[0][0] < 200, "a merged segment holds records of the others"
+        assert len(bases(tmp_path)) > len(manifest_of(tmp_path).segments)
+    monkeypatch.undo()
+    (tmp_path / "t-0" / "manifest").unlink()
+    with pylog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        found = [contents_of(record) for record in partition.records()]
+        offsets = [offset for offset, *_ in found]
+        assert offsets == sorted(set(offsets))
+        assert set(expected) <= set(found), "older ones may be seen again, but none is missing"
+        assert fold(partition) == state
+
+
+def damages(path: Path) -> list[str]:
+    reports = verify(str(path))
+    return [str(one) for report in reports for one in report.findings if one.is_damage]

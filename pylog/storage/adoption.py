@@ -7,15 +7,20 @@ Knows batches only through the C core.  Reads, never writes; recovery does what 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Final
 
+from pylog import _native
 from pylog._native import Scanner
 from pylog.storage import layout
 from pylog.storage.files import Directory, read_file
 from pylog.storage.manifest import ActiveFacts, Manifest, SegmentFacts
 from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
-from pylog.storage.scan import NOT_KNOWN, last_nonzero, walk_log
+from pylog.storage.scan import NOT_KNOWN, REASONS, last_nonzero, walk_log
 
+logger = logging.getLogger("pylog")
+
+_AT_THE_END: Final = REASONS[_native.END]
 _MAX_INDEX_BYTES: Final = 64 << 20  # more than a segment of 2 GiB fills at the usual interval
 
 
@@ -31,11 +36,17 @@ def manifest_from_files(directory: Directory, index_interval_bytes: int) -> Mani
     )
     if not bases:
         return None
-    ends = [*bases[1:], None]
-    segments = [
-        _facts_from_file(directory, base, end, index_interval_bytes)
-        for base, end in zip(bases, ends, strict=True)
-    ]
+    segments: list[SegmentFacts] = []
+    reached = 0  # by the batches of the segments before
+    for base, end in zip(bases, [*bases[1:], None], strict=True):
+        if base < reached:
+            # Compaction put its records into the segment before and died before this one went.
+            logger.warning("%s: segment %d is part of the one before", directory.path, base)
+            continue
+        if segments:
+            segments[-1] = dataclasses.replace(segments[-1], end_offset=base)
+        facts, reached = _facts_from_file(directory, base, end, index_interval_bytes)
+        segments.append(facts)
     # The active segment is scanned as after a crash: nothing of it is known to be durable.
     active = segments.pop()
     segments.append(dataclasses.replace(active, end_offset=active.base_offset, size=0))
@@ -52,8 +63,11 @@ def manifest_from_files(directory: Directory, index_interval_bytes: int) -> Mani
 
 def _facts_from_file(
     directory: Directory, base: int, end: int | None, index_interval_bytes: int
-) -> SegmentFacts:
-    """Return what a segment's own files say; `end` is the base of the next one, if any."""
+) -> tuple[SegmentFacts, int]:
+    """Return what a segment's own files say, and the offset after its last batch.
+
+    end: the base of the next one, None for the last.
+    """
     maximum = base + OFFSETS_PER_SEGMENT if end is None else end
     name = layout.log_name(base)
     file = directory.open(name)
@@ -68,17 +82,22 @@ def _facts_from_file(
             )
             walk = walk_log(file, scanner, end=file.size(), maximum_offset=maximum, known=NOT_KNOWN)
             results.append((walk, scanner))
-            if not walk.damages:
+            if not walk.damages and walk.reason == _AT_THE_END:
                 break
         # Gaps between intact batches are compaction's work, not damage.
-        is_compacted = len(results) == 2 and len(results[1][0].damages) < len(results[0][0].damages)
-        walk, scanner = results[1] if is_compacted else results[0]
+        (strict_walk, _), (walk, _) = results[0], results[-1]
+        has_gaps = len(walk.damages) < len(strict_walk.damages) or (
+            len(walk.damages) == len(strict_walk.damages) and walk.position > strict_walk.position
+        )
+        walk, scanner = results[-1] if has_gaps else results[0]
         size = last_nonzero(file, start=walk.position, end=file.size())
+        # So is one at the end, behind which nothing stands: batches may be gone that were the last.
+        ends_early = end is not None and walk.next_offset < end and size <= walk.position
     finally:
         file.close()
     index = read_file(directory, layout.index_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
     timeindex = read_file(directory, layout.timeindex_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
-    return SegmentFacts(
+    facts = SegmentFacts(
         base_offset=base,
         end_offset=walk.next_offset if end is None else end,
         size=max(size, walk.position),
@@ -86,5 +105,6 @@ def _facts_from_file(
         # Kafka leaves the zeros of the active segment's indexes when it is killed.
         index_entries=-(-len(index.rstrip(b"\0")) // INDEX_ENTRY_BYTES),
         time_entries=-(-len(timeindex.rstrip(b"\0")) // TIME_ENTRY_BYTES),
-        is_compacted=is_compacted,
+        is_compacted=has_gaps or ends_early,
     )
+    return facts, walk.next_offset

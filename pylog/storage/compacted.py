@@ -73,7 +73,8 @@ class CompactedPartition(DirtyPartition):
         progress: called now and then from this thread, with no lock held but the cleaner's; what it
         raises ends the compaction, and groups that were committed stay so.
         Retention is applied first.  Then of each key the newest record stays, and a tombstone until
-        `delete_retention_ms` after it was first compacted; records without a key go.  Offsets stay
+        a compaction `delete_retention_ms` after it was first compacted; where nothing is new, a
+        compaction so long after the last one is for them.  Records without a key go.  Offsets stay
         as they are, with gaps.  Readers and appenders go on, here and in other processes.
         If another thread or process compacts the partition, waits for it and goes on from there.
         Raises InvalidConfigurationError for a topic whose cleanup policy has no "compact": its
@@ -95,7 +96,8 @@ class CompactedPartition(DirtyPartition):
                 self.apply_retention()
                 if include_active:
                     self._seal_active()
-                return self._compacted(None, progress)
+                plan = self._plan_round()
+                return self._compacted(plan and self._or_again(plan), None, progress)
 
     def compact_if_due(self) -> CompactionReport | None:
         """Compact if the topic asks for it by now; return what was done, None when nothing was.
@@ -111,7 +113,7 @@ class CompactedPartition(DirtyPartition):
                 # Whoever held the lock until now may have done it.
                 if not is_taken or not self.is_compaction_due():
                     return None
-                return self._compacted(self._environment.pace, None)
+                return self._compacted(self._plan_round(), self._environment.pace, None)
 
     # ------------------------------------------------------------------ the cleaner's lock
 
@@ -177,10 +179,13 @@ class CompactedPartition(DirtyPartition):
 
     def _compacted(
         self,
+        plan: Plan | None,
         pace: Callable[[int], object] | None,
         progress: Callable[[CompactionProgress], object] | None,
     ) -> CompactionReport:
-        """Compact what is dirty now; the cleaner's lock is held."""
+        """Compact what is planned; the cleaner's lock is held."""
+        if plan is None:
+            return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
 
         def step(size: int) -> None:
             if self._is_closed:
@@ -194,16 +199,14 @@ class CompactedPartition(DirtyPartition):
             step=step,
             tell=progress,
         )
-        report = self._all_rounds(run)
+        report = self._all_rounds(plan, run)
         self.compaction_error = None
         return report
 
-    def _all_rounds(self, run: Run) -> CompactionReport:
+    def _all_rounds(self, first: Plan, run: Run) -> CompactionReport:
         """Go round after round until all is clean that is dirty at the beginning."""
-        first = plan = self._plan_round()
-        if first is None or plan is None:
-            return CompactionReport(topic=self.topic, partition=self.number, start=0, end=0)
-        self._settle(plan.attachment)
+        self._settle(first.attachment)
+        plan: Plan | None = first
         end = start = first.dirty.start
         while plan is not None and plan.dirty.start < first.dirty.end:
             # Deleted meanwhile: what is left is planned anew.

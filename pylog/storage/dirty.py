@@ -8,6 +8,7 @@ Locks: the partition's own, where it may have to be opened.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Final, NamedTuple
 
 from pylog._native import Marks
@@ -92,6 +93,21 @@ class DirtyPartition(RetainingPartition):
             now=now,
             min_compaction_lag_ms=self.config.min_compaction_lag_ms,
         )
+
+    def _or_again(self, plan: Plan) -> Plan:
+        """Return a plan, or, where nothing is dirty, one by which tombstones go whose time is over.
+
+        It takes the last segment for dirty: a round has to begin somewhere.
+        """
+        cleaned, dirty = plan.manifest.cleaned, plan.dirty
+        time_is_over = 0 <= cleaned.time <= plan.now - self.config.delete_retention_ms
+        if dirty.start < dirty.end or plan.now == IN_DOUBT or not time_is_over:
+            return plan
+        for facts in reversed(plan.manifest.segments[:-1]):
+            if facts.size > 0 and facts.base_offset < dirty.start:
+                start = max(facts.base_offset, plan.manifest.log_start_offset)
+                return plan._replace(dirty=dataclasses.replace(dirty, start=start))
+        return plan
 
     def _plan_round(self) -> Plan | None:
         """Return what a round would go over now; None without records.  Writes nothing."""
