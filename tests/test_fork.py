@@ -392,3 +392,34 @@ def test_a_follower_begun_before_the_fork_goes_on_in_both(log: Log, start: Start
     topic.append(b"2")
     child.join()
     assert next(follower).value == b"2"
+
+
+def test_a_child_that_is_forked_in_a_compaction_does_not_keep_its_lock(
+    tmp_path: Path, start: Start
+) -> None:
+    with pylog.open(tmp_path) as log:
+        topic = log.create_topic("t", cleanup_policy="compact", durability="os", segment_bytes=500)
+        partition = topic.partition(0)
+        for number in range(100):
+            partition.append(b"%d" % number, key=b"k")
+        said = Numbers(2)
+
+        def work() -> None:
+            said[0] = 1 + (partition.compact_if_due() is None)
+            wait_until(lambda: said[1] == 1)
+            assert values(partition)[-1] == b"99"
+            os._exit(0)  # without a close
+
+        born: list[Child] = []
+
+        def fork(_: object) -> None:
+            if not born:
+                born.append(start(work))
+                wait_until(lambda: said[0] > 0)
+
+        partition.compact(progress=fork)
+        assert said[0] == 2, "the parent compacts, so the child does not"
+        partition.append(b"99", key=b"k")
+        assert partition.compact().rounds == 1, "the child is alive, and holds nothing"
+        said[1] = 1
+        born[0].join()
