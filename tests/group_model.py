@@ -8,7 +8,6 @@ After every batch the whole world is checked.
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Callable, Iterable
 
 from pylog.errors import CommitFailedError, FencedInstanceIdError, UnknownMemberIdError
@@ -136,7 +135,7 @@ class World:
         self.group = Group(GROUP)  # the fold of all of it
         self.now = 1_700_000_000_000
         self.topics: dict[str, TopicShape] = {}
-        self.names: dict[uuid.UUID, str] = {}
+        self.names: dict[bytes, str] = {}
         self.assignors = ASSIGNORS
         self.processes: dict[str, Process] = {}
         self.released: list[tuple[str, set[Place]]] = []  # let go, and not yet appended
@@ -196,7 +195,7 @@ class World:
     # ------------------------------------------------------------------ what happens
 
     def make_topic(self, name: str) -> None:
-        topic_id = uuid.UUID(int=self.source.getrandbits(128))
+        topic_id = self.source.randbytes(16)
         self.topics[name] = TopicShape(topic_id, name, self.source.randint(1, 5))
         self.names[topic_id] = name
 

@@ -40,8 +40,8 @@ from pylog.groups.wire import MAX_STRING_BYTES, Input, encode_varint
 T = 1_700_000_000_000
 OFFSET = OffsetKey("g1", "orders", 3)
 CLASSIC = ClassicGroupKey("g1")
-TOPIC_ID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
-OTHER_ID = uuid.UUID("ffeeddcc-bbaa-9988-7766-554433221100")
+TOPIC_ID = bytes.fromhex("00112233445566778899aabbccddeeff")
+OTHER_ID = bytes.fromhex("ffeeddccbbaa99887766554433221100")
 
 # Of Kafka's own code: group g1, topic orders, partition 3, offset 42, epoch 5, metadata m, time T.
 KEY_VECTORS: list[tuple[Key, str]] = [
@@ -142,7 +142,7 @@ def test_an_expiry_and_a_topic_id_are_read() -> None:
     data = bytes.fromhex("0001000000000000002a00016d0000018bcfe568000000018bcfe56801")
     assert parse_value(OFFSET, data) == OffsetValue(42, None, "m", T, T + 1)
     flexible = bytes.fromhex("0004000000000000002a00000005026d0000018bcfe56800")
-    data = flexible + b"\x01\x00\x10" + TOPIC_ID.bytes
+    data = flexible + b"\x01\x00\x10" + TOPIC_ID
     assert parse_value(OFFSET, data) == OffsetValue(42, 5, "m", T, topic_id=TOPIC_ID)
 
 
@@ -168,13 +168,13 @@ def test_a_value_of_a_later_version_is_not_left_out(key: Key, value: Value) -> N
 # ---------------------------------------------------------------- kafka-python as a witness
 
 
-def places_of(decoded: Any) -> set[tuple[uuid.UUID, int]]:
-    return {(topic.topic_id, number) for topic in decoded for number in topic.partitions}
+def places_of(decoded: Any) -> set[tuple[bytes, int]]:
+    return {(topic.topic_id.bytes, number) for topic in decoded for number in topic.partitions}
 
 
-def epochs_of(decoded: Any) -> dict[tuple[uuid.UUID, int], int]:
+def epochs_of(decoded: Any) -> dict[tuple[bytes, int], int]:
     return {
-        (topic.topic_id, number): epoch
+        (topic.topic_id.bytes, number): epoch
         for topic in decoded
         for number, epoch in zip(topic.partitions, topic.assignment_epochs, strict=True)
     }
@@ -197,7 +197,7 @@ def test_kafka_python_reads_our_values() -> None:
     assert offset.commit_timestamp == T
     assert kafka_groups.decode("EpochValue", values[GroupKey]).epoch == 7
     (topic,) = kafka_groups.decode("TopicsValue", values[TopicsKey]).topics
-    assert (topic.topic_id, topic.topic_name, topic.num_partitions) == (TOPIC_ID, "orders", 6)
+    assert (topic.topic_id.bytes, topic.topic_name, topic.num_partitions) == (TOPIC_ID, "orders", 6)
     assert topic.partition_metadata == []
     member = kafka_groups.decode("MemberValue", values[MemberKey])
     assert (member.instance_id, member.rack_id, member.client_id) == ("worker-1", None, "c")
@@ -229,7 +229,7 @@ def test_we_read_what_kafka_python_writes() -> None:
     expected = MemberValue(rack_id="r", client_id="c", client_host="h", topics=("orders",))
     assert parse_value(MemberKey("g1", "m1"), data) == expected
     # Without the epochs that Kafka adds since KIP-1251.
-    places = [{"topic_id": TOPIC_ID, "partitions": [4, 2]}]
+    places = [{"topic_id": uuid.UUID(bytes=TOPIC_ID), "partitions": [4, 2]}]
     data = kafka_groups.encode("TargetValue", 0, topic_partitions=places)
     assert parse_value(TargetKey("g1", "m1"), data) == TargetValue(
         frozenset({(TOPIC_ID, 2), (TOPIC_ID, 4)})
@@ -325,8 +325,8 @@ def test_random_bytes_are_refused_or_mean_what_is_written_again(data: bytes) -> 
         (TopicsKey("g"), "0000ffffffff0f00"),  # a list of 2**32 - 2 items
         (TopicsKey("g"), "00000000"),  # a null list
         (TopicsKey("g"), "0000ffffffff7f00"),  # a varint of 35 bits
-        (TargetKey("g", "m"), "0000" + "02" + TOPIC_ID.hex + "0300000001" + "00000001" + "0000"),
-        (TargetKey("g", "m"), "0000" + "02" + TOPIC_ID.hex + "02ffffffff" + "0000"),
+        (TargetKey("g", "m"), "0000" + "02" + TOPIC_ID.hex() + "0300000001" + "00000001" + "0000"),
+        (TargetKey("g", "m"), "0000" + "02" + TOPIC_ID.hex() + "02ffffffff" + "0000"),
         (TargetKey("g", "m"), "0000" + "01" + "02" + "0500" + "0400"),  # tags that fall
     ],
 )

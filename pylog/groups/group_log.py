@@ -203,7 +203,7 @@ class GroupLog:
             if member.said is not None:
                 names.update(member.said.topics)
         return {
-            facts.name: TopicShape(facts.topic_id, facts.name, facts.partitions)
+            facts.name: TopicShape(facts.topic_id.bytes, facts.name, facts.partitions)
             for facts in self.registry.known(names)
         }
 

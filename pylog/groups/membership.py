@@ -214,6 +214,8 @@ def _take_shapes(draft: Group, topics: Topics) -> bool:
 def _forget_shapes(draft: Group) -> None:
     """Forget topics that nobody subscribed to nor has a partition of."""
     names = _subscribed(draft)
+    if all(shape.name in names for shape in draft.shapes.values()):
+        return
     used = {topic_id for (topic_id, _), _ in draft.owners()}
     draft.shapes = {
         topic_id: shape
@@ -260,12 +262,19 @@ def _retarget(draft: Group, assignors: Assignors) -> None:
 
 def _bring_on(draft: Group) -> None:
     """Bring every member as near to its target as it can be now."""
+    moving = {
+        member_id: member
+        for member_id, member in draft.members.items()
+        if not _has_its_target(draft, member)
+    }
+    if not moving:
+        return
+    taken = {place for place, member_id in draft.owners() if member_id not in moving}
     remaining: dict[str, CurrentValue] = {}
-    taken: set[Place] = set()
-    for member_id, member in draft.members.items():
+    for member_id, member in moving.items():
         current = remaining[member_id] = _without_excess(draft, member)
         taken.update(current.assigned, current.pending)
-    for member_id, member in draft.members.items():
+    for member_id, member in moving.items():
         current = remaining[member_id]
         if not member.is_away:
             free = {place for place in member.target - taken if place[0] in draft.shapes}
@@ -273,6 +282,16 @@ def _bring_on(draft: Group) -> None:
             current = _with_gains(member, current, free, draft.target_epoch)
         if current != member.current:
             draft.members[member_id] = dataclasses.replace(member, current=current)
+
+
+def _has_its_target(draft: Group, member: Member) -> bool:
+    """Return whether nothing is to be done for a member; most are so most of the time."""
+    current = member.current
+    if current.pending or not all(topic_id in draft.shapes for topic_id, _ in current.assigned):
+        return False
+    if member.is_away:
+        return current.assigned.keys() <= member.target
+    return current.state == STABLE and current.assigned.keys() == member.target
 
 
 def _without_excess(draft: Group, member: Member) -> CurrentValue:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import uuid
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -50,6 +49,7 @@ from pylog.groups.facts import (
     Value,
 )
 from pylog.groups.wire import (
+    UUID_BYTES,
     Input,
     encode_compact_array,
     encode_compact_string,
@@ -146,7 +146,7 @@ def _flexible(value: Value) -> bytes:
 def _topic_bytes(topic: TopicShape) -> bytes:
     racks = encode_compact_array(())
     name = encode_compact_string(topic.name)
-    return topic.topic_id.bytes + name + _INT32.pack(topic.partitions) + racks + encode_tagged({})
+    return topic.topic_id + name + _INT32.pack(topic.partitions) + racks + encode_tagged({})
 
 
 def _member_bytes(member: MemberValue) -> tuple[bytes, dict[int, bytes]]:
@@ -175,7 +175,7 @@ def _places_bytes(places: Collection[Place]) -> bytes:
         if isinstance(places, Mapping):
             epochs = encode_compact_array(_INT32.pack(places[place]) for place in own)
             tagged[_ASSIGNMENT_EPOCHS_TAG] = epochs
-        topics.append(topic_id.bytes + numbers + encode_tagged(tagged))
+        topics.append(topic_id + numbers + encode_tagged(tagged))
     return encode_compact_array(topics)
 
 
@@ -279,21 +279,16 @@ def _parse_offset(fields: Input, version: int) -> OffsetValue:
     expires = fields.int64() if version == 1 else _NO_TIME
     tagged = fields.tagged() if is_flexible else {}
     topic_id = tagged.get(_TOPIC_ID_TAG)
+    if topic_id is not None and len(topic_id) != UUID_BYTES:
+        raise CorruptionError(f"a topic id of {len(topic_id)} bytes")
     return OffsetValue(
         offset,
         None if epoch == _NO_EPOCH else epoch,
         metadata,
         committed,
         None if expires == _NO_TIME else expires,
-        None if topic_id is None else _only(topic_id).uuid(),
+        topic_id,
     )
-
-
-def _only(data: bytes) -> Input:
-    """Return the input of a topic id, which is as long as one."""
-    if len(data) != len(uuid.UUID(int=0).bytes):
-        raise CorruptionError(f"a topic id of {len(data)} bytes")
-    return Input(data)
 
 
 def _parse_classic_group(fields: Input, version: int) -> ClassicGroupValue:

@@ -7,7 +7,6 @@ Knows records.  Must not know when a change is due (membership.py), nor who read
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
@@ -95,7 +94,7 @@ class Group:
         self.name = name
         self.epoch = 0
         self.target_epoch = 0
-        self.shapes: dict[uuid.UUID, TopicShape] = {}
+        self.shapes: dict[bytes, TopicShape] = {}
         self.members: dict[str, Member] = {}
         self.classic: ClassicGroupValue | None = None
         self.offsets: dict[TopicPartition, OffsetValue] = {}
@@ -192,14 +191,17 @@ def changes_between(old: Group, new: Group) -> list[Change]:
     for member_id in sorted(old.members.keys() - new.members.keys()):
         # All three, though not all need be there: a compacted log keeps nothing of it then.
         changes += [(kind(name, member_id), None) for kind in (CurrentKey, TargetKey, MemberKey)]
-    for member_id, member in new.members.items():
-        before = old.members.get(member_id, _NOBODY)
+    changed = [
+        (member_id, member, before)
+        for member_id, member in new.members.items()
+        if member is not (before := old.members.get(member_id, _NOBODY))
+    ]
+    for member_id, member, before in changed:
         if member.said != before.said:
             changes.append((MemberKey(name, member_id), member.said))
     if new.target_epoch != old.target_epoch:
         changes.append((TargetEpochKey(name), EpochValue(new.target_epoch)))
-    for member_id, member in new.members.items():
-        before = old.members.get(member_id, _NOBODY)
+    for member_id, member, before in changed:
         if member.target != before.target:
             changes.append((TargetKey(name, member_id), TargetValue(member.target)))
         if member.current != before.current:

@@ -14,7 +14,6 @@ Source: Kafka's protocol guide, KIP-482 (flexible versions).
 from __future__ import annotations
 
 import struct
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
@@ -24,7 +23,7 @@ _INT8: Final = struct.Struct(">b")
 _INT16: Final = struct.Struct(">h")
 _INT32: Final = struct.Struct(">i")
 _INT64: Final = struct.Struct(">q")
-_UUID_BYTES: Final = 16
+UUID_BYTES: Final = 16
 _MAX_VARINT_BYTES: Final = 5  # of 32 bits
 _MAX_VARINT: Final = 2**32
 MAX_STRING_BYTES: Final = 2**15 - 1
@@ -81,9 +80,9 @@ class Input:
         """Read eight bytes."""
         return self._number(_INT64)
 
-    def uuid(self) -> uuid.UUID:
+    def uuid(self) -> bytes:
         """Read a topic's id."""
-        return uuid.UUID(bytes=self._take(_UUID_BYTES))
+        return self._take(UUID_BYTES)
 
     def varint(self) -> int:
         """Read an unsigned varint of at most 32 bits."""
