@@ -164,7 +164,7 @@ class Log:
         on_change: called with each record that sets a key or takes one away, in the order of their
         offsets, after the table has it; in the thread that refreshes, under the table's lock: it
         may use the table, and must not wait for other threads that do.  What it raises is logged.
-        About 2 us a record.
+        A few microseconds a record.
         Reads no records: the first look does.  Raises TopicRecreatedError; CorruptionError and
         InvalidConfigurationError for a store that cannot be understood or holds something else;
         what `topic` raises, and what the store raises.

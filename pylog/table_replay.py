@@ -71,6 +71,7 @@ class Replay:
             if store is None
             else StoreState(store, topic=topic.name, topic_id=topic.topic_id, lock=self.lock)
         )
+        self._partitions: tuple[Partition, ...] = ()
         self._is_filled = False
         self._refreshing_thread: int | None = None
         self.is_closed = False
@@ -128,9 +129,10 @@ class Replay:
     def _filled(self, state: TableState) -> TableState:
         """Read each partition up to what is visible of it now."""
         self.topic.check_exists()
-        partitions = self.topic.partitions
-        ends = [partition.high_watermark for partition in partitions]
-        for partition, end in zip(partitions, ends, strict=True):
+        if len(self._partitions) != len(self.topic):  # at first, and when some were added
+            self._partitions = self.topic.partitions
+        ends = [partition.high_watermark for partition in self._partitions]
+        for partition, end in zip(self._partitions, ends, strict=True):
             if state.offsets.get(partition.number) == end:
                 continue
             offset = state.begin(partition)
