@@ -37,11 +37,12 @@ PAGE_BYTES: Final[int]  # bytes of a shared page (4096)
 LOCKS_BY_DESCRIPTOR: Final[int]  # 1: the page's lock needs its file open (portable builds)
 PAGE_ABI: Final[str]  # layout tag of the shared page: version, pointer size, lock size
 BATCH_HEADER_BYTES: Final[int]  # 61
-CRC_BACKEND: Final[str]  # "sse4.2" | "armv8" | "table"
+CRC_BACKEND: Final[str]  # "avx512" | "sse4.2" | "armv8" | "table"
 
 _Headers: TypeAlias = Sequence[tuple[str, Buffer | None]] | None
 
 def crc32c(data: Buffer, value: int = 0) -> int: ...
+def crc32c_every_way(data: Buffer, value: int, /) -> list[tuple[str, int]]: ...  # for tests
 def murmur2(data: Buffer) -> int: ...  # signed, as Java's int
 def partition_for_key(key: Buffer, partitions: int) -> int: ...
 def system_clock() -> int: ...

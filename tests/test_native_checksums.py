@@ -21,19 +21,31 @@ def test_crc_of_the_check_string_is_the_published_one() -> None:
     assert _native.crc32c(b"") == 0
 
 
+def check_every_way(data: bytes | memoryview, value: int = 0) -> None:
+    expected = crc32c.crc32c(data, value)
+    for way, crc in _native.crc32c_every_way(data, value):
+        assert crc == expected, (way, len(data), value)
+
+
 def test_crc_agrees_with_the_crc32c_package_at_every_small_length_and_alignment() -> None:
-    data = random.Random(1).randbytes(1300)
+    data = random.Random(1).randbytes(1900)
     for start in (0, 1, 3, 7):
         view = memoryview(data)[start:]
         for size in range(len(view)):
-            assert _native.crc32c(view[:size]) == crc32c.crc32c(view[:size]), (start, size)
+            check_every_way(view[:size])
+
+
+def test_best_way_to_a_crc_is_the_last_one_and_used() -> None:
+    ways = _native.crc32c_every_way(b"123456789", 0)
+    assert ways[0][0] == "table"
+    assert ways[-1][0] == _native.CRC_BACKEND
 
 
 def test_crc_agrees_with_the_crc32c_package_around_the_stream_lengths() -> None:
     data = random.Random(2).randbytes(400_000)
     for words in (255, 256, 257, 512, 5000, 16_000):
         for size in range(24 * words - 9, 24 * words + 10):
-            assert _native.crc32c(data[:size]) == crc32c.crc32c(data[:size]), size
+            check_every_way(data[:size])
 
 
 def test_crc_agrees_with_the_reference() -> None:
@@ -44,9 +56,10 @@ def test_crc_agrees_with_the_reference() -> None:
 
 
 def test_crc_continues_where_another_ended() -> None:
-    data = random.Random(4).randbytes(1000)
-    for cut in range(0, 1001, 7):
+    data = random.Random(4).randbytes(4000)
+    for cut in range(0, 4001, 7):
         assert _native.crc32c(data[cut:], _native.crc32c(data[:cut])) == _native.crc32c(data)
+        check_every_way(data[cut:], _native.crc32c(data[:cut]))
 
 
 @pytest.mark.parametrize("vector", GOLDEN["murmur2"], ids=lambda vector: vector["key_hex"][:16])

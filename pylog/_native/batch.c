@@ -191,7 +191,7 @@ static int64_t latest_of(const plog_record_in *records, size_t count)
 }
 
 /* Bytes after which the CRC follows what was written, which is in the nearest cache still: 1,000
- * records of 1 KiB take 92 us instead of 100 (measured on a Xeon of 2023). */
+ * records of 1 KiB take 92 us instead of 100, by SSE4.2 (measured on a Xeon of 2023). */
 enum { CRC_STRIDE_BYTES = 8192 };
 
 plog_status plog_batch_encode(const plog_record_in *records, size_t count, int64_t base_offset,

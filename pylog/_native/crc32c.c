@@ -1,4 +1,4 @@
-/* CRC-32C three ways.  The polynomial is 0x1EDC6F41; in all registers here bits are reflected, so
+/* CRC-32C four ways.  The polynomial is 0x1EDC6F41; in all registers here bits are reflected, so
  * the highest power of x stands in bit 0 and the constant is 0x82F63B78.
  */
 #include "crc32c.h"
@@ -149,6 +149,106 @@ static bool has_sse42(void)
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_SSE4_2) && (ecx & bit_PCLMUL);
 }
+
+/* ---- AVX-512: 256 bytes a step, by folding.  16 bytes, read as a polynomial, are multiplied by x^d
+ * modulo P and added to the 16 bytes that stand d bits behind them; what is left at the end has the
+ * same remainder as all there was.
+ *
+ * The high half of 16 bytes has to be multiplied by x^(d + 64), the low half by x^d, and a
+ * carry-less product of two reflected registers comes out multiplied by x: so the factors are
+ * x^(d + 63) and x^(d - 1).  They have 32 bits, and stand in the upper half of theirs.
+ * Source: Gopal and others, Intel, 2009. */
+
+#define PLOG_TARGET_AVX512                                                                         \
+    __attribute__((target("sse4.2,pclmul,avx512f,avx512vl,avx512dq,vpclmulqdq")))
+
+/* Shorter ones are left to the three streams, which then take less time (measured). */
+enum { STEP_BYTES = 256, MIN_FOLDED_BYTES = 1024 };
+
+typedef struct {
+    uint64_t high, low; /* halves of 16 reflected bytes: the first one has the higher powers */
+} fold_factors;
+
+static fold_factors fold_256, fold_64, fold_16;
+
+/* x^(31 + 32 n) modulo P, in the upper half of a register. */
+PLOG_TARGET_SSE42 static uint64_t power_of_x(int n)
+{
+    uint32_t power = 1; /* x^31 */
+    for (int i = 0; i < n; i++) {
+        power = _mm_crc32_u32(power, 0);
+    }
+    return (uint64_t)power << 32;
+}
+
+static fold_factors fold_factors_for(int bytes)
+{
+    return (fold_factors){power_of_x(bytes / 4 + 1), power_of_x(bytes / 4 - 1)};
+}
+
+static void build_fold_factors(void)
+{
+    fold_256 = fold_factors_for(256);
+    fold_64 = fold_factors_for(64);
+    fold_16 = fold_factors_for(16);
+}
+
+PLOG_TARGET_AVX512 static inline __m512i fold(__m512i folded, __m512i factors, __m512i next)
+{
+    return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(folded, factors, 0x00),
+                                     _mm512_clmulepi64_epi128(folded, factors, 0x11), next,
+                                     0x96); /* the sum of all three */
+}
+
+PLOG_TARGET_AVX512 static inline __m128i fold_lane(__m128i folded, __m128i factors, __m128i next)
+{
+    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(folded, factors, 0x00),
+                                       _mm_clmulepi64_si128(folded, factors, 0x11)),
+                         next);
+}
+
+PLOG_TARGET_AVX512 static inline __m512i factors_of(fold_factors factors)
+{
+    return _mm512_broadcast_i64x2(_mm_set_epi64x((int64_t)factors.low, (int64_t)factors.high));
+}
+
+PLOG_TARGET_AVX512 static uint32_t crc_by_avx512(uint32_t start, const uint8_t *data, size_t len)
+{
+    if (len < MIN_FOLDED_BYTES) {
+        return crc_by_sse42(start, data, len);
+    }
+    __m512i a = _mm512_loadu_si512(data), b = _mm512_loadu_si512(data + 64);
+    __m512i c = _mm512_loadu_si512(data + 128), d = _mm512_loadu_si512(data + 192);
+    a = _mm512_xor_si512(a, _mm512_zextsi128_si512(_mm_cvtsi32_si128((int32_t)~start)));
+    const __m512i by_256 = factors_of(fold_256), by_64 = factors_of(fold_64);
+    for (data += STEP_BYTES, len -= STEP_BYTES; len >= STEP_BYTES;
+         data += STEP_BYTES, len -= STEP_BYTES) {
+        a = fold(a, by_256, _mm512_loadu_si512(data));
+        b = fold(b, by_256, _mm512_loadu_si512(data + 64));
+        c = fold(c, by_256, _mm512_loadu_si512(data + 128));
+        d = fold(d, by_256, _mm512_loadu_si512(data + 192));
+    }
+    d = fold(fold(fold(a, by_64, b), by_64, c), by_64, d);
+    const __m128i by_16 = _mm512_castsi512_si128(factors_of(fold_16));
+    __m128i rest = _mm512_castsi512_si128(d);
+    rest = fold_lane(rest, by_16, _mm512_extracti64x2_epi64(d, 1));
+    rest = fold_lane(rest, by_16, _mm512_extracti64x2_epi64(d, 2));
+    rest = fold_lane(rest, by_16, _mm512_extracti64x2_epi64(d, 3));
+    uint64_t crc = _mm_crc32_u64(0, (uint64_t)_mm_extract_epi64(rest, 0));
+    crc = _mm_crc32_u64(crc, (uint64_t)_mm_extract_epi64(rest, 1));
+    /* Else all SSE code after this waits for the upper parts, which compilers forget before a jump:
+     * 140 ns here alone (measured). */
+    _mm256_zeroupper();
+    return crc_by_sse42(~(uint32_t)crc, data, len);
+}
+
+static bool has_avx512(void)
+{
+    /* A no that is wrong costs only time, a yes is sure: the system saves the registers, too. */
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("vpclmulqdq");
+}
 #endif
 
 #if defined(PLOG_HAS_ARMV8)
@@ -189,21 +289,38 @@ static bool has_armv8_crc(void)
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static crc_function chosen = crc_by_table;
-static const char *backend = "table";
+
+static struct {
+    const char *name;
+    crc_function function;
+} ways[3];
+static size_t way_count;
+
+static void add_way(const char *name, crc_function function)
+{
+    assert(way_count < sizeof ways / sizeof ways[0]);
+    ways[way_count].name = name;
+    ways[way_count].function = function;
+    way_count++;
+    chosen = function;
+}
 
 static void initialize(void)
 {
     build_slices();
+    add_way("table", crc_by_table);
 #if defined(PLOG_HAS_SSE42)
     if (has_sse42()) {
         build_shift_factors();
-        chosen = crc_by_sse42;
-        backend = "sse4.2";
+        add_way("sse4.2", crc_by_sse42);
+        if (has_avx512()) {
+            build_fold_factors();
+            add_way("avx512", crc_by_avx512);
+        }
     }
 #elif defined(PLOG_HAS_ARMV8)
     if (has_armv8_crc()) {
-        chosen = crc_by_armv8;
-        backend = "armv8";
+        add_way("armv8", crc_by_armv8);
     }
 #endif
 }
@@ -218,7 +335,17 @@ uint32_t plog_crc32c(uint32_t crc, const uint8_t *data, size_t len)
     return chosen(crc, data, len);
 }
 
-const char *plog_crc32c_backend(void)
+size_t plog_crc32c_way_count(void)
 {
-    return backend;
+    return way_count;
+}
+
+const char *plog_crc32c_way_name(size_t way)
+{
+    return ways[way].name;
+}
+
+uint32_t plog_crc32c_by_way(size_t way, uint32_t crc, const uint8_t *data, size_t len)
+{
+    return ways[way].function(crc, data, len);
 }

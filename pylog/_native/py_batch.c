@@ -372,6 +372,29 @@ static PyObject *crc32c(PyObject *module, PyObject *args, PyObject *kwargs)
     return PyLong_FromUnsignedLong(crc);
 }
 
+/* For tests: (name, CRC) of every way to compute one here. */
+static PyObject *crc32c_every_way(PyObject *module, PyObject *args)
+{
+    Py_buffer data;
+    unsigned int value;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*I:crc32c_every_way", &data, &value)) {
+        return NULL;
+    }
+    PyObject *results = PyList_New(0); /* strong */
+    int status = results == NULL ? -1 : 0;
+    for (size_t way = 0; way < plog_crc32c_way_count() && status == 0; way++) {
+        const uint32_t crc = plog_crc32c_by_way(way, value, data.buf, (size_t)data.len);
+        status = plog_append_item(
+            results, Py_BuildValue("(sI)", plog_crc32c_way_name(way), (unsigned int)crc));
+    }
+    PyBuffer_Release(&data);
+    if (status < 0) {
+        Py_CLEAR(results);
+    }
+    return results;
+}
+
 static PyObject *murmur2(PyObject *module, PyObject *object)
 {
     (void)module;
@@ -423,6 +446,8 @@ static PyMethodDef functions[] = {
     {"lookup_timestamp", WITH_KEYWORDS(lookup_timestamp),
      "Return the index of the greatest time entry <= target, -1 if there is none."},
     {"crc32c", WITH_KEYWORDS(crc32c), "Return the CRC-32C of data, continuing `value`."},
+    {"crc32c_every_way", crc32c_every_way, METH_VARARGS,
+     "Return (name, CRC-32C of data continuing a value) for each way that this processor has."},
     {"murmur2", murmur2, METH_O, "Return Kafka's hash of a key, signed as Java's."},
     {"partition_for_key", (PyCFunction)(void (*)(void))partition_for_key, METH_FASTCALL,
      "Return the partition in which Kafka's Java client puts the key."},

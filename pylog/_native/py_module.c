@@ -25,7 +25,8 @@ static int add_status_constants(PyObject *module)
     if (PyModule_AddIntConstant(module, "BATCH_HEADER_BYTES", PLOG_BATCH_HEADER_BYTES) < 0) {
         return -1;
     }
-    return PyModule_AddStringConstant(module, "CRC_BACKEND", plog_crc32c_backend());
+    const size_t best = plog_crc32c_way_count() - 1;
+    return PyModule_AddStringConstant(module, "CRC_BACKEND", plog_crc32c_way_name(best));
 }
 
 static int import_errors(plog_module_state *state)
