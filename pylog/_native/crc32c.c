@@ -150,9 +150,9 @@ static bool has_sse42(void)
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_SSE4_2) && (ecx & bit_PCLMUL);
 }
 
-/* ---- AVX-512: 256 bytes a step, by folding.  16 bytes, read as a polynomial, are multiplied by x^d
- * modulo P and added to the 16 bytes that stand d bits behind them; what is left at the end has the
- * same remainder as all there was.
+/* ---- AVX-512: 256 bytes a step, by folding.  16 bytes, read as a polynomial, are multiplied by
+ * x^d modulo P and added to the 16 bytes that stand d bits behind them; what is left at the end has
+ * the same remainder as all there was.
  *
  * The high half of 16 bytes has to be multiplied by x^(d + 64), the low half by x^d, and a
  * carry-less product of two reflected registers comes out multiplied by x: so the factors are
