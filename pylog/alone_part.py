@@ -70,6 +70,9 @@ class AlonePart:
         finally:
             self._cursors.follow(())
 
+    def check(self) -> None:
+        """Nobody is told of anything."""
+
     def abandon(self) -> None:
         """Nobody waits for what it reads."""
 

@@ -127,6 +127,7 @@ class Consumer(PositionedConsumer):
             part = GroupPart(
                 self._coordinator, self._topics, self._cursors, self._commits, self.config
             )
+        part.check()
         part.subscribe(subscription)
         part.listeners = listeners
         self._part, self._subscription = part, subscription
@@ -183,8 +184,10 @@ class Consumer(PositionedConsumer):
         return self._part is not None and self._part.refresh()
 
     def _leave(self) -> None:
-        part, self._part, self._subscription = self._part, None, None
+        part = self._part
         if part is not None:
+            part.check()
+            self._part = self._subscription = None
             part.leave()
 
     # ------------------------------------------------------------------ records
@@ -275,6 +278,7 @@ class Consumer(PositionedConsumer):
         part = self._part
         if part is None:
             raise NotAssignedError
+        part.check()
         while True:
             seen = self._events.value
             self.gate.check()
@@ -386,6 +390,8 @@ class Consumer(PositionedConsumer):
 
     @alone
     def _close(self) -> None:
+        if self._part is not None:
+            self._part.check()
         try:
             self._leave()
         finally:

@@ -16,6 +16,7 @@ from pylog.consumer_config import ConsumerConfig
 from pylog.cursors import Cursor, Cursors
 from pylog.errors import (
     CommitFailedError,
+    ConcurrentUseError,
     FencedInstanceIdError,
     UnknownMemberIdError,
     UnknownTopicOrPartitionError,
@@ -96,6 +97,7 @@ class GroupPart:
         self._counts: dict[str, int] = {}
         self._standing: Standing | None = None
         self._held: frozenset[TopicPartition] = _NONE
+        self._is_telling = False
 
     # ------------------------------------------------------------------ what is wanted
 
@@ -179,13 +181,12 @@ class GroupPart:
         lost = self._held - standing.assigned - standing.to_revoke
         if lost:
             self._drop(lost)
-            self._tell_lost(lost)
+        self._tell_lost(lost)
         gained = standing.assigned - self._held
         self._held = standing.assigned
         self._begin(membership, self._read())
         self._standing = standing
-        if gained and self.listeners.on_assigned is not None:
-            self.listeners.on_assigned(set(gained))
+        self._tell(self.listeners.on_assigned, gained)
 
     def _begin(self, membership: Membership, added: list[Cursor]) -> None:
         """Pin down where partitions begin, if nothing is committed and it depends on the time."""
@@ -207,8 +208,7 @@ class GroupPart:
         """
         is_told = False
         try:
-            if self.listeners.on_revoked is not None and partitions & self._held:
-                self.listeners.on_revoked(set(partitions & self._held))
+            self._tell(self.listeners.on_revoked, partitions & self._held)
             is_told = True
         finally:
             if is_told:
@@ -245,13 +245,23 @@ class GroupPart:
     def _lose(self) -> None:
         lost, self._standing = self._held, None
         self._drop(lost)
-        if lost:
-            self._tell_lost(lost)
+        self._tell_lost(lost)
 
     def _tell_lost(self, partitions: frozenset[TopicPartition]) -> None:
-        listener = self.listeners.on_lost or self.listeners.on_revoked
-        if listener is not None:
-            listener(set(partitions))
+        self._tell(self.listeners.on_lost or self.listeners.on_revoked, partitions)
+
+    def _tell(self, listener: Listener | None, partitions: frozenset[TopicPartition]) -> None:
+        if listener is not None and partitions:
+            self._is_telling = True
+            try:
+                listener(set(partitions))
+            finally:
+                self._is_telling = False
+
+    def check(self) -> None:
+        """Raise ConcurrentUseError in a listener, which cannot change what it is told about."""
+        if self._is_telling:
+            raise ConcurrentUseError("a listener may commit and seek, not ask for records or leave")
 
     def leave(self) -> None:
         """Give everything back and leave the group, telling the listener.
@@ -260,8 +270,7 @@ class GroupPart:
         """
         membership, self._membership = self._membership, None
         try:
-            if self.listeners.on_revoked is not None and self._held:
-                self.listeners.on_revoked(set(self._held))
+            self._tell(self.listeners.on_revoked, self._held)
             self._commits.finish()
         finally:
             self._drop(self._held)

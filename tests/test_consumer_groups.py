@@ -19,6 +19,7 @@ from pylog import Consumer, Log, TopicPartition
 from pylog import consumer as consumer_module
 from pylog.errors import (
     ClosedError,
+    ConcurrentUseError,
     FencedInstanceIdError,
     StaleMemberEpochError,
     UnknownMemberIdError,
@@ -247,6 +248,29 @@ def test_a_listener_may_seek_where_it_keeps_offsets_itself(log: Log) -> None:
 
     consumer = log.consumer("t", group="g", on_assigned=on_assigned)
     assert rest(consumer) == [(0, 8), (0, 9), (1, 8), (1, 9)]
+
+
+def test_a_listener_asks_for_no_records_and_does_not_leave(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    raised: list[type[Exception]] = []
+
+    def on_assigned(partitions: set[TopicPartition]) -> None:
+        for use in (
+            lambda: consumer.poll(0),
+            lambda: next(iter(consumer)),
+            lambda: consumer.subscribe("t"),
+            lambda: consumer.assign([("t", 0)]),
+            consumer.unsubscribe,
+            consumer.close,
+        ):
+            with pytest.raises(ConcurrentUseError, match="listener") as caught:
+                use()
+            raised.append(caught.type)
+
+    consumer = log.consumer("t", group="g", on_assigned=on_assigned)
+    assert len(rest(consumer)) == 20
+    assert len(raised) == 6
+    consumer.close()
 
 
 def test_who_was_removed_is_told_and_joins_again(log: Log) -> None:
