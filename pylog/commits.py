@@ -90,7 +90,7 @@ class Commits:
         """
         if self._given:
             self._note_done()
-        if self._is_automatic and now >= self._due:
+        if now >= self._due:
             self._due = now + self._interval
             try:
                 self.commit_done()
@@ -105,13 +105,13 @@ class Commits:
         self._given.clear()
         self._loop = None
 
-    def commit_done(self, cursors: Collection[Cursor] | None = None) -> None:
-        """Commit what is done, of some partitions or of all, if the user wants that.
+    def commit_done(self) -> None:
+        """Commit what is done, if the user wants that.
 
         Raises what `OffsetStore.commit` raises.
         """
         if self._is_automatic:
-            self._commit({c: p for c, p in self._done.items() if cursors is None or c in cursors})
+            self._commit(dict(self._done))
 
     def commit_given(self, metadata: str) -> None:
         """Commit all positions that moved since they were committed.  Raises as `commit_done`."""

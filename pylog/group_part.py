@@ -212,14 +212,14 @@ class GroupPart:
             is_told = True
         finally:
             if is_told:
-                self._commit(partitions)
+                self._commit()
             self._drop(partitions)
             standing = membership.let_go(partitions)
         return standing
 
-    def _commit(self, partitions: Iterable[TopicPartition]) -> None:
+    def _commit(self) -> None:
         try:
-            self._commits.commit_done(self._cursors_of(partitions))
+            self._commits.commit_done()
         except CommitFailedError as error:
             logger.warning("what was done last is not committed: %s", error)
 

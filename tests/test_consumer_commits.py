@@ -140,6 +140,20 @@ def test_a_commit_that_fails_by_itself_is_said_and_made_later(
     assert consumer.committed() == {("t", 0): OffsetAndMetadata(20, "", 0)}
 
 
+def test_nothing_is_committed_twice(log: Log) -> None:
+    make(log, "t", records=100)
+    with member(log, auto_commit_interval_ms=0) as consumer:
+        consumer.commit(consumer.poll(0, 10)[-1])
+        commits = log.topic("__consumer_offsets").partition(0)
+        before = commits.log_end_offset
+        consumer.seek_to_end()
+        consumer.seek("t", 0, offset=10)
+        consumer.pause()
+        for _ in range(3):
+            assert consumer.poll(0) == []
+        assert commits.log_end_offset == before
+
+
 # ---------------------------------------------------------------- by hand
 
 
@@ -166,6 +180,24 @@ def test_commit_of_a_record_adds_one_itself(log: Log) -> None:
         assert consumer.committed() == {("t", 0): OffsetAndMetadata(43, "done", 0)}
     # Nor does the end of the consumer commit what lies before it.
     assert next_offset(log) == 43
+
+
+def test_what_was_sought_is_committed_as_what_was_given(log: Log) -> None:
+    make(log, "t", 2, records=100)
+    consumer = member(log, enable_auto_commit=False)
+    (record,) = consumer.poll(0, 1)
+    consumer.seek("t", 1 - record.partition, offset=7)
+    consumer.commit()
+    assert sorted(one.offset for one in consumer.committed().values() if one) == [1, 7]
+
+
+def test_a_loop_that_stops_after_a_seek_commits_nothing_before_it(log: Log) -> None:
+    make(log, "t", records=100)
+    with member(log) as consumer:
+        for _ in consumer:
+            consumer.seek("t", 0, offset=50)
+            break
+    assert member(log).committed(("t", 0)) == {("t", 0): None}
 
 
 def test_commit_of_an_older_record_does_not_hide_what_a_loop_did_since(log: Log) -> None:
@@ -327,6 +359,16 @@ def test_who_assigns_itself_partitions_commits_while_the_group_has_no_members(lo
     other.close()
     consumer.commit()
     assert {one.offset for one in consumer.committed().values() if one} == {10}
+
+
+def test_who_goes_on_to_other_partitions_commits_what_it_did_of_the_last(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    with log.consumer(group="g") as consumer:
+        consumer.assign([("t", 0)])
+        consumer.poll(0, 4)
+        consumer.poll(0, 1)
+        consumer.assign([("t", 1)])
+        assert consumer.committed(("t", 0))["t", 0] == OffsetAndMetadata(4, "", 0)
 
 
 def test_from_members_to_own_choice_and_back(log: Log) -> None:

@@ -109,6 +109,7 @@ def test_who_goes_gives_back_to_the_others(log: Log) -> None:
         second.poll(0)
     assert len(numbers(first)) == len(numbers(second)) == 2
     second.unsubscribe()
+    assert second.assignment() == set()
     first.poll(0)
     assert numbers(first) == [0, 1, 2, 3]
     second.subscribe("t")
@@ -185,6 +186,23 @@ def test_a_topic_that_is_deleted_is_read_no_more(log: Log) -> None:
         named.poll(0)
 
 
+def test_a_topic_that_is_deleted_while_its_turn_comes_is_read_no_more(log: Log) -> None:
+    make(log, "t1", records=10)
+    make(log, "t2")
+    consumer = log.consumer(pattern="t.*", group="g")
+    consumer.poll(0)
+    look = consumer._part.look  # type: ignore[union-attr]
+
+    def look_and_lose() -> None:
+        look()
+        if "t1" in log.topics():
+            log.delete_topic("t1")
+
+    consumer._part.look = look_and_lose  # type: ignore[union-attr, method-assign]
+    consumer.seek("t1", 0, offset=0)
+    assert consumer.poll(0) == []
+
+
 def test_an_own_assignor_decides(log: Log) -> None:
     def first_takes_all(subscribers: Any, partitions: Any) -> Any:
         everything = [TopicPartition(topic, n) for topic in partitions for n in range(4)]
@@ -222,14 +240,17 @@ def test_a_listener_may_commit_what_is_taken_from_it(log: Log) -> None:
         first.commit({(topic, number): 0})
 
 
-def test_when_a_listener_fails_the_next_owner_reads_again_what_was_not_committed(log: Log) -> None:
+def test_when_a_listener_fails_the_next_owner_reads_again_what_was_not_committed(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
     make(log, "t", 2, records=10)
 
     def on_revoked(partitions: set[TopicPartition]) -> None:
         raise RuntimeError("cannot flush")
 
-    first = log.consumer("t", group="g", on_revoked=on_revoked)
+    first = log.consumer("t", group="g", on_revoked=on_revoked, auto_commit_interval_ms=0)
     assert len(first.poll(0, 6)) == 6
+    first._commits._due = float("inf")  # type: ignore[union-attr]
     second = member(log)
     with pytest.raises(RuntimeError, match="cannot flush"):
         first.poll(0)
@@ -237,6 +258,29 @@ def test_when_a_listener_fails_the_next_owner_reads_again_what_was_not_committed
     assert len(rest(second)) == 10
     assert numbers(second) == [1 - kept]
     assert places(first.poll(0)) == [(kept, offset) for offset in range(3, 10)]
+    # Nor does it try to commit later what is not its own any more.
+    first._commits._due = 0  # type: ignore[union-attr]
+    first.poll(0)
+    assert "not committed" not in caplog.text
+
+
+def test_what_a_listener_sought_before_it_is_taken_is_not_committed_later(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(log, "t", 2, records=10)
+
+    def on_revoked(partitions: set[TopicPartition]) -> None:
+        for topic, number in partitions:
+            first.seek(topic, number, offset=1)
+
+    first = log.consumer("t", group="g", on_revoked=on_revoked, auto_commit_interval_ms=0)
+    first.poll(0, 6)
+    second = member(log)
+    for _ in range(3):
+        first.poll(0, 1)
+        second.poll(0, 1)
+    assert len(numbers(second)) == 1
+    assert "not committed" not in caplog.text
 
 
 def test_a_listener_may_seek_where_it_keeps_offsets_itself(log: Log) -> None:
@@ -288,6 +332,18 @@ def test_who_was_removed_is_told_and_joins_again(log: Log) -> None:
     assert rest(consumer) == [(number, offset) for number in range(2) for offset in range(2, 10)]
     assert told.take() == [("lost", [0, 1]), ("assigned", [0, 1])]
     assert consumer._part._membership.member_id != old  # type: ignore[union-attr]
+
+
+def test_who_was_removed_may_want_other_topics_before_it_knows(log: Log) -> None:
+    make(log, "t", records=1)
+    make(log, "u", records=1)
+    consumer = member(log)
+    consumer.poll(0)
+    old = consumer._part._membership.member_id  # type: ignore[union-attr]
+    log._coordinator.log.end_member("g", old, is_final=True)
+    consumer.subscribe("t", "u")
+    consumer.poll(0)
+    assert consumer.assignment() == {("t", 0), ("u", 0)}
 
 
 # ---------------------------------------------------------------- static members
@@ -392,13 +448,16 @@ def test_a_member_that_is_killed_is_noticed_and_others_go_on_where_it_committed(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_is_not_the_member_that_its_parent_is(log: Log) -> None:
     make(log, "t", 2, records=10)
-    consumer = member(log)
+    told = Told()
+    consumer = member(log, told)
     consumer.poll(0, 4)
+    told.take()
 
     def work() -> None:
         with pytest.raises(ClosedError):
             consumer.poll(0)
         consumer.close()
+        assert told.take() == []
         own = member(log)
         own.poll(0)
         log.close()
