@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from pylog import Consumer, Log, Topic
+from pylog import Consumer, Log, Topic, TopicPartition
 
 
 def make(log: Log, name: str, partitions: int = 1, records: int = 0) -> Topic:
@@ -47,3 +47,34 @@ def told_when_waiting(consumer: Consumer) -> threading.Event:
 
     consumer._events = Told()  # type: ignore[assignment]
     return is_waiting
+
+
+class Told:
+    """Listeners that write down what they are told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[int]]] = []
+
+    def listeners(self) -> dict[str, Any]:
+        return {name: self._noting(name) for name in ("on_assigned", "on_revoked", "on_lost")}
+
+    def _noting(self, name: str) -> Any:
+        def note(partitions: set[TopicPartition]) -> None:
+            self.calls.append((name.removeprefix("on_"), sorted(one[1] for one in partitions)))
+
+        return note
+
+    def take(self) -> list[tuple[str, list[int]]]:
+        calls, self.calls = self.calls, []
+        return calls
+
+
+def member(log: Log, told: Told | None = None, **settings: Any) -> Consumer:
+    """Return a member of group g that wants topic t."""
+    listeners = {} if told is None else told.listeners()
+    return log.consumer("t", group="g", **listeners, **settings)
+
+
+def numbers(consumer: Consumer) -> list[int]:
+    """Return the partitions that it has."""
+    return sorted(number for _, number in consumer.assignment())

@@ -1,0 +1,173 @@
+"""Members that leave, are dropped, killed, forked and interrupted; and all of it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consuming import Told, append, make, member, numbers, places
+from processes import children
+from tail_memory import run_threads, tiny_switch_interval, wait_until
+
+import pylog
+from pylog import Log, TopicPartition
+from pylog import consumer as consumer_module
+from pylog.errors import (
+    ClosedError,
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    # Whoever is not woken sleeps past the end of the test.
+    monkeypatch.setattr(consumer_module, "LOOK_AGAIN_SECONDS", 3600.0)
+    with pylog.open(tmp_path) as log:
+        yield log
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_with_its_log_a_member_leaves_and_commits(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        make(log, "t", records=10)
+        consumer = member(log)
+        for record in consumer:
+            if record.offset == 4:
+                break
+    with pylog.open(tmp_path) as log, member(log) as consumer:
+        assert next(iter(consumer)).offset == 4
+        assert consumer._part is not None
+    with pytest.raises(ClosedError):
+        consumer.commit()
+
+
+def test_a_member_that_is_dropped_is_noticed_as_one_that_died(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    first, second = member(log), member(log)
+    for _ in range(3):
+        first.poll(0)
+        second.poll(0)
+    assert len(numbers(first)) == 1
+    del second
+    wait_until(lambda: first.poll(0) is not None and numbers(first) == [0, 1])
+
+
+def test_a_member_that_is_killed_is_noticed_and_others_go_on_where_it_committed(
+    tmp_path: Path,
+) -> None:
+    with pylog.open(tmp_path) as log:
+        make(log, "t", 2, records=10)
+
+    def work() -> None:
+        with pylog.open(tmp_path) as log:
+            consumer = member(log)
+            while True:
+                consumer.poll(0.01)
+
+    with children() as start:
+        child = start(work)
+        with pylog.open(tmp_path) as log, member(log) as consumer:
+            seen: list[Any] = []
+
+            def has(count: int) -> bool:
+                seen.extend(consumer.poll(0.01))
+                return len(numbers(consumer)) == count
+
+            wait_until(lambda: has(1))
+            child.kill()
+            wait_until(lambda: has(2))
+            append(log.topic("t"), 0, 1)
+            append(log.topic("t"), 1, 1)
+            seen.extend(consumer.poll(0))
+            assert {(0, 10), (1, 10)} <= set(places(seen))
+            assert set(consumer.lag().values()) == {0}
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_is_not_the_member_that_its_parent_is(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    told = Told()
+    consumer = member(log, told)
+    consumer.poll(0, 4)
+    told.take()
+
+    def work() -> None:
+        with pytest.raises(ClosedError):
+            consumer.poll(0)
+        consumer.close()
+        assert told.take() == []
+        own = member(log)
+        own.poll(0)
+        log.close()
+
+    with children() as start:
+        start(work).join()
+    consumer.poll(0)
+    assert numbers(consumer) == [0, 1]
+
+
+# ---------------------------------------------------------------- all together
+
+
+@pytest.mark.timeout(120)
+def test_members_come_and_go_and_every_record_is_read_and_no_partition_has_two_owners(
+    tmp_path: Path,
+) -> None:
+    partitions, total = 6, 3000
+    logs = [pylog.open(tmp_path) for _ in range(3)]
+    topic = make(logs[0], "t", partitions)
+    logs[0].consumer("t", group="g").close()
+    logs[0].alter_topic("__consumer_offsets", durability="os")
+    seen: Counter[tuple[int, int]] = Counter()
+    owners: dict[int, int] = {}
+    joined = Counter[str]()
+
+    def work(slot: int) -> None:
+        def take(names: set[TopicPartition]) -> None:
+            for _, number in names:
+                assert owners.setdefault(number, slot) == slot
+            joined["assigned"] += 1
+
+        def give(names: set[TopicPartition]) -> None:
+            for _, number in names:
+                assert owners.pop(number) == slot
+            joined["revoked"] += 1
+
+        while len(seen) < total or joined["assigned"] < 30:
+            with logs[slot].consumer("t", group="g", on_assigned=take, on_revoked=give) as consumer:
+                for batch in consumer.batches(50, timeout=0.02):
+                    for record in batch:
+                        assert owners[record.partition] == slot
+                        seen[record.partition, record.offset] += 1
+                    consumer.commit(batch[-1])
+                    if joined["assigned"] % 5 == slot:
+                        break
+
+    def produce() -> None:
+        for turn in range(total):
+            topic.append(b"%d" % turn, partition=turn % partitions)
+
+    with tiny_switch_interval():
+        run_threads(produce, *(lambda slot=slot: work(slot) for slot in range(3)))
+    assert sorted(seen) == [(n, offset) for n in range(partitions) for offset in range(500)]
+    assert joined["assigned"] >= 30
+    for one in logs:
+        one.close()
+
+
+def test_an_interrupt_while_a_member_waits_leaves_it_in_its_group(log: Log) -> None:
+    make(log, "t", 2)
+    consumer = member(log)
+    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        consumer.poll()
+    timer.join()
+    append(log.topic("t"), 1, 1)
+    assert len(consumer.poll(0)) == 1
