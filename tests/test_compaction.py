@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from compacting import contents_of, fold, limit_memory, make_compacted, manifest_of, update
 from partitions import NOW, bases, logs_in, make_partition
+from processes import children
 
 import pylog
 from pylog import CompactionProgress, Log, Partition
@@ -169,6 +170,21 @@ def test_records_that_were_deleted_are_not_read(log: Log) -> None:
     assert min(offsets) >= 300
 
 
+def test_all_that_is_dirty_is_deleted_just_before_it_is_read(log: Log) -> None:
+    partition = make_compacted(log, cleanup_policy="compact,delete")
+    update(partition, 200, keys=5)
+
+    def delete_first(size: int) -> bytes:
+        partition.delete_records(-1)
+        return bytes(size)
+
+    object.__setattr__(partition._environment, "random_bytes", delete_first)
+    report = partition.compact()
+    assert (report.start, report.records_kept) == (0, 0)
+    assert partition.log_start_offset == 200
+    assert partition.append(b"v", key=b"k").offset == 200
+
+
 def test_compaction_is_due_by_the_dirty_ratio(log: Log) -> None:
     partition = make_compacted(log, min_cleanable_dirty_ratio=0.5)
     assert partition.compact_if_due() is None
@@ -302,6 +318,21 @@ def test_what_is_old_is_compacted_whatever_the_ratio(log: Log) -> None:
     assert not partition.is_compaction_due()
 
 
+def test_settings_that_are_changed_between_two_rounds_end_it(log: Log) -> None:
+    partition = make_compacted(log)
+    limit_memory(partition, 1 << 10)
+    update(partition, 500, keys=200)
+
+    def forbid(progress: CompactionProgress) -> None:
+        if progress.round == 1:
+            log.alter_topic("t", min_compaction_lag_ms=HOUR)
+
+    report = partition.compact(progress=forbid)
+    assert report.rounds == 1
+    assert 0 < report.end < 500
+    assert [r.offset for r in partition.records(report.end)] == list(range(report.end, 500))
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -385,6 +416,34 @@ def test_without_its_manifest_a_log_has_no_record_twice(
         assert offsets == sorted(set(offsets))
         assert set(expected) <= set(found), "older ones may be seen again, but none is missing"
         assert fold(partition) == state
+
+
+def test_recovery_mends_what_compaction_left_as_it_was_rolled(tmp_path: Path) -> None:
+    """A roll of durability "os" leaves indexes unsynced, and zeros behind the last batch."""
+    with children() as start:
+
+        def work() -> None:
+            log = pylog.open(tmp_path)
+            partition = make_compacted(log, segment_bytes=20_000, index_interval_bytes=500)
+            for number in range(150):
+                partition.append(bytes(100), key=b"only once %d" % number)
+            assert len(bases(tmp_path)) == 2
+            while len(bases(tmp_path)) < 4:
+                partition.append(bytes(100), key=b"key")
+            partition.compact(include_active=False)
+            os._exit(0)  # without a close
+
+        start(work).join()
+    first, second, *_ = manifest_of(tmp_path).segments
+    assert first.revision == 0 < second.revision
+    path = tmp_path / "t-0" / f"{0:020}"
+    with path.with_suffix(".log").open("ab") as file:
+        file.write(bytes(50_000))
+    path.with_suffix(".index").write_bytes(b"")
+    with pylog.open(tmp_path) as log:
+        log.topic("t").append(b"more", key=b"more")
+    assert path.with_suffix(".log").stat().st_size == first.size
+    assert damages(tmp_path) == []
 
 
 def damages(path: Path) -> list[str]:

@@ -64,7 +64,7 @@ def test_a_call_that_fails_changes_nothing(code: int, is_lasting: bool) -> None:
             partition.compact()
         except (PylogError, OSError) as error:
             failed += 1
-            assert partition.compaction_error is error
+            assert repr(partition.compaction_error) == repr(error)
             assert code == errno.ENOSPC or not isinstance(error, PartitionFullError)
         files.heal()
         assert fold(partition) == state
@@ -126,7 +126,9 @@ def test_a_damaged_segment_is_refused_and_nothing_is_deleted(tmp_path: Path, pha
             partition.compact(include_active=phase == "filter")
 
         assert caught.value.path == str(path)
-        assert partition.compaction_error is caught.value
+        kept = partition.compaction_error
+        assert (type(kept), str(kept)) == (CorruptRangeError, str(caught.value))
+        assert kept.__traceback__ is None, "its frames would keep the map and the buffers"
         assert not list((tmp_path / "t-0").glob("*.cleaned"))
         for first, last in ((0, caught.value.first), (caught.value.last + 1, max(contents))):
             for record in partition.records(first, last):

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import functools
 import logging
@@ -143,13 +144,18 @@ class CompactedPartition(DirtyPartition):
         try:
             yield
         except OSError as error:
-            self.compaction_error = full = full_error(error, self._directory.path) or error
-            if full is error:
+            full = full_error(error, self._directory.path)
+            self._keep(full or error)
+            if full is None:
                 raise
             raise full from error
         except PylogError as error:
-            self.compaction_error = error
+            self._keep(error)
             raise
+
+    def _keep(self, error: Exception) -> None:
+        # A copy without the frames, whose variables are the map and the buffers.
+        self.compaction_error = copy.copy(error)
 
     @contextlib.contextmanager
     def _held(self, attachment: Attachment) -> Iterator[None]:
@@ -208,7 +214,8 @@ class CompactedPartition(DirtyPartition):
         self._settle(first.attachment)
         plan: Plan | None = first
         end = start = first.dirty.start
-        while plan is not None and plan.dirty.start < first.dirty.end:
+        # Settings may be changed meanwhile, so that less may be compacted than was planned.
+        while plan and plan.dirty.start < min(first.dirty.end, plan.dirty.end):
             # Deleted meanwhile: what is left is planned anew.
             with contextlib.suppress(ReplacedError):
                 end = self._round(plan, run)
@@ -246,6 +253,8 @@ class CompactedPartition(DirtyPartition):
         dirty = plan.dirty
         run.begin("map", dirty.dirty_bytes)
         sources = self._sources(attachment, dirty.start, dirty.end)
+        if not sources:
+            raise ReplacedError(f"{self!r} from {dirty.start} on")
         end = map_keys(key_map, sources, first_offset=dirty.start, run=run)
         self._wait_durable(dirty.start, end)
         # Once a round, and only if there are batches of producers: it may read much of the log.

@@ -350,15 +350,16 @@ def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
     """Mend what rolls left unsynced; return the manifest with the index counts that are true now.
 
     A roll holds nobody up for the indexes and the trimming of what it seals.  From the newest
-    segment back, until one is as it should be: whoever rolled it had synced the one before, and
-    what was cleaned is synced, and all before it, under whichever name.
+    segment back, until one is as it should be: whoever rolled it had synced the one before.  What
+    was cleaned is synced, under whichever name; what compaction found nothing to leave out of is
+    as it was rolled.
     """
     segments = list(repairs.manifest.segments)
     known = segments.index(repairs.active)
     for place in range(known - 1, -1, -1):
         facts = segments[place]
         if facts.revision > 0:
-            break
+            continue
         was_cut = cut_zeros(directory, layout.log_name(facts.base_offset), facts.size)
         if _indexes_agree(directory, facts) and not was_cut:
             break
