@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tracemalloc
 from typing import Any
@@ -144,18 +145,23 @@ def test_anything_but_a_dict_is_refused(mapping: Any) -> None:
         _native.Records(batch(0, [(0, 0, b"a", b"1")])).fold(mapping, False)
 
 
-def test_an_error_of_the_dict_comes_through() -> None:
-    class Jealous:
-        def __hash__(self) -> int:
-            return hash(b"a")
+class Jealous:
+    """A key that cannot be compared with b"a"."""
 
-        def __eq__(self, other: object) -> bool:
-            raise RuntimeError("do not compare me")
+    def __hash__(self) -> int:
+        return hash(b"a")
 
-    for value in (b"1", None):
-        state: Any = {Jealous(): b""}
-        with pytest.raises(RuntimeError, match="do not compare me"):
-            _native.Records(batch(0, [(0, 0, b"a", value)])).fold(state, False)
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("do not compare me")
+
+
+@pytest.mark.parametrize("value", [b"1", None])
+def test_an_error_of_the_dict_comes_through(value: bytes | None) -> None:
+    rows: list[Row] = [(0, 0, b"b", b"1"), (1, 0, b"a", value), (2, 0, b"c", b"1")]
+    state: Any = {Jealous(): b""}
+    with pytest.raises(RuntimeError, match="do not compare me"):
+        _native.Records(batch(0, rows)).fold(state, False)
+    assert state.pop(b"b") == b"1" and len(state) == 1
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -185,6 +191,8 @@ def test_fold_equals_a_loop_over_random_batches(seed: int) -> None:
 def test_nothing_leaks() -> None:
     data = batch(0, [(n, 0, b"%d" % (n % 50), b"v" * (n % 7) or None) for n in range(1000)])
     records = _native.Records(data)
+    failing = batch(0, [(n, 0, b"a", b"v" * 600) for n in range(100)])
+    jealous: Any = {Jealous(): b""}
 
     def fold_often() -> None:
         for _ in range(20):
@@ -192,6 +200,8 @@ def test_nothing_leaks() -> None:
             records.fold(state, False)
             changes: dict[bytes, bytes | None] = {}
             records.fold(changes, True)
+            with contextlib.suppress(RuntimeError):
+                _native.Records(failing).fold(jealous, False)
 
     fold_often()
     tracemalloc.start()
