@@ -146,10 +146,11 @@ class Log:
     ) -> Table:
         """Return a topic as a mapping of its keys to their latest values.
 
-        A record with a null value takes its key away; records without a key are passed over.  Of a
-        key with records in several partitions, as after `add_partitions`, the record that was read
-        last counts.  The topic should be compacted: what deletes by age or size takes away records,
-        not keys.
+        A record with a null value takes its key away; records without a key are passed over.  The
+        topic should be compacted: what deletes by age or size takes away records, not keys.  A key
+        should have all its records in one partition, and `add_partitions` moves keys: otherwise the
+        record that was read last counts, and a key that was taken away in another partition comes
+        back for new tables when compaction has dropped that record.
         store: holds keys and values instead of memory, and how far they are, so that when it is
         opened again only what is new is read.  Any mutable mapping of bytes that holds nothing
         else; the caller closes it.  Its `commit()` is called after each 4 MiB of records and at the
@@ -159,8 +160,8 @@ class Log:
         first look or `refresh` and ends with the table; the store is used by several threads then,
         one at a time.  "never" refreshes before the first look only.
         if_stale: what to do when the topic was deleted and made anew, cut, or lost records or
-        tombstones that the table has not read: "rebuild" begins anew, and tells `on_change` of
-        every record again.
+        tombstones that the table has not read: "rebuild" begins anew.  `on_change` is told of every
+        record again then, as of an empty table; one in memory shows what it held until it is done.
         on_change: called with each record that sets a key or takes one away, in the order of their
         offsets, after the table has it; in the thread that refreshes, under the table's lock: it
         may use the table, and must not wait for other threads that do.  What it raises is logged.
