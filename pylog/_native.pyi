@@ -584,7 +584,8 @@ class KeyMap:
     """The newest offset of each key, in bounded memory: pass 1 of compaction."""
 
     # secret: 16 bytes that nobody can guess, new for each map.  max_bytes: at least 144; the memory
-    # starts small and doubles up to it, and is never more.  decompress: for compressed batches.
+    # starts small and doubles up to it, and is never more; but for an eighth while batches are
+    # filtered.  decompress: for compressed batches.
     def __new__(
         cls,
         secret: Buffer,
@@ -616,7 +617,10 @@ class KeyMap:
 
 @final
 class BatchFilter:
-    """Keeps of whole batches what compaction keeps: pass 2."""
+    """Keeps of whole batches what compaction keeps: pass 2.
+
+    Of the range that the map was filled from it must be given the batches that the map was given.
+    """
 
     # now: ms, -1 when the clock is in doubt.  round_end, kept_offsets: a batch that ends before
     # round_end, or whose last offset is one of these, is kept even without records.  A function is
@@ -651,8 +655,6 @@ class BatchFilter:
     def records_read(self) -> int: ...
     @property
     def records_kept(self) -> int: ...
-    @property
-    def keyless_records(self) -> int: ...
     @property
     def emptied_batches(self) -> int: ...
     @property

@@ -29,8 +29,8 @@ class CleanerConfig:
 
     cleaner_enable: compact in the background.  Somebody has to: another process, or who calls
         `Topic.compact`.
-    dedupe_buffer_bytes: the most memory that keys are remembered in, by one compaction.  It begins
-        small; more keys than fit make more rounds.
+    dedupe_buffer_bytes: the most memory that keys are remembered in, by one compaction, and an
+        eighth of it for offsets.  It begins small; more keys than fit make more rounds.
     cleaner_io_buffer_bytes: read at a time, and half of what is written; larger batches make it
         larger.  256 KiB as in Kafka: with what is written it fits into a core's second cache.
     cleaner_io_max_bytes_per_second: of reading and writing in the background; by default unlimited.

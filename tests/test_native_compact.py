@@ -166,7 +166,6 @@ def golden(name: str) -> bytes:
 
 
 def kafkas(codec: int, payload: memoryview) -> bytes:
-    """Compress as Kafka does, at its default level."""
     name = next(name for name, number in codecs.NUMBERS.items() if number == codec)
     return codecs.Compression.named(name).compress(payload)
 
@@ -220,8 +219,7 @@ def test_every_codec_is_read_and_written_as_in_kafka(name: str) -> None:
     codec = reference.decode_batch(golden(name))[0].codec
     partial, payload, _ = reference.decode_batch(golden("V4b_partial_lz4_stored_block_from_V2"))
     header, packed_payload, size = reference.decode_batch(ours)
-    assert size == len(ours)
-    assert header == dataclasses.replace(partial, attributes=codec)
+    assert size == len(ours) and header == dataclasses.replace(partial, attributes=codec)
     assert codecs.decompress(codec, memoryview(packed_payload)) == codecs.decompress(
         LZ4, memoryview(payload)
     )
@@ -285,7 +283,7 @@ def test_no_horizon_is_set_or_passed_by_a_clock_in_doubt() -> None:
 
 def test_horizon_does_not_overflow() -> None:
     data = batch(0, [(b"a", None)])
-    (_, header, _, _) = next(reference.batches(compacted(data, delete_retention_ms=2**63 - 1)))
+    header, _, _ = reference.decode_batch(compacted(data, delete_retention_ms=2**63 - 1))
     assert header.base_timestamp == 2**63 - 1
 
 
@@ -305,7 +303,6 @@ def test_records_behind_the_map_are_kept_whatever_they_are() -> None:
     behind = batch(3, [(b"a", b"3"), (None, b"y"), (b"a", None)])
     batch_filter = filter_of(map_of(mapped))
     assert rows(run(batch_filter, mapped + behind)) == [(2, b"a", b"2"), *rows(behind)]
-    assert batch_filter.keyless_records == 1
 
 
 def test_filter_counts_what_it_did() -> None:
@@ -314,9 +311,8 @@ def test_filter_counts_what_it_did() -> None:
     data += batch(5, [(b"a", b"3")], producer_id=1) + batch(6, [(b"a", b"4")])
     batch_filter = filter_of(map_of(data), kept_offsets=[5])
     run(batch_filter, data)
-    assert batch_filter.next_offset == 7
+    assert (batch_filter.next_offset, batch_filter.emptied_batches) == (7, 1)
     assert (batch_filter.records_read, batch_filter.records_kept) == (7, 2)
-    assert (batch_filter.keyless_records, batch_filter.emptied_batches) == (1, 1)
     assert (batch_filter.horizons_set, batch_filter.dropped_tombstones_end) == (1, 5)
 
 
@@ -332,8 +328,7 @@ def test_kept_offsets_are_asked_for_with_the_first_batch_of_a_producer() -> None
         batch(n, [(b"a", b"3")], producer_id=5, attributes=n % 2 * GZIP) for n in range(2, 6)
     )
     batch_filter = filter_of(map_of(plain + producers), kept_offsets=kept)
-    first = run(batch_filter, plain)
-    assert (first, asked) == (b"", [])
+    assert (run(batch_filter, plain), asked) == (b"", [])
     assert rows(run(batch_filter, producers)) == [(5, b"a", b"3")]
     assert (batch_filter.emptied_batches, asked) == (2, [1])
 
@@ -456,18 +451,23 @@ def test_flipped_bit_is_damage() -> None:
 
 def test_batches_that_do_not_ascend_or_leave_their_range_are_damage() -> None:
     key_map = _native.KeyMap(SECRET, 1 << 20)
-    good = batch(10, [(b"a", b"1"), (b"b", b"1")])
-    assert filtered_or_none(good, key_map, 12) == good
+    assert filtered_or_none(good := batch(10, [(b"a", b"1"), (b"b", b"1")]), key_map, 12) == good
     assert filtered_or_none(good, key_map, 11) is None
     assert filtered_or_none(good + batch(11, [(b"c", b"1")]), key_map, 50) is None
 
 
 @pytest.mark.parametrize("codec", [0, GZIP])
-def test_records_that_break_the_format_are_damage_under_a_good_crc(codec: int) -> None:
+@pytest.mark.parametrize("has_marks", [True, False])
+def test_records_that_break_the_format_are_damage_under_a_good_crc(
+    codec: int, has_marks: bool
+) -> None:
     source = random.Random(3)
     good = batch(0, [(b"key-%d" % (n % 2), b"v" * n) for n in range(5)])
+    # Marks of a wide range would take too much memory: the map is asked.  With marks the records
+    # that go are passed over, for pass 1 has read them.
+    more = b"" if has_marks else batch(10**6, [(b"far", b"")])
     header, payload, _ = reference.decode_batch(good)
-    key_map, damaged = map_of(good), 0
+    key_map, damaged = map_of(good + more, max_bytes=2000), 0
     for _ in range(3000):
         bad = bytearray(payload)
         for _ in range(source.randrange(1, 4)):
@@ -480,7 +480,7 @@ def test_records_that_break_the_format_are_damage_under_a_good_crc(codec: int) -
             reference.decode_records(cut, header.count)
         except reference.FormatError:
             damaged += 1
-            assert left is None
+            assert left is None or (has_marks and len(rows(left)) == 2)
             continue
         if left is not None:
             assert all(record in rows(data) for record in rows(left))

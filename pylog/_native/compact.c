@@ -1,118 +1,12 @@
-/* Pass 2 of compaction: see compact.h. */
-#include "compact.h"
-
-/* ---- what is kept */
-
-/* What was found out about a batch.  Its records are judged before one byte is written. */
-typedef struct {
-    plog_batch_header header;
-    const uint8_t *records; /* borrowed, uncompressed; NULL: the batch is copied unseen */
-    size_t len;
-    uint8_t *kept;                          /* a byte for each record: 0 or 1 */
-    int64_t first_timestamp, max_timestamp; /* of records that are kept */
-    int32_t kept_count;
-    bool keeps_tombstone;          /* whose older records are gone after this round */
-    bool keeps_unmapped_tombstone; /* older records of its key may still be there */
-} batch_plan;
-
-/* A record whose key was hashed and is not looked up yet. */
-typedef struct {
-    plog_key_hash hash;
-    int64_t offset, timestamp;
-    batch_plan *plan;
-    uint8_t *kept;
-    bool has_key, is_tombstone;
-} candidate;
-
-typedef struct {
-    candidate items[PLOG_KEY_GROUP];
-    size_t count;
-} candidate_group;
-
-static bool is_past_horizon(const plog_filter *filter, const plog_batch_header *header)
-{
-    return (header->attributes & PLOG_ATTRIBUTE_HORIZON) != 0 &&
-           !plog_batch_is_transactional(header) && filter->now >= 0 &&
-           filter->now >= header->base_timestamp;
-}
-
-static bool is_kept(plog_filter *filter, const candidate *record)
-{
-    if (record->offset >= filter->map_end) {
-        return true;
-    }
-    if (!record->has_key) {
-        filter->keyless_records++;
-        return false;
-    }
-    if (record->offset < plog_key_map_find(filter->map, &record->hash)) {
-        return false;
-    }
-    if (record->is_tombstone && is_past_horizon(filter, &record->plan->header)) {
-        filter->dropped_tombstones_end = record->offset + 1;
-        return false;
-    }
-    return true;
-}
-
-static void judge(plog_filter *filter, candidate_group *group)
-{
-    for (size_t i = 0; i < group->count; i++) {
-        const candidate *record = &group->items[i];
-        batch_plan *plan = record->plan;
-        *record->kept = is_kept(filter, record);
-        if (!*record->kept) {
-            continue;
-        }
-        if (plan->kept_count == 0) {
-            plan->first_timestamp = record->timestamp;
-        }
-        if (record->timestamp > plan->max_timestamp) {
-            plan->max_timestamp = record->timestamp;
-        }
-        plan->kept_count++;
-        if (record->is_tombstone) {
-            const bool is_mapped = record->offset < filter->map_end;
-            plan->keeps_tombstone |= is_mapped;
-            plan->keeps_unmapped_tombstone |= !is_mapped;
-        }
-    }
-    group->count = 0;
-}
-
-/* Some of the records may wait in the group when this returns. */
-static plog_status judge_batch(plog_filter *filter, batch_plan *plan, candidate_group *group)
-{
-    plog_record_cursor cursor;
-    plog_record_view view;
-    plog_status status;
-    uint8_t *kept = plan->kept;
-    plog_record_cursor_begin(&cursor, &plan->header, plan->records, plan->len);
-    while ((status = plog_record_next(&cursor, &view)) == PLOG_OK) {
-        if (group->count == PLOG_KEY_GROUP) {
-            judge(filter, group);
-        }
-        candidate *record = &group->items[group->count++];
-        record->offset = view.offset;
-        record->timestamp = view.timestamp;
-        record->plan = plan;
-        record->kept = kept++;
-        record->has_key = view.key.len >= 0;
-        record->is_tombstone = view.value.len < 0;
-        if (record->has_key && view.offset < filter->map_end) {
-            record->hash = plog_key_map_hash(filter->map, &view.key);
-            plog_key_map_prefetch(filter->map, &record->hash);
-        }
-    }
-    return status == PLOG_END ? PLOG_OK : status;
-}
+/* What compaction's second pass writes: see compact.h. */
+#include "compact_plan.h"
 
 /* ---- what is written */
 
 /* A reader has until the horizon to come from a value to its tombstone, so the time must not begin
  * while the value is still there to be read.  (Kafka's begins here for tombstones behind the map
  * too.) */
-static bool sets_horizon(const plog_filter *filter, const batch_plan *plan)
+static bool sets_horizon(const plog_filter *filter, const plog_batch_plan *plan)
 {
     return plan->keeps_tombstone && !plan->keeps_unmapped_tombstone && filter->now >= 0 &&
            !plog_batch_is_transactional(&plan->header) &&
@@ -153,7 +47,7 @@ static void make_empty(plog_batch_header *header)
 }
 
 /* What the header says of the records that are kept. */
-static plog_batch_header header_of_kept(const plog_filter *filter, const batch_plan *plan)
+static plog_batch_header header_of_kept(const plog_filter *filter, const plog_batch_plan *plan)
 {
     plog_batch_header header = plan->header;
     header.count = plan->kept_count;
@@ -170,7 +64,7 @@ static plog_batch_header header_of_kept(const plog_filter *filter, const batch_p
 }
 
 /* Copy what is kept, run by run, as it is.  The records were walked once and are sane. */
-static uint8_t *copy_kept(const batch_plan *plan, uint8_t *out)
+static uint8_t *copy_kept(const plog_batch_plan *plan, uint8_t *out)
 {
     const uint8_t *p = plan->records, *run = p, *limit = p + plan->len;
     for (int32_t i = 0; i < plan->header.count; i++) {
@@ -191,7 +85,7 @@ static uint8_t *copy_kept(const batch_plan *plan, uint8_t *out)
 }
 
 /* Write what is kept with timestamps from another base.  NULL: one is too far from it. */
-static uint8_t *encode_kept(const batch_plan *plan, int64_t base_timestamp, uint8_t *out)
+static uint8_t *encode_kept(const plog_batch_plan *plan, int64_t base_timestamp, uint8_t *out)
 {
     const plog_batch_header *header = &plan->header;
     const bool is_append_time = (header->attributes & PLOG_ATTRIBUTE_LOG_APPEND_TIME) != 0;
@@ -224,7 +118,7 @@ static uint8_t *encode_kept(const batch_plan *plan, int64_t base_timestamp, uint
 
 /* Write the payload of the records that are kept.  A batch whose timestamps reach too far for a new
  * base, which no clock shows, or that grows too large, is copied: nothing is lost by that. */
-static plog_outcome rewrite(const plog_filter *filter, const batch_plan *plan, uint8_t *out)
+static plog_outcome rewrite(const plog_filter *filter, const plog_batch_plan *plan, uint8_t *out)
 {
     plog_outcome outcome = {PLOG_BATCH_REWRITTEN, header_of_kept(filter, plan)};
     const bool is_same_base = outcome.header.base_timestamp == plan->header.base_timestamp &&
@@ -238,7 +132,7 @@ static plog_outcome rewrite(const plog_filter *filter, const batch_plan *plan, u
     return outcome;
 }
 
-static plog_outcome execute(plog_filter *filter, const batch_plan *plan, uint8_t *out)
+static plog_outcome execute(plog_filter *filter, const plog_batch_plan *plan, uint8_t *out)
 {
     plog_outcome outcome = {PLOG_BATCH_COPIED, plan->header};
     if (plan->records != NULL && plan->kept_count == 0) {
@@ -268,9 +162,9 @@ enum { WINDOW_BATCHES = 32 };
 enum { GROWTH_BYTES = PLOG_VARLONG_MAX_BYTES - 1 + PLOG_VARINT_MAX_BYTES - 1 };
 
 typedef struct {
-    batch_plan plans[WINDOW_BATCHES];
+    plog_batch_plan plans[WINDOW_BATCHES];
     const uint8_t *batches[WINDOW_BATCHES]; /* borrowed */
-    candidate_group group;
+    plog_candidate_group group;
     size_t count, consumed;
     size_t reserved; /* output that the planned batches may need */
     uint8_t *kept;   /* the marks of their records, down from the end of the output */
@@ -286,10 +180,10 @@ plog_status plog_filter_bound(const plog_batch_header *header, size_t len, size_
     return PLOG_OK;
 }
 
-static batch_plan new_plan(const plog_batch_header *header, const uint8_t *records, size_t len,
-                           uint8_t *kept)
+static plog_batch_plan new_plan(const plog_batch_header *header, const uint8_t *records, size_t len,
+                                uint8_t *kept)
 {
-    return (batch_plan){
+    return (plog_batch_plan){
         .header = *header, .records = records, .len = len, .kept = kept, .max_timestamp = -1};
 }
 
@@ -306,7 +200,7 @@ static plog_status plan_batch(plog_filter *filter, window *self, const uint8_t *
     const size_t len = header->size - PLOG_BATCH_HEADER_BYTES;
     size_t size = len;
     plog_status status = PLOG_OK;
-    batch_plan *plan = &self->plans[self->count];
+    plog_batch_plan *plan = &self->plans[self->count];
     const bool is_copied = is_copied_unseen(filter, header);
     if (header->producer_id >= 0 && !filter->knows_kept) {
         return PLOG_STALE;
@@ -333,7 +227,7 @@ static plog_status plan_batch(plog_filter *filter, window *self, const uint8_t *
     }
     self->kept -= header->count;
     *plan = new_plan(header, data + PLOG_BATCH_HEADER_BYTES, len, self->kept);
-    return judge_batch(filter, plan, &self->group);
+    return plog_judge_batch(filter, plan, &self->group);
 }
 
 /* OK: the window is full, or holds what the output has room for.  Else what stopped it. */
@@ -356,14 +250,14 @@ static plog_status plan_window(plog_filter *filter, window *self, const uint8_t 
         self->consumed += header.size;
         self->count++;
     }
-    judge(filter, &self->group);
+    plog_judge_group(filter, &self->group);
     if (status == PLOG_NO_ROOM && self->count > 0) {
         return PLOG_OK;
     }
     return status == PLOG_OK && self->consumed == len ? PLOG_END : status;
 }
 
-static size_t write_plan(plog_filter *filter, const batch_plan *plan, const uint8_t *batch,
+static size_t write_plan(plog_filter *filter, const plog_batch_plan *plan, const uint8_t *batch,
                          uint8_t *out)
 {
     const plog_outcome outcome = execute(filter, plan, out + PLOG_BATCH_HEADER_BYTES);
@@ -410,12 +304,12 @@ plog_status plog_filter_records(plog_filter *filter, const plog_batch_header *he
         return status;
     }
     assert(bound <= capacity);
-    candidate_group group;
-    batch_plan plan = new_plan(header, records, len, out + capacity - header->count);
+    plog_candidate_group group;
+    plog_batch_plan plan = new_plan(header, records, len, out + capacity - header->count);
     group.count = 0;
-    status = judge_batch(filter, &plan, &group);
+    status = plog_judge_batch(filter, &plan, &group);
     if (status == PLOG_OK) {
-        judge(filter, &group);
+        plog_judge_group(filter, &group);
         *outcome = execute(filter, &plan, out);
         filter->next_offset = plog_batch_next_offset(header);
     }

@@ -10,7 +10,9 @@
  * record's place, and their tombstones stay.  They give way to newer ones like any other.
  *
  * Both passes hash a group of keys before they look up the first, so that the cache misses of a
- * group pass together.  Each checks the CRC of every batch that it looks into.
+ * group pass together.  Each checks the CRC of every batch that it looks into.  Of records that
+ * pass 1 took in pass 2 need not even hash the keys: the offsets that the map holds are those that
+ * stay.  So it must be given the same batches as pass 1 was, and after them what is behind.
  *
  * Knows: batches, records, the map.  Must not know: files, segments, codecs.  Allocates nothing,
  * takes no lock.
@@ -79,8 +81,11 @@ void plog_collector_stop(plog_collector *collector);
 /* ---- pass 2 */
 
 typedef struct {
-    const plog_key_map *map;     /* borrowed */
-    int64_t map_end;             /* records at or above it are kept */
+    const plog_key_map *map; /* borrowed */
+    int64_t map_end;         /* records at or above it are kept */
+    const uint8_t *marks;    /* borrowed: a bit for each offset in [marks_start, map_end), set for
+                                  * the newest of a key; NULL: the map is asked for each record */
+    int64_t marks_start;
     int64_t now;                 /* ms; -1: unknown, so no horizon is set or passed */
     int64_t horizon;             /* the one to set, when now is known */
     int64_t round_end;           /* the batch that ends here is kept, if need be without records */
@@ -89,7 +94,7 @@ typedef struct {
     bool knows_kept;     /* else the first batch of a producer with an id asks for them */
     int64_t next_offset; /* behind the last batch that was looked at */
     /* ---- counted */
-    int64_t records_read, records_kept, keyless_records, emptied_batches, horizons_set;
+    int64_t records_read, records_kept, emptied_batches, horizons_set;
     int64_t dropped_tombstones_end; /* behind the last one whose horizon was past; 0: none */
 } plog_filter;
 

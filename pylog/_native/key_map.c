@@ -75,3 +75,14 @@ plog_status plog_key_map_put(plog_key_map *map, const plog_key_hash *hash, int64
     map->count++;
     return PLOG_OK;
 }
+
+void plog_key_map_mark(const plog_key_map *map, int64_t start, int64_t end, uint8_t *marks)
+{
+    for (size_t i = 0; i < map->slot_count; i++) {
+        const int64_t offset = map->slots[i].offset;
+        if (offset >= start && offset < end) {
+            const uint64_t place = (uint64_t)(offset - start);
+            marks[place / 8] |= (uint8_t)(1 << place % 8);
+        }
+    }
+}

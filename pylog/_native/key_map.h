@@ -47,6 +47,10 @@ void plog_key_map_grow(plog_key_map *map, plog_key_slot *slots, size_t slot_coun
 /* Note that a record of the key stands at `offset`.  OK, or NO_ROOM: it is a new key too many. */
 plog_status plog_key_map_put(plog_key_map *map, const plog_key_hash *hash, int64_t offset);
 
+/* Set a bit for each newest offset in [start, end); the bits of `marks` are zero, the first is that
+ * of `start`. */
+void plog_key_map_mark(const plog_key_map *map, int64_t start, int64_t end, uint8_t *marks);
+
 static inline plog_key_hash plog_key_map_hash(const plog_key_map *map, const plog_bytes *key)
 {
     return plog_siphash(&map->secret, key->data, (size_t)key->len);

@@ -82,20 +82,26 @@ static PyObject *filter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         PyErr_SetString(PyExc_ValueError, "needs -1 <= now and 0 <= delete_retention_ms");
         return NULL;
     }
-    batch_filter *self = PyObject_New(batch_filter, type);
+    plog_py_key_map *map = plog_key_map_take(key_map);
+    batch_filter *self = map == NULL ? NULL : PyObject_New(batch_filter, type);
     if (self == NULL) {
+        if (map != NULL) {
+            plog_key_map_give_back(map);
+        }
         return NULL;
     }
-    const plog_py_key_map *map = (const plog_py_key_map *)key_map;
     const bool is_finite = now < 0 || delete_retention_ms <= INT64_MAX - now;
     self->filter = (plog_filter){
         .map = &map->collector.map,
         .map_end = map->collector.next_offset,
+        .marks = plog_key_map_marks(map),
+        .marks_start = map->first_offset,
         .now = now,
         .horizon = is_finite ? now + delete_retention_ms : INT64_MAX,
         .round_end = round_end,
         .knows_kept = kept_offsets == NULL,
     };
+    plog_key_map_give_back(map);
     self->key_map = Py_NewRef(key_map);
     self->kept = kept_offsets == NULL ? NULL : Py_NewRef(kept_offsets);
     self->decompress = strong_or_null(decompress);
@@ -367,7 +373,6 @@ static PyGetSetDef filter_getters[] = {
     {"next_offset", get_integer, NULL, "After the last batch.", FIELD(next_offset)},
     {"records_read", get_integer, NULL, NULL, FIELD(records_read)},
     {"records_kept", get_integer, NULL, NULL, FIELD(records_kept)},
-    {"keyless_records", get_integer, NULL, "Dropped: they had no key.", FIELD(keyless_records)},
     {"emptied_batches", get_integer, NULL, "Of which only the header was kept.",
      FIELD(emptied_batches)},
     {"horizons_set", get_integer, NULL, "Batches that got a delete horizon.", FIELD(horizons_set)},

@@ -20,6 +20,28 @@ plog_py_key_map *plog_key_map_take(PyObject *object)
     return self;
 }
 
+const uint8_t *plog_key_map_marks(plog_py_key_map *self)
+{
+    const plog_key_map *map = &self->collector.map;
+    const int64_t start = self->first_offset, end = self->collector.next_offset;
+    if (self->marks != NULL && self->marks_end == end) {
+        return self->marks;
+    }
+    free(self->marks);
+    self->marks = NULL;
+    if (end <= start ||
+        (uint64_t)(end - start) > (uint64_t)self->max_slots * sizeof(plog_key_slot)) {
+        return NULL;
+    }
+    self->marks = calloc((size_t)(end - start) / 8 + 1, 1);
+    self->marks_end = end;
+    if (self->marks != NULL) {
+        Py_BEGIN_ALLOW_THREADS plog_key_map_mark(map, start, end, self->marks);
+        Py_END_ALLOW_THREADS
+    }
+    return self->marks;
+}
+
 PyObject *plog_decompressed(const plog_module_state *state, PyObject *decompress, PyObject *data,
                             size_t position, const plog_batch_header *header, Py_buffer *view)
 {
@@ -96,6 +118,9 @@ static PyObject *key_map_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->decompress = decompress == Py_None ? NULL : Py_NewRef(decompress);
     self->max_slots = max_slots;
     self->doublings = doublings;
+    self->first_offset = 0;
+    self->marks = NULL;
+    self->marks_end = 0;
     self->is_full = self->is_busy = false;
 done:
     PyBuffer_Release(&secret);
@@ -106,6 +131,7 @@ static void key_map_dealloc(PyObject *object)
 {
     plog_py_key_map *self = (plog_py_key_map *)object;
     free(self->collector.map.slots);
+    free(self->marks);
     Py_XDECREF(self->decompress);
     plog_free_object(object);
 }
@@ -229,6 +255,9 @@ static PyObject *key_map_add_batches(PyObject *object, PyObject *args, PyObject 
     if (plog_range_from_objects(start, end, asked.view.len, &asked.position, &asked.end) < 0 ||
         (self = plog_key_map_take(object)) == NULL) {
         goto done;
+    }
+    if (first_offset > self->first_offset) {
+        self->first_offset = first_offset;
     }
     const plog_status status = self->is_full ? PLOG_NO_ROOM : collect(self, &asked);
     if (status == PLOG_NO_ROOM) {

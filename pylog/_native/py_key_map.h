@@ -10,7 +10,10 @@ typedef struct {
     PyObject_HEAD plog_collector collector; /* owns the memory of its map's slots */
     PyObject *decompress;                   /* strong: a callable, or NULL */
     size_t max_slots;
-    unsigned doublings; /* that are left: there are max_slots >> doublings slots now */
+    unsigned doublings;   /* that are left: there are max_slots >> doublings slots now */
+    int64_t first_offset; /* from here on to next_offset all records were taken in */
+    uint8_t *marks;       /* owned: of [first_offset, marks_end), see plog_filter; NULL: none yet */
+    int64_t marks_end;
     bool is_full, is_busy;
 } plog_py_key_map;
 
@@ -22,6 +25,10 @@ static inline void plog_key_map_give_back(plog_py_key_map *map)
 {
     map->is_busy = false;
 }
+
+/* The marks of all that was taken in, for as long as nothing more is; NULL: they would take more
+ * than an eighth of the map's memory.  The map is taken. */
+const uint8_t *plog_key_map_marks(plog_py_key_map *map);
 
 /* Decompress the payload of the batch at `position` of `data`, the object that `batch` lies in.
  * A bytes-like object, strong, whose bytes are in `view` until it is released; NULL with an error.
