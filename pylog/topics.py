@@ -165,7 +165,8 @@ class Topic:
         count from its next append on.  Records stay where they are, so **keys move**: most keys
         belong to another partition from now on, and records of one key that were appended before
         and after lie in two.  Who relies on their order adds partitions while nothing is appended
-        and all is read, or makes a new topic.
+        and all is read, or makes a new topic.  A compacted topic is better made anew: what takes a
+        key away in its new partition is dropped one day, and the old value in the other stays.
         total: more than len(self), else InvalidPartitionsError with nothing changed.
         Raises InvalidConfigurationError, UnknownTopicOrPartitionError, PartitionFullError,
         NotAppendedError, DurabilityUnknownError, CorruptionError, ClosedError, OSError.
