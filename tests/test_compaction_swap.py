@@ -17,7 +17,12 @@ from processes import Numbers, children
 
 import pylog
 from pylog import Log, Partition
-from pylog.errors import ClosedError, OffsetOutOfRangeError, PylogError
+from pylog.errors import (
+    ClosedError,
+    OffsetOutOfRangeError,
+    PylogError,
+    UnknownTopicOrPartitionError,
+)
 from pylog.storage import cleaned_files, compacted, segment
 from pylog.storage.cleaned_files import open_revision
 from pylog.storage.descriptors import Descriptors
@@ -349,6 +354,27 @@ def test_a_topic_that_is_deleted_meanwhile_is_gone(logs: tuple[Log, Log], tmp_pa
     again = logs[1].topic("t").partition(0)
     assert again.compact().records_read == 100
     assert not list((tmp_path / "t-0").glob("*.cleaned"))
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_who_reads_a_topic_that_is_deleted_is_told_so(
+    logs: tuple[Log, Log], is_made_anew: bool
+) -> None:
+    partition = make_compacted(logs[0], segment_bytes=1500)
+    update(partition, 100, keys=8)
+    reader = logs[1].topic("t").partition(0)
+    reader.read(0)
+    update(partition, 100, keys=8)
+    partition.compact()
+    logs[0].delete_topic("t")
+    if is_made_anew:
+        update(make_compacted(logs[0], segment_bytes=1500), 300, keys=3, seed=9)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        fold(reader)
+    assert reader._attachment is not None
+    reader._attachment.known_segments().segments[0].forget_files()
+    with pytest.raises(UnknownTopicOrPartitionError):
+        reader._attachment.known_segments().segments[0].file()
 
 
 def test_a_log_that_is_closed_meanwhile_ends_the_compaction(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def test_a_partition_without_records_has_nothing_to_delete(log: Log, tmp_path: P
 
 
 def test_a_topic_that_is_only_compacted_keeps_its_records(log: Log) -> None:
-    partition = fill(log, cleanup_policy="compact")
+    partition = make_partition(log, cleanup_policy="compact")
+    for number in range(20):
+        partition.append(b"%d" % number, key=b"%d" % number)
     with pytest.raises(InvalidConfigurationError, match="cleanup_policy"):
         partition.delete_records(10)
     assert partition.log_start_offset == 0

@@ -74,6 +74,7 @@ class Attachment:
             descriptors=environment.descriptors,
             config=lambda: self._config,
             marks=lambda: self.page.marks(),
+            deleted=lambda: UnknownTopicOrPartitionError(topic, number),
         )
         self._rolled: list[int] = []  # base offsets of segments whose indexes are not synced
         self._presence = Presence(

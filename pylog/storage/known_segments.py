@@ -30,9 +30,11 @@ class KnownSegments:
         descriptors: Descriptors,
         config: Callable[[], TopicConfig],
         marks: Callable[[], Marks],
+        deleted: Callable[[], Exception],
     ) -> None:
-        """marks: returns those of now."""
+        """marks: returns those of now.  deleted: what to raise when the topic is no more."""
         self._marks = marks
+        self._deleted = deleted
         self._directory = directory
         self._descriptors = descriptors
         self._config = config
@@ -52,6 +54,9 @@ class KnownSegments:
         Called while descriptors are locked: takes nothing that has to be let go of.
         """
         current, marks = self.current, self._marks()
+        if marks.flags & lifecycle.IS_DELETED:
+            # The files may be those of a topic that was made anew.
+            raise self._deleted()
         if current.generation >= marks.generation:
             return not current.names(facts)
         return facts.identity not in (one.identity for one in self._load(marks).segments)
@@ -71,6 +76,8 @@ class KnownSegments:
             manifest = opened.manifest
         else:
             manifest = recovery.load_manifest(self._directory)
+        if self._marks().flags & lifecycle.IS_DELETED:
+            raise self._deleted()
         assert manifest is not None, "a partition with a generation has a manifest"
         return manifest
 
