@@ -71,6 +71,9 @@ class Log:
         PartitionFullError, NotAppendedError, DurabilityUnknownError, CorruptionError, ClosedError,
         OSError.  One synced append; a partition's files are made with its first record.
         """
+        if not self._registry.known([name]):
+            # What a process that was killed in the middle of deleting it left.
+            self._coordinator.forget_topic(name)
         return self._registry.create(
             name, partitions=partitions, if_exists=if_exists, settings=settings
         )
@@ -110,12 +113,13 @@ class Log:
         self._registry.alter(name, settings)
 
     def delete_topic(self, name: str) -> None:
-        """Delete a topic with all its records and give the space back.
+        """Delete a topic with all its records, and what groups committed; give the space back.
 
         Raises UnknownTopicOrPartitionError, and what `create_topic` raises.  Handles of the topic
         in this and other processes raise UnknownTopicOrPartitionError from now on.
         """
         self._registry.delete(name)
+        self._coordinator.forget_topic(name)
 
     def read(
         self,

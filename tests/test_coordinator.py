@@ -18,6 +18,7 @@ from pylog.errors import (
     InvalidTopicError,
     NonEmptyGroupError,
     OffsetMetadataTooLargeError,
+    PartitionFullError,
     StaleMemberEpochError,
     UnknownMemberIdError,
 )
@@ -321,6 +322,89 @@ def test_the_topic_of_offsets_is_internal_and_its_settings_can_be_altered(
     ):
         with pytest.raises(InvalidTopicError):
             change()
+
+
+def test_what_was_committed_for_a_topic_goes_with_it(log: Log, groups: Coordinator) -> None:
+    other = TopicPartition("others", 0)
+    groups.commit("g", {ORDERS_0: OffsetAndMetadata(3), other: OffsetAndMetadata(4)})
+    groups.commit("h", {ORDERS_0: OffsetAndMetadata(5)})
+    log.delete_topic("orders")
+    assert groups.committed("g", [ORDERS_0, other]) == {
+        ORDERS_0: None,
+        other: OffsetAndMetadata(4),
+    }
+    assert groups.log.names() == ["g"]
+    # Killed before it was forgotten: who makes the topic anew forgets it first.
+    groups.commit("g", {ORDERS_0: OffsetAndMetadata(3)})
+    log.create_topic("orders")
+    assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: None}
+    groups.commit("g", {ORDERS_0: OffsetAndMetadata(1)})
+    log.create_topic("orders", if_exists="ok")
+    assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: OffsetAndMetadata(1)}
+
+
+# ---------------------------------------------------------------- what fails
+
+
+class Failing:
+    """Fails the n-th of the calls that place records."""
+
+    def __init__(self, log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        self.partition = log.topic(OFFSETS_TOPIC).partition(0)
+        self._place = self.partition.place
+        self._error = error
+        monkeypatch.setattr(self.partition, "place", self._fail)
+
+    def _fail(self, *arguments: object) -> object:
+        raise self._error
+
+
+def test_a_join_that_fails_leaves_nothing(
+    log: Log, groups: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = groups.join("g", ["orders"])
+    standing = stays.look()
+    with monkeypatch.context() as patched:
+        Failing(log, patched, PartitionFullError("no space"))
+        for call in (
+            lambda: groups.join("g", ["orders"]),
+            lambda: stays.commit({ORDERS_0: OffsetAndMetadata(1)}),
+            lambda: groups.groups.remove_members("g", [stays.member_id]),
+        ):
+            with pytest.raises(PartitionFullError):
+                call()
+        assert len(groups.log.liveness._own) == 1
+        assert stays.look() is standing
+    second = groups.join("g", ["orders"])
+    settle(stays, second)
+    assert len(second.look().assigned) == 3
+    stays.commit_one("orders", next(iter(stays.look().assigned)).partition, 1)
+
+
+def test_a_leave_that_fails_is_noticed_by_others(
+    log: Log, groups: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = groups.join("g", ["orders"]), groups.join("g", ["orders"])
+    settle(first, second)
+    with monkeypatch.context() as patched:
+        Failing(log, patched, PartitionFullError("no space"))
+        with pytest.raises(PartitionFullError):
+            first.leave()
+    groups.log.monotonic = lambda: 10.0**9
+    assert len(second.look().assigned) == 6
+
+
+def test_an_assignor_that_fails_is_told_and_leaves_the_group_as_it_was(
+    groups: Coordinator,
+) -> None:
+    def broken(*_: object) -> dict[str, list[TopicPartition]]:
+        raise ZeroDivisionError
+
+    member = groups.join("g", ["orders"])
+    with pytest.raises(ZeroDivisionError):
+        groups.join("h", ["orders"], assignor=broken)
+    assert groups.log.names() == ["g"]
+    assert len(member.look().assigned) == 6
 
 
 # ---------------------------------------------------------------- threads

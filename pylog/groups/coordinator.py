@@ -82,3 +82,7 @@ class Coordinator:
         InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError.
         """
         self.groups.alter_offsets(group, offsets)
+
+    def forget_topic(self, topic: str) -> None:
+        """Forget what all groups committed for a topic; see `GroupLog.forget_topic`."""
+        self.log.forget_topic(topic)

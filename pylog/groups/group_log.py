@@ -17,6 +17,8 @@ sync, and no user's function is called.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import logging
 import threading
 import time
 import uuid
@@ -34,14 +36,15 @@ from pylog.errors import (
 )
 from pylog.groups import membership
 from pylog.groups.assignors import ASSIGNORS, Assignor
-from pylog.groups.facts import MemberValue, TopicShape
+from pylog.groups.facts import MemberValue, OffsetKey, TopicShape
 from pylog.groups.liveness import Liveness
 from pylog.groups.schemas import encode_key, encode_value
 from pylog.groups.state import Change, Group, changes_between
 from pylog.groups.view import EncodedRecord, View
 from pylog.groups.wire import MAX_STRING_BYTES
 from pylog.registry import TopicRegistry
-from pylog.storage.policy import LOOK_AGAIN_SECONDS
+
+logger = logging.getLogger("pylog")
 
 OFFSETS_TOPIC: Final = "__consumer_offsets"
 # Segments are small, as all that is in the active one is replayed by who opens the log; a batch may
@@ -50,6 +53,9 @@ OFFSETS_CONFIG: Final = TopicConfig(
     cleanup_policy="compact", segment_bytes=16 << 20, max_message_bytes=8 << 20
 )
 
+# How often at most who looks anyway looks for the dead: of 300 members in 0.3 ms (guessed).
+_LOOK_SECONDS: Final = 0.1
+_MAX_FORGOTTEN: Final = 10_000  # committed offsets in one batch, which has to stay far below 8 MiB
 _ATTEMPTS: Final = 3  # before all others have to wait (guessed)
 
 # What happens to a draft of a group; returns whether its epoch has to rise.
@@ -252,6 +258,32 @@ class GroupLog:
                 return True
         raise AssertionError("nobody can be faster than who keeps all others out")
 
+    def forget_topic(self, topic: str) -> None:
+        """Forget what all groups committed for a topic that was deleted or is about to be made.
+
+        Offsets are committed by names: of a topic that is made anew, records would be skipped.
+        Where `__consumer_offsets` is damaged, that is logged and nothing is done.
+        Raises what `write` raises.
+        """
+
+        def check(view: View) -> Sequence[EncodedRecord]:
+            keys = (
+                OffsetKey(group.name, *partition)
+                for group in view.groups.values()
+                for partition in group.offsets
+                if partition.topic == topic
+            )
+            return [(encode_key(key), None) for key in itertools.islice(keys, _MAX_FORGOTTEN)]
+
+        try:
+            with self.lock:
+                if self.view_locked(create=False) is None:
+                    return
+            while self.write(check, self.clock()):
+                logger.debug("forgot offsets committed for %r", topic)
+        except CorruptionError:
+            logger.exception("offsets committed for %r were not forgotten", topic)
+
     # ------------------------------------------------------------------ looking after groups
 
     def look_after(self, name: str, group: Group) -> None:
@@ -264,21 +296,32 @@ class GroupLog:
             care = self._cares.setdefault(name, _Care())
         topics_version = self.registry.version
         now = self.monotonic()
-        is_behind = group.target_epoch < group.epoch and care.group_version != group.version
-        if topics_version == care.topics_version and now < care.look_again and not is_behind:
+        is_due = topics_version != care.topics_version or (
+            group.target_epoch < group.epoch and care.group_version != group.version
+        )
+        if not is_due and now < care.look_again:
             return
         with self.lock:
             if care.is_busy:
                 return
             care.is_busy = True
         try:
-            care.look_again = now + LOOK_AGAIN_SECONDS
+            care.look_again = now + _LOOK_SECONDS
             care.group_version = group.version
-            self.change(name, self._due)
+            if is_due or self._has_lost(group):
+                self.change(name, self._due)
             # Only now: what raised is tried again by the next one who looks.
             care.topics_version = topics_version
         finally:
             care.is_busy = False
+
+    def _has_lost(self, group: Group) -> bool:
+        """Return whether a member's process died or its time is over; one system call for each."""
+        is_overdue = bool(membership.overdue(group, now=self.clock()))
+        return is_overdue or any(
+            not member.is_away and not self.liveness.is_alive(group.name, member_id)
+            for member_id, member in list(group.members.items())
+        )
 
     def bury(self, name: str) -> None:
         """Let members of a group go whose process died or whose time is over, now."""

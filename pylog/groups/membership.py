@@ -146,7 +146,7 @@ def overdue(group: Group, *, now: int) -> list[str]:
     """Return the members whose time is over: away for too long, or long without a poll."""
     return [
         member_id
-        for member_id, member in group.members.items()
+        for member_id, member in list(group.members.items())
         if (due := due_at(member)) is not None and now >= due
     ]
 
