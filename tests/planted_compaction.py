@@ -2,10 +2,12 @@
 
 COMPACTION_PLANTS are found by crash points of a compacted topic: compacted_lives.py.  MODEL_PLANTS
 are found by what is left after many compactions, some of them stopped: test_compaction_model.py.
+CALL_PLANTS are found by calls of the file system that fail: test_compaction_failing_calls.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -19,8 +21,10 @@ from pylog.storage.compaction import CleanedSegment
 
 COMPACTION_PLANTS: list[Plant] = []
 MODEL_PLANTS: list[Plant] = []
+CALL_PLANTS: list[Plant] = []
 _plant = collecting(COMPACTION_PLANTS)
 _model_plant = collecting(MODEL_PLANTS)
+_call_plant = collecting(CALL_PLANTS)
 
 
 def _before_commit(patch: Patch, action: Any) -> None:
@@ -183,3 +187,19 @@ def keeps_the_indexes_of_the_first_source(patch: Patch) -> None:
         )
 
     patch.setattr(CleanedSegment, "finish", finish)
+
+
+@_call_plant
+def leaves_the_files_of_a_compaction_that_failed(patch: Patch) -> None:
+    patch.setattr(CompactedPartition, "_settle", lambda *_: None)
+
+
+@_call_plant
+def takes_a_failed_sync_of_a_cleaned_file_for_a_good_one(patch: Patch) -> None:
+    original = MemoryFile.sync
+
+    def sync(self: MemoryFile) -> None:
+        with contextlib.suppress(OSError if self.path.endswith(".cleaned") else ()):
+            original(self)
+
+    patch.setattr(MemoryFile, "sync", sync)

@@ -43,6 +43,13 @@ class Child:
         status = Path(f"/proc/{self.pid}/stat")
         return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "S"
 
+    def has_failed(self) -> bool:
+        """Whether it has ended by itself, which one that works until it is killed never does."""
+        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
+            self.pid = 0
+            return True
+        return False
+
     def kill(self) -> None:
         """SIGKILL, if it was not joined or killed before."""
         if self.pid:
