@@ -28,6 +28,7 @@ from pylog.groups.coordinator import Coordinator
 from pylog.groups.group_log import OFFSETS_TOPIC
 from pylog.groups.member import Membership
 from pylog.groups.state import Group
+from pylog.groups.view import View
 
 
 @pytest.fixture
@@ -341,6 +342,33 @@ def test_what_was_committed_for_a_topic_goes_with_it(log: Log, groups: Coordinat
     groups.commit("g", {ORDERS_0: OffsetAndMetadata(1)})
     log.create_topic("orders", if_exists="ok")
     assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: OffsetAndMetadata(1)}
+
+
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_who_is_always_too_late_keeps_the_others_out(
+    log: Log, groups: Coordinator, monkeypatch: pytest.MonkeyPatch, is_faster: bool
+) -> None:
+    groups.commit("g", {ORDERS_0: OffsetAndMetadata(1)})
+    with pylog.open(log.path) as elsewhere:
+        place = View.append
+        tried = 0
+
+        def append(view: View, *arguments: object) -> object:
+            nonlocal tried
+            if view.partition is not log.topic(OFFSETS_TOPIC).partition(0):
+                return place(view, *arguments)  # type: ignore[arg-type]
+            tried += 1
+            if is_faster:  # somebody else appends, each time
+                elsewhere._coordinator.commit("other", {ORDERS_0: OffsetAndMetadata(tried)})
+            return place(view, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(View, "append", append)
+        member = groups.join("g", ["orders"])
+        assert tried == (3 if is_faster else 1)
+        assert len(member.look().assigned) == 6
+        assert groups.committed("other", [ORDERS_0])[ORDERS_0] == (
+            OffsetAndMetadata(3) if is_faster else None
+        )
 
 
 # ---------------------------------------------------------------- what fails

@@ -186,10 +186,11 @@ def test_a_forked_child_is_not_its_parents_member_and_may_join_itself(
         member.commit_one("orders", 0, 1)
 
 
+@pytest.mark.parametrize("who", ["another process", "its child"])
 def test_a_child_that_lives_on_does_not_keep_a_killed_parent_in_its_group(
-    path: Path, start: Start
+    path: Path, start: Start, who: str
 ) -> None:
-    state = Numbers(2)
+    state, children_id, is_dead, has_all = Numbers(1), Numbers(1), Numbers(1), Numbers(1)
 
     def parent() -> None:
         log = pylog.open(path)
@@ -197,21 +198,27 @@ def test_a_child_that_lives_on_does_not_keep_a_killed_parent_in_its_group(
         follow(log, member, lambda count: count == PARTITIONS)
         if os.fork() == 0:
             signal.alarm(20)
-            state[1] = os.getpid()
+            children_id[0] = os.getpid()
+            wait_until(lambda: is_dead[0] == 1)
+            if who == "its child":
+                follow(log, join(log), lambda count: count == PARTITIONS)
+                has_all[0] = 1
             signal.pause()
         state[0] = 1
         signal.pause()
 
     child = start(parent)
-    wait_until(lambda: state[0] and state[1])
+    wait_until(lambda: state[0] == 1 and children_id[0] > 0)
     try:
         child.kill()
+        is_dead[0] = 1
+        if who == "its child":
+            wait_until(lambda: has_all[0] == 1)
         with pylog.open(path) as log:
-            member = join(log)
-            follow(log, member, lambda count: count == PARTITIONS)
-            assert len(log._coordinator.log.read(GROUP).members) == 1  # type: ignore[union-attr]
+            members = log.groups.describe(GROUP).members
+            assert len(members) == (1 if who == "its child" else 0)
     finally:
-        os.kill(state[1], signal.SIGKILL)
+        os.kill(children_id[0], signal.SIGKILL)
 
 
 # ---------------------------------------------------------------- chaos

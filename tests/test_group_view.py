@@ -169,6 +169,33 @@ def test_an_epoch_that_an_enemy_wrote_ends_no_process(log: Log) -> None:
         groups.join("g", ["orders"])
 
 
+def test_a_compacted_log_says_the_same_to_who_opens_it_and_to_who_was_behind(log: Log) -> None:
+    groups = log._coordinator
+    with pylog.open(log.path) as behind:
+        assert behind._coordinator.groups.list() == []
+        gone = groups.join("gone", ["orders"])
+        assert [one.group for one in behind._coordinator.groups.list()] == ["gone"]
+        gone.leave()
+        groups.groups.delete("gone")
+        member = groups.join("g", ["orders"])
+        member.look()
+        for offset in range(100):
+            member.commit_one("orders", offset % 2, offset)
+        log.alter_topic(OFFSETS_TOPIC, delete_retention_ms=0)
+        partition = log.topic(OFFSETS_TOPIC).partition(0)
+        for _ in range(2):  # tombstones go with the second
+            partition.compact()
+        assert len(list(partition.records())) < 10
+        told = groups.groups.describe("g")
+        assert behind._coordinator.groups.describe("g") == told
+        assert [one.group for one in behind._coordinator.groups.list()] == ["g"]
+        member.commit_one("orders", 0, 100)
+        assert behind._coordinator.committed("g", [ORDERS]) == {ORDERS: OffsetAndMetadata(100)}
+    with pylog.open(log.path) as again:
+        assert again._coordinator.committed("g", [ORDERS]) == {ORDERS: OffsetAndMetadata(100)}
+        assert again._coordinator.groups.describe("g").members == told.members
+
+
 # ---------------------------------------------------------------- what the partition does for it
 
 

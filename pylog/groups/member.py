@@ -310,6 +310,7 @@ class Membership:
                 value = encode_offset(offset, leader_epoch, encoded, now)
                 if view.append_one(key, value, now):
                     group.offsets[one] = OffsetValue(offset, leader_epoch, metadata, now)
+                    view.offset += 1
                     return
         self.commit({one: OffsetAndMetadata(offset, metadata, leader_epoch)})
 

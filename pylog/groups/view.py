@@ -78,13 +78,13 @@ class View:
     def append_one(self, key: bytes, value: bytes, timestamp: int) -> bool:
         """Append a record behind the view, in one C call; return False if others did before.
 
-        It is not taken in.  Where the topic asks for it the call waits for a sync.
+        Where the topic asks for it the call waits for a sync.  The caller takes the record in, and
+        then moves `offset` on: after an interrupt before that it is read again.
         """
         try:
             self.partition.append(value, key, None, timestamp, self.offset)
         except OffsetMismatchError:
             return False
-        self.offset += 1
         return True
 
     def append(self, records: Sequence[EncodedRecord], timestamp: int) -> tuple[int, int] | None:
