@@ -14,6 +14,7 @@ from processes import children
 import pylog
 from pylog import CompactionProgress, Log, Partition
 from pylog.errors import InvalidConfigurationError
+from pylog.storage import compaction
 from pylog.storage.policy import CLOCK_PROBATION_MS
 from pylog.verification import verify
 
@@ -272,6 +273,37 @@ def test_while_the_clock_is_in_doubt_no_tombstone_grows_old(log: Log) -> None:
     partition.append(b"v", key=b"b", timestamp=NOW)
     partition.compact()
     assert keys_of(partition) == [b"b"]
+
+
+def test_a_clock_that_was_in_doubt_does_not_put_off_the_next_look_at_tombstones(log: Log) -> None:
+    partition = make_compacted(log, delete_retention_ms=HOUR)
+    times = with_clock(partition, NOW)
+    partition.append(None, key=b"a", timestamp=NOW)
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    times[0] += YEAR
+    partition.append(b"v", key=b"b", timestamp=NOW)
+    partition.compact()
+    times[0] = NOW + HOUR
+    assert partition.compact().rounds == 1
+    assert keys_of(partition) == [b"b"]
+
+
+def test_times_of_tombstones_are_left_out_where_a_segment_would_outgrow_its_index(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = make_compacted(log, segment_bytes=1 << 20, delete_retention_ms=HOUR)
+    times = with_clock(partition, NOW)
+    partition.append_many([None] * 1000, keys=[b"%d" % n for n in range(1000)], timestamps=NOW)
+    size = partition._attached().page.marks().position  # type: ignore[union-attr]
+    monkeypatch.setattr(compaction, "_LONGEST_LOG", size)
+    assert partition.compact().bytes_after == size
+    assert len(keys_of(partition)) == 1000
+    monkeypatch.undo()
+    times[0] += HOUR
+    assert partition.compact().bytes_after > size
+    times[0] += HOUR
+    assert partition.compact().records_kept == 0
 
 
 def test_a_clock_that_is_set_back_lets_no_tombstone_go_early(log: Log) -> None:

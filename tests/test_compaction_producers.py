@@ -86,6 +86,17 @@ def test_a_producer_that_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
         assert {one["producer_id"] for one in headers_in(tmp_path) if one["count"] == 0} == set()
 
 
+def test_a_clock_that_is_in_doubt_lets_nobody_be_forgotten(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        partition = compacted(log)
+        now = partition._environment.clock() + 100 * EXPIRATION_MS
+        object.__setattr__(partition._environment, "clock", lambda: now)
+        partition.append(b"more", key=b"more")
+        partition.compact()
+        kept = [one["producer_id"] for one in headers_in(tmp_path) if one["count"] == 0]
+        assert kept == [PRODUCER]
+
+
 def test_the_time_of_a_batch_without_records_is_nobodys_latest(tmp_path: Path) -> None:
     with pylog.open(tmp_path) as log:
         partition = make_compacted(log, segment_bytes=10_000)

@@ -40,8 +40,15 @@ from pylog.records import CompactionProgress, CompactionReport
 from pylog.storage import policy
 from pylog.storage.attachment import Attachment
 from pylog.storage.cleaned_files import put_in_place, settle
-from pylog.storage.compaction import CleanedSegment, Run, Source, map_keys, with_cleaned
-from pylog.storage.dirty import DirtyPartition, Plan
+from pylog.storage.compaction import (
+    CleanedSegment,
+    OutgrownError,
+    Run,
+    Source,
+    map_keys,
+    with_cleaned,
+)
+from pylog.storage.dirty import IN_DOUBT, DirtyPartition, Plan
 from pylog.storage.encoding import compress_again
 from pylog.storage.lifecycle import IS_DELETED, IS_NEW
 from pylog.storage.manifest import Cleaned, Manifest, SegmentFacts
@@ -244,35 +251,40 @@ class CompactedPartition(DirtyPartition):
 
         Raises ReplacedError when what is dirty was deleted meanwhile.
         """
-        attachment, environment = plan.attachment, self._environment
+        attachment, dirty, environment = plan.attachment, plan.dirty, self._environment
         key_map = KeyMap(
             environment.random_bytes(_SECRET_BYTES),
             environment.cleaner.dedupe_buffer_bytes,
             environment.decompress,
         )
-        dirty = plan.dirty
         run.begin("map", dirty.dirty_bytes)
         sources = self._sources(attachment, dirty.start, dirty.end)
         if not sources:
             raise ReplacedError(f"{self!r} from {dirty.start} on")
         end = map_keys(key_map, sources, first_offset=dirty.start, run=run)
         self._wait_durable(dirty.start, end)
-        # Once a round, and only if there are batches of producers: it may read much of the log.
-        kept_offsets = functools.cache(functools.partial(self._kept_offsets, attachment))
+        new_filter = functools.partial(
+            BatchFilter,
+            key_map,
+            delete_retention_ms=self.config.delete_retention_ms,
+            round_end=dirty.end,
+            # Once a round, and only if there are batches of producers: it may read much of the log.
+            kept_offsets=functools.cache(functools.partial(self._kept_offsets, plan)),
+            decompress=environment.decompress,
+            compress=compress_again(self.config),
+        )
         groups = collections.deque(self._groups(plan.manifest, end))
         run.begin("filter", sum(facts.size for group in groups for facts in group))
         while groups:
             group = groups.popleft()
-            batch_filter = BatchFilter(
-                key_map,
-                now=plan.now,
-                delete_retention_ms=self.config.delete_retention_ms,
-                round_end=dirty.end,
-                kept_offsets=kept_offsets,
-                decompress=environment.decompress,
-                compress=compress_again(self.config),
-            )
-            if not self._clean(attachment, group, batch_filter, run):
+            batch_filter = new_filter(now=plan.now)
+            try:
+                is_clean = self._clean(attachment, group, batch_filter, run)
+            except OutgrownError:
+                # Times of tombstones make batches larger; without them nothing grows.
+                batch_filter = new_filter(now=IN_DOUBT)
+                is_clean = self._clean(attachment, group, batch_filter, run)
+            if not is_clean:
                 # Deleted meanwhile: what is left of it is put together anew.
                 manifest = self._manifest(attachment)
                 left = self._groups(manifest, end)
@@ -282,7 +294,7 @@ class CompactedPartition(DirtyPartition):
                 continue
             run.records_kept += batch_filter.records_kept
             run.records_dropped += batch_filter.records_read - batch_filter.records_kept
-        self._set_cleaned(attachment, Cleaned(end, environment.clock()))
+        self._set_cleaned(attachment, Cleaned(end, plan.time))
         return end
 
     def _groups(self, manifest: Manifest, end_offset: int) -> list[tuple[SegmentFacts, ...]]:
@@ -307,15 +319,16 @@ class CompactedPartition(DirtyPartition):
             if known.bases[place] < end_offset
         ]
 
-    def _kept_offsets(self, attachment: Attachment) -> list[int]:
+    def _kept_offsets(self, plan: Plan) -> list[int]:
         """Return the last offsets of the latest batches of the producers that are remembered.
 
         Their headers stay, or a producer that goes on after everybody forgot it would be refused.
         """
-        now = self._environment.clock()
+        # A clock that is in doubt lets nobody be forgotten, and neither does one that was set back.
+        now = min(plan.time, self._environment.clock())
         while True:
-            marks = attachment.page.marks()
-            segments = attachment.segments(marks)
+            marks = plan.attachment.page.marks()
+            segments = plan.attachment.segments(marks)
             try:
                 state = load_state(self._directory, self._searcher, segments, marks, now=now)
             except ReplacedError:

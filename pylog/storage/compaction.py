@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -32,6 +33,10 @@ from pylog.storage.segment import Segment
 
 _RESERVED_PER_BYTE: Final = 2  # of what is filtered: the C core's advice
 _LONGEST_LOG: Final = 2**31 - 1  # positions in an index are int32, as in Kafka
+
+
+class OutgrownError(OSError):
+    """What is left of segments of nearly 2 GiB, with the times of its tombstones, is larger."""
 
 
 class Source(NamedTuple):
@@ -212,7 +217,8 @@ class CleanedSegment:
             return
         run.step(len(data))
         position = self._scanner.position
-        assert position + len(data) <= _LONGEST_LOG, "a cleaned segment outgrew its index"
+        if position + len(data) > _LONGEST_LOG:
+            raise OutgrownError(errno.EFBIG, "a cleaned segment outgrew its index", self._names[0])
         # Checked before it is written: what is wrong now would be believed for good.
         status = self._scanner.feed(data)
         assert status == _native.END, REASONS.get(status, status)

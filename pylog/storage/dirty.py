@@ -24,11 +24,16 @@ IN_DOUBT: Final = -1  # to the C core: a time that neither sets nor passes a hor
 
 
 class Plan(NamedTuple):
-    """What a round goes over.  now: by which tombstones grow old; `IN_DOUBT` for none."""
+    """What a round goes over.
+
+    time: what the clock is known to have passed.  now: the same, by which tombstones grow old, or
+    `IN_DOUBT`.
+    """
 
     attachment: Attachment
     manifest: Manifest
     dirty: policy.DirtyRange
+    time: int
     now: int
 
 
@@ -97,16 +102,21 @@ class DirtyPartition(RetainingPartition):
     def _or_again(self, plan: Plan) -> Plan:
         """Return a plan, or, where nothing is dirty, one by which tombstones go whose time is over.
 
-        It takes the last segment for dirty: a round has to begin somewhere.
+        It takes the last clean segment for dirty: a round has to begin somewhere.
         """
-        cleaned, dirty = plan.manifest.cleaned, plan.dirty
-        time_is_over = 0 <= cleaned.time <= plan.now - self.config.delete_retention_ms
-        if dirty.start < dirty.end or plan.now == IN_DOUBT or not time_is_over:
+        manifest, end = plan.manifest, plan.dirty.start
+        last = manifest.cleaned.time
+        is_over = plan.now != IN_DOUBT and 0 <= last <= plan.now - self.config.delete_retention_ms
+        # A round that ended inside a segment was not the last: what follows is not dirty yet.
+        is_whole = end in (facts.base_offset for facts in manifest.segments)
+        if end < plan.dirty.end or not (is_over and is_whole):
             return plan
-        for facts in reversed(plan.manifest.segments[:-1]):
-            if facts.size > 0 and facts.base_offset < dirty.start:
-                start = max(facts.base_offset, plan.manifest.log_start_offset)
-                return plan._replace(dirty=dataclasses.replace(dirty, start=start))
+        for facts in reversed(manifest.segments[:-1]):
+            if facts.size > 0 and facts.base_offset < end:
+                start = max(facts.base_offset, manifest.log_start_offset)
+                return plan._replace(
+                    dirty=dataclasses.replace(plan.dirty, start=start, dirty_bytes=facts.size)
+                )
         return plan
 
     def _plan_round(self) -> Plan | None:
@@ -123,4 +133,5 @@ class DirtyPartition(RetainingPartition):
             clock, is_trusted = self._judged_clock(manifest, marks, self._environment.clock())
             # In doubt nothing is old; a time that has passed for sure is what it was last known.
             dirty = self._dirty_range(manifest, marks, clock.trusted)
-            return Plan(attachment, manifest, dirty, clock.trusted if is_trusted else IN_DOUBT)
+            now = clock.trusted if is_trusted else IN_DOUBT
+            return Plan(attachment, manifest, dirty, clock.trusted, now)
