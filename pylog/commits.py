@@ -102,6 +102,9 @@ class Commits:
             position = cursor.position
             if self._known.get(cursor) != position:
                 self._done[cursor] = position
+            else:
+                # Sought back to what is committed: what was done since is to be done again.
+                self._done.pop(cursor, None)
         self._given.clear()
         self._loop = None
 

@@ -122,6 +122,7 @@ class Consumer(PositionedConsumer):
             return
         part = self._part
         if not isinstance(part, GroupPart):
+            subscription.existing(self._topics)  # raises before anything is changed
             self._leave()
             assert self._coordinator is not None
             part = GroupPart(

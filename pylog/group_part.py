@@ -97,6 +97,7 @@ class GroupPart:
         self._counts: dict[str, int] = {}
         self._standing: Standing | None = None
         self._held: frozenset[TopicPartition] = _NONE
+        self._untold: frozenset[TopicPartition] = _NONE  # held, but on_assigned was not told yet
         self._is_telling = False
 
     # ------------------------------------------------------------------ what is wanted
@@ -182,10 +183,11 @@ class GroupPart:
         if lost:
             self._drop(lost)
         self._tell_lost(lost)
-        gained = standing.assigned - self._held
+        self._untold = (self._untold | (standing.assigned - self._held)) & standing.assigned
         self._held = standing.assigned
         self._begin(membership, self._read())
         self._standing = standing
+        gained, self._untold = self._untold, _NONE
         self._tell(self.listeners.on_assigned, gained)
 
     def _begin(self, membership: Membership, added: list[Cursor]) -> None:

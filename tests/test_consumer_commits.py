@@ -21,6 +21,7 @@ from pylog.errors import (
     NotAssignedError,
     OffsetMetadataTooLargeError,
     PartitionFullError,
+    UnknownTopicOrPartitionError,
 )
 
 
@@ -189,6 +190,17 @@ def test_what_was_sought_is_committed_as_what_was_given(log: Log) -> None:
     consumer.seek("t", 1 - record.partition, offset=7)
     consumer.commit()
     assert sorted(one.offset for one in consumer.committed().values() if one) == [1, 7]
+
+
+def test_who_seeks_back_to_what_is_committed_does_it_again(log: Log) -> None:
+    make(log, "t", records=100)
+    with member(log) as consumer:
+        consumer.commit(consumer.poll(0, 10)[-1])
+        for size in (40, 1):
+            assert len(consumer.poll(0, size)) == size
+        consumer.seek("t", 0, offset=10)
+        consumer.poll(0, 1)
+    assert next_offset(log) == 10
 
 
 def test_a_loop_that_stops_after_a_seek_commits_nothing_before_it(log: Log) -> None:
@@ -369,6 +381,15 @@ def test_who_goes_on_to_other_partitions_commits_what_it_did_of_the_last(log: Lo
         consumer.poll(0, 1)
         consumer.assign([("t", 1)])
         assert consumer.committed(("t", 0))["t", 0] == OffsetAndMetadata(4, "", 0)
+
+
+def test_a_topic_that_does_not_exist_leaves_an_own_choice_as_it_is(log: Log) -> None:
+    make(log, "t", records=10)
+    consumer = log.consumer(group="g")
+    consumer.assign([("t", 0)])
+    with pytest.raises(UnknownTopicOrPartitionError):
+        consumer.subscribe("nowhere")
+    assert len(consumer.poll(0)) == 10
 
 
 def test_from_members_to_own_choice_and_back(log: Log) -> None:

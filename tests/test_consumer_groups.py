@@ -260,6 +260,25 @@ def test_a_listener_may_seek_where_it_keeps_offsets_itself(log: Log) -> None:
     assert rest(consumer) == [(0, 8), (0, 9), (1, 8), (1, 9)]
 
 
+def test_a_listener_is_told_when_the_first_look_at_a_partition_failed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(log, "t", 2, records=10)
+    told = Told()
+    consumer = member(log, told, auto_offset_reset="latest")
+
+    def fail(_: Any) -> None:
+        raise OSError("cannot read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(consumer._commits, "pin", fail)
+        with pytest.raises(OSError, match="cannot read"):
+            consumer.poll(0)
+    assert told.take() == []
+    consumer.poll(0)
+    assert told.take() == [("assigned", [0, 1])]
+
+
 def test_a_listener_asks_for_no_records_and_does_not_leave(log: Log) -> None:
     make(log, "t", 2, records=10)
     raised: list[type[Exception]] = []
