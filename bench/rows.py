@@ -54,6 +54,8 @@ ROWS: tuple[Row, ...] = (
     Row("random read, many records", "random growth", "pylog-many", "pylog-few",
         Comparison.TIME, 1.5),
     Row("wake-up of another process", "wake-up", "pylog", "os.pipe", Comparison.OWN_TIME, 100e-6),
+    Row("wake-up of a member of a group", "wake-up", "pylog-group", "os.pipe",
+        Comparison.OWN_TIME, 200e-6),
     Row("clean open of many records", "open", "pylog-many", "pylog-empty",
         Comparison.EXTRA_TIME, 5e-3),
     Row("1,400 partitions, 2 processes, os", "activity",

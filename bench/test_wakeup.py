@@ -81,12 +81,20 @@ def wakeups(directory: Path, payload: Payload) -> Iterator[Race]:
         partition.append(value)
         reader = Waiter(log.path, "events")
         stack.callback(reader.end)
+        # Another topic, so that only one of them has something to read.
+        consumed = log.create_topic("consumed", durability="os").partition(0)
+        consumer = Waiter(log.path, "consumed", "group")
+        stack.callback(consumer.end)
+        stack.callback(consumed.append, END)
         stack.callback(partition.append, END)
         piped = Waiter("-")
         stack.callback(piped.end)
         contestants = {
             "pylog": Contestant(
                 lambda: reader.wake(lambda: partition.append(value)), KERNEL, 1, len(value)
+            ),
+            "pylog-group": Contestant(
+                lambda: consumer.wake(lambda: consumed.append(value)), KERNEL, 1, len(value)
             ),
             "os.pipe": Contestant(
                 lambda: piped.wake(lambda: os.write(piped.descriptor, b"x")), MEMORY, 1, 1
@@ -95,6 +103,6 @@ def wakeups(directory: Path, payload: Payload) -> Iterator[Race]:
         yield Race("wake-up", contestants, rounds=ROUNDS)
 
 
-@pytest.mark.parametrize("name", ["pylog", "os.pipe"])
+@pytest.mark.parametrize("name", ["pylog", "pylog-group", "os.pipe"])
 def test_wake_up(show: Callable[..., None], wakeups: Race, name: str) -> None:
     show(wakeups, name)
