@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
 import random
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +284,22 @@ def test_log_is_closed_while_a_compaction_waits_for_its_turn(tmp_path: Path) -> 
     with pylog.open(tmp_path, cleaner=CleanerConfig(cleaner_enable=False)) as log:
         assert count(log.topic("t")) == 200
         assert not list((tmp_path / "t-0").glob("*.cleaned"))
+
+
+def test_log_that_is_let_go_while_it_is_looked_after_is_collected(tmp_path: Path) -> None:
+    log = pylog.open(tmp_path, cleaner=EAGER)
+    topic = log.create_topic("t", **SMALL)
+    fill(topic)
+    wait_until(lambda topic=topic: count(topic) < 60)
+    gone = weakref.ref(log._engine)
+    del log, topic
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    wait_until(is_gone)
+    assert "is_clean 1" in (tmp_path / "t-0" / "manifest").read_text()
 
 
 def test_damage_is_shown_and_changes_nothing(
