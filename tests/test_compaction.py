@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from compacting import contents_of, fold, limit_memory, make_compacted, manifest_of, update
-from partitions import NOW, bases, logs_in, make_partition
-from processes import children
+from partitions import NOW, bases, make_partition
 
 import pylog
 from pylog import CompactionProgress, Log, Partition
 from pylog.errors import InvalidConfigurationError
 from pylog.storage import compaction
 from pylog.storage.policy import CLOCK_PROBATION_MS
-from pylog.verification import verify
 
 HOUR = 3_600_000
 YEAR = 365 * 24 * HOUR
@@ -350,6 +347,37 @@ def test_what_is_old_is_compacted_whatever_the_ratio(log: Log) -> None:
     assert not partition.is_compaction_due()
 
 
+def test_records_without_keys_stay_that_a_topic_takes_since_it_is_no_longer_compacted(
+    log: Log,
+) -> None:
+    partition = make_compacted(log)
+    limit_memory(partition, 1 << 10)
+    update(partition, 500, keys=200)
+
+    def alter(progress: CompactionProgress) -> None:
+        if partition.log_end_offset == 500:
+            log.alter_topic("t", cleanup_policy="delete")
+            partition.append_many([b"no key"] * 500)
+
+    assert partition.compact(progress=alter).rounds == 1
+    assert len(list(partition.records(500))) == 500
+
+
+def test_a_policy_that_is_changed_when_compaction_begins_ends_it(log: Log) -> None:
+    partition = make_compacted(log)
+    update(partition, 100, keys=5)
+    seal = partition._seal_active
+
+    def alter_first() -> None:
+        log.alter_topic("t", cleanup_policy="delete")
+        partition.append(b"no key")
+        seal()
+
+    partition._seal_active = alter_first  # type: ignore[method-assign]
+    assert partition.compact().rounds == 0
+    assert len(list(partition.records())) == 101
+
+
 def test_settings_that_are_changed_between_two_rounds_end_it(log: Log) -> None:
     partition = make_compacted(log)
     limit_memory(partition, 1 << 10)
@@ -363,121 +391,3 @@ def test_settings_that_are_changed_between_two_rounds_end_it(log: Log) -> None:
     assert report.rounds == 1
     assert 0 < report.end < 500
     assert [r.offset for r in partition.records(report.end)] == list(range(report.end, 500))
-
-
-# ---------------------------------------------------------------- files
-
-
-def test_a_cleaned_segment_is_as_old_as_its_last_source(log: Log, tmp_path: Path) -> None:
-    partition = make_compacted(log, segment_bytes=10_000)
-    update(partition, 200, keys=3)
-    partition.compact()
-    update(partition, 20, keys=3, seed=1)
-    partition.append(b"v", key=b"k")
-    append_times: list[int] = []
-
-    def make_old(progress: CompactionProgress) -> None:
-        for number, path in enumerate(logs_in(tmp_path)):
-            os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
-        segments = manifest_of(tmp_path).segments
-        append_times[:] = [facts.append_time for facts in segments[:-1]] or append_times
-
-    assert partition.compact(progress=make_old).segments_after == 1
-    assert len(append_times) > 1
-    assert logs_in(tmp_path)[0].stat().st_mtime == 1_600_000_000 + len(append_times) - 1
-    assert manifest_of(tmp_path).segments[0].append_time == append_times[-1]
-
-
-def test_verify_finds_nothing_wrong_after_compactions(log: Log, tmp_path: Path) -> None:
-    partition = make_compacted(log)
-    for seed in range(3):
-        update(partition, 200, keys=30, seed=seed)
-        partition.compact()
-        assert damages(tmp_path) == []
-    log.close()
-    assert damages(tmp_path) == []
-
-
-def test_a_log_without_its_manifest_is_found_from_cleaned_segments(tmp_path: Path) -> None:
-    with pylog.open(tmp_path) as log:
-        partition = make_compacted(log, segment_bytes=300)
-        for key in b"abcdef":
-            partition.append(bytes(80), key=bytes([key]))
-        # The last record of the first segment, which leaves no gap that a batch shows.
-        last = partition._attached().known_segments().bases[1] - 1  # type: ignore[union-attr]
-        partition.append(b"new", key=bytes([b"abcdef"[last]]))
-        partition.compact()
-        expected = [contents_of(record) for record in partition.records()]
-        assert last not in [offset for offset, *_ in expected]
-        assert bases(tmp_path)[1] == last + 1
-    (tmp_path / "t-0" / "manifest").unlink()
-    with pylog.open(tmp_path) as log:
-        partition = log.topic("t").partition(0)
-        assert [contents_of(record) for record in partition.records()] == expected
-        for offset in range(partition.log_end_offset):
-            partition.read(offset)
-        partition.append(b"newer", key=b"a")
-        partition.compact()
-        assert fold(partition) == {key: value for _, _, key, value, _ in expected} | {
-            b"a": b"newer"
-        }
-
-
-def test_without_its_manifest_a_log_has_no_record_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process died when a merged segment was in place and its other sources were not gone."""
-    with pylog.open(tmp_path) as log:
-        partition = make_compacted(log)
-        update(partition, 200, keys=5)
-        state = fold(partition)
-        monkeypatch.setattr(Partition, "_remove_later", lambda *_: None)
-        partition.compact()
-        update(partition, 5, keys=5, seed=1)
-        partition.compact()
-        state = fold(partition)
-        expected = [contents_of(record) for record in partition.records()]
-        assert expected[0][0] < 200, "a merged segment holds records of the others"
-        assert len(bases(tmp_path)) > len(manifest_of(tmp_path).segments)
-    monkeypatch.undo()
-    (tmp_path / "t-0" / "manifest").unlink()
-    with pylog.open(tmp_path) as log:
-        partition = log.topic("t").partition(0)
-        found = [contents_of(record) for record in partition.records()]
-        offsets = [offset for offset, *_ in found]
-        assert offsets == sorted(set(offsets))
-        assert set(expected) <= set(found), "older ones may be seen again, but none is missing"
-        assert fold(partition) == state
-
-
-def test_recovery_mends_what_compaction_left_as_it_was_rolled(tmp_path: Path) -> None:
-    """A roll of durability "os" leaves indexes unsynced, and zeros behind the last batch."""
-    with children() as start:
-
-        def work() -> None:
-            log = pylog.open(tmp_path)
-            partition = make_compacted(log, segment_bytes=20_000, index_interval_bytes=500)
-            for number in range(150):
-                partition.append(bytes(100), key=b"only once %d" % number)
-            assert len(bases(tmp_path)) == 2
-            while len(bases(tmp_path)) < 4:
-                partition.append(bytes(100), key=b"key")
-            partition.compact(include_active=False)
-            os._exit(0)  # without a close
-
-        start(work).join()
-    first, second, *_ = manifest_of(tmp_path).segments
-    assert first.revision == 0 < second.revision
-    path = tmp_path / "t-0" / f"{0:020}"
-    with path.with_suffix(".log").open("ab") as file:
-        file.write(bytes(50_000))
-    path.with_suffix(".index").write_bytes(b"")
-    with pylog.open(tmp_path) as log:
-        log.topic("t").append(b"more", key=b"more")
-    assert path.with_suffix(".log").stat().st_size == first.size
-    assert damages(tmp_path) == []
-
-
-def damages(path: Path) -> list[str]:
-    reports = verify(str(path))
-    return [str(one) for report in reports for one in report.findings if one.is_damage]

@@ -7,7 +7,6 @@ Knows batches only through the C core.  Reads, never writes; recovery does what 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import Final
 
 from pylog import _native
@@ -17,8 +16,6 @@ from pylog.storage.files import Directory, read_file
 from pylog.storage.manifest import ActiveFacts, Manifest, SegmentFacts
 from pylog.storage.policy import INDEX_ENTRY_BYTES, OFFSETS_PER_SEGMENT, TIME_ENTRY_BYTES
 from pylog.storage.scan import NOT_KNOWN, REASONS, last_nonzero, walk_log
-
-logger = logging.getLogger("pylog")
 
 _AT_THE_END: Final = REASONS[_native.END]
 _MAX_INDEX_BYTES: Final = 64 << 20  # more than a segment of 2 GiB fills at the usual interval
@@ -36,17 +33,11 @@ def manifest_from_files(directory: Directory, index_interval_bytes: int) -> Mani
     )
     if not bases:
         return None
-    segments: list[SegmentFacts] = []
-    reached = 0  # by the batches of the segments before
-    for base, end in zip(bases, [*bases[1:], None], strict=True):
-        if base < reached:
-            # Compaction put its records into the segment before and died before this one went.
-            logger.warning("%s: segment %d is part of the one before", directory.path, base)
-            continue
-        if segments:
-            segments[-1] = dataclasses.replace(segments[-1], end_offset=base)
-        facts, reached = _facts_from_file(directory, base, end, index_interval_bytes)
-        segments.append(facts)
+    # All of them count, whatever the batches of others say: no CRC covers where a batch stands.
+    segments = [
+        _facts_from_file(directory, base, end, index_interval_bytes)
+        for base, end in zip(bases, [*bases[1:], None], strict=True)
+    ]
     # The active segment is scanned as after a crash: nothing of it is known to be durable.
     active = segments.pop()
     segments.append(dataclasses.replace(active, end_offset=active.base_offset, size=0))
@@ -63,11 +54,8 @@ def manifest_from_files(directory: Directory, index_interval_bytes: int) -> Mani
 
 def _facts_from_file(
     directory: Directory, base: int, end: int | None, index_interval_bytes: int
-) -> tuple[SegmentFacts, int]:
-    """Return what a segment's own files say, and the offset after its last batch.
-
-    end: the base of the next one, None for the last.
-    """
+) -> SegmentFacts:
+    """Return what a segment's own files say; `end` is the base of the next one, if any."""
     maximum = base + OFFSETS_PER_SEGMENT if end is None else end
     name = layout.log_name(base)
     file = directory.open(name)
@@ -85,10 +73,13 @@ def _facts_from_file(
             if not walk.damages and walk.reason == _AT_THE_END:
                 break
         # Gaps between intact batches are compaction's work, not damage.
-        (strict_walk, _), (walk, _) = results[0], results[-1]
-        has_gaps = len(walk.damages) < len(strict_walk.damages) or (
-            len(walk.damages) == len(strict_walk.damages) and walk.position > strict_walk.position
-        )
+        (strict_walk, _), (loose_walk, _) = results[0], results[-1]
+        fewer = len(strict_walk.damages) - len(loose_walk.damages)
+        # Before the last batch nothing intact follows that would tell a gap from its damage; but
+        # that it stands there by a flipped bit is ruled out if it ends before the next segment.
+        is_last = loose_walk.position > strict_walk.position
+        is_inside = end is not None and loose_walk.next_offset <= end
+        has_gaps = fewer > 0 or (fewer == 0 and is_last and is_inside)
         walk, scanner = results[-1] if has_gaps else results[0]
         size = last_nonzero(file, start=walk.position, end=file.size())
         # So is one at the end, behind which nothing stands: batches may be gone that were the last.
@@ -97,7 +88,7 @@ def _facts_from_file(
         file.close()
     index = read_file(directory, layout.index_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
     timeindex = read_file(directory, layout.timeindex_name(base), max_bytes=_MAX_INDEX_BYTES) or b""
-    facts = SegmentFacts(
+    return SegmentFacts(
         base_offset=base,
         end_offset=walk.next_offset if end is None else end,
         size=max(size, walk.position),
@@ -107,4 +98,3 @@ def _facts_from_file(
         time_entries=-(-len(timeindex.rstrip(b"\0")) // TIME_ENTRY_BYTES),
         is_compacted=has_gaps or ends_early,
     )
-    return facts, walk.next_offset

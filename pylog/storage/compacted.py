@@ -221,8 +221,13 @@ class CompactedPartition(DirtyPartition):
         self._settle(first.attachment)
         plan: Plan | None = first
         end = start = first.dirty.start
-        # Settings may be changed meanwhile, so that less may be compacted than was planned.
-        while plan and plan.dirty.start < min(first.dirty.end, plan.dirty.end):
+        # Settings may be changed meanwhile: less may be compacted than was planned, or nothing.
+        # The policy is asked for when the range is known: records above it may have no key.
+        while plan and self.is_compacted:
+            dirty = plan.dirty.until(first.dirty.end)
+            if dirty.start >= dirty.end:
+                break
+            plan = plan._replace(dirty=dirty)
             # Deleted meanwhile: what is left is planned anew.
             with contextlib.suppress(ReplacedError):
                 end = self._round(plan, run)

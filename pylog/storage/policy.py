@@ -198,6 +198,10 @@ class DirtyRange:
     clean_bytes: int = 0
     dirty_bytes: int = 0
 
+    def until(self, end: int) -> DirtyRange:
+        """Return the part of the range below `end`, which lies between segments, too."""
+        return dataclasses.replace(self, end=min(self.end, end))
+
     @property
     def ratio(self) -> float:
         """The part of the bytes that is dirty, from 0 to 1; 0 when there are none."""
