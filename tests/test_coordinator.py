@@ -157,6 +157,9 @@ def test_a_member_that_does_not_look_for_too_long_is_dropped(log: Log) -> None:
         now[0] += 2000
         slow.look()
         assert len(other.look().assigned) == 3
+    now[0] += 9000
+    slow.look()  # late, but nobody missed it
+    slow.commit_one("orders", next(iter(slow.look().assigned)).partition, 1)
     now[0] += 3000
     assert len(other.look().assigned) == 6
     with pytest.raises(UnknownMemberIdError):

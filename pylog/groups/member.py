@@ -151,8 +151,9 @@ class Membership:
         log = self._log
         with log.lock:
             group = self._group_locked()
-        log.look_after(self.group, group)
+        # First: who is late, and was not missed by anybody, goes on.
         self._say_progress(group)
+        log.look_after(self.group, group)
         with log.lock:
             group = self._group_locked()
             looked = self._looked
