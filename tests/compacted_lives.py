@@ -76,7 +76,8 @@ class CompactedLife(Life):
         """Compact; return what there is then, which means the same."""
         compact(partition, is_damaged=None in contents)
         cleaned = read_rows(partition)
-        check_fold(cleaned, contents)
+        start = partition.log_start_offset
+        check_fold(cleaned[start:], contents[start:])
         partition.check()
         return cleaned
 
@@ -99,6 +100,9 @@ class CompactedLife(Life):
             partition.append_many([row[1] for row in rows], keys=[row[0] for row in rows])
         elif kind == "compact":
             compact(partition, is_damaged=None in self.history.values)
+            # Retention was applied first.
+            start = partition.log_start_offset
+            self.history.asked_start = max(self.history.asked_start, start)
         else:
             super().step(kind, partition, process)
 
