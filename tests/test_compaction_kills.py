@@ -21,7 +21,7 @@ from pylog import Partition
 from pylog.verification import verify
 
 pytestmark = pytest.mark.usefixtures("quick_checksums")
-STORM_SECONDS = 600 if IS_EXHAUSTIVE else 5
+STORM_SECONDS = 600 if IS_EXHAUSTIVE else 3
 DAY = 86_400_000
 
 
