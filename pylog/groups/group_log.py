@@ -17,12 +17,11 @@ sync, and no user's function is called.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from pylog._native import Events, system_clock
@@ -55,7 +54,7 @@ OFFSETS_CONFIG: Final = TopicConfig(
 
 # How often at most who looks anyway looks for the dead: of 300 members in 0.3 ms (guessed).
 _LOOK_SECONDS: Final = 0.1
-_MAX_FORGOTTEN: Final = 10_000  # committed offsets in one batch, which has to stay far below 8 MiB
+_MAX_FORGOTTEN_BYTES: Final = 1 << 20  # in one batch, which has to stay far below 8 MiB (guessed)
 _ATTEMPTS: Final = 3  # before all others have to wait (guessed)
 
 # What happens to a draft of a group; returns whether its epoch has to rise.
@@ -221,10 +220,7 @@ class GroupLog:
         Only its committed offsets may be others than when the changes were decided.
         """
         now = self.clock()
-        records = [
-            (encode_key(key), None if value is None else encode_value(value))
-            for key, value in changes
-        ]
+        records = _encoded(changes)
 
         def check(view: View) -> Sequence[EncodedRecord]:
             group = view.groups.get(name)
@@ -261,24 +257,29 @@ class GroupLog:
     def forget_topic(self, topic: str) -> None:
         """Forget what all groups committed for a topic that was deleted or is about to be made.
 
-        Offsets are committed by names: of a topic that is made anew, records would be skipped.
+        Offsets are committed by names: of a topic that is made anew, records would be skipped.  For
+        that reason members lose it in the same step, before any of them looks: what they commit
+        from then on is of the old one.
         Where `__consumer_offsets` is damaged, that is logged and nothing is done.
         Raises what `write` raises.
         """
 
         def check(view: View) -> Sequence[EncodedRecord]:
-            keys = (
-                OffsetKey(group.name, *partition)
-                for group in view.groups.values()
-                for partition in group.offsets
-                if partition.topic == topic
-            )
-            return [(encode_key(key), None) for key in itertools.islice(keys, _MAX_FORGOTTEN)]
+            records: list[EncodedRecord] = []
+            size = 0
+            for group in view.groups.values():
+                for together in _forgetting(group, topic, there):
+                    if size > _MAX_FORGOTTEN_BYTES:
+                        return records
+                    records += together
+                    size += sum(len(key) + len(value or b"") for key, value in together)
+            return records
 
         try:
             with self.lock:
                 if self.view_locked(create=False) is None:
                     return
+            there = {facts.topic_id.bytes for facts in self.registry.known([topic])}
             while self.write(check, self.clock()):
                 logger.debug("forgot offsets committed for %r", topic)
         except CorruptionError:
@@ -370,6 +371,32 @@ class GroupLog:
             self.change(name, event)
         finally:
             self.liveness.release(name, member_id)
+
+
+def _forgetting(
+    group: Group, topic: str, there: Collection[bytes]
+) -> Iterator[list[EncodedRecord]]:
+    """Yield what lets a group forget a topic, except as one of the ids that are there.
+
+    Records that have to be in one batch come together; the first ones first.
+    """
+    gone = [at for at, shape in group.shapes.items() if shape.name == topic and at not in there]
+    if gone:
+        draft = group.draft()
+        for topic_id in gone:
+            del draft.shapes[topic_id]
+        # Who looks next assigns anew.  An enemy's last epoch stays; the topic is forgotten also so.
+        draft.epoch = min(draft.epoch + 1, membership.MAX_EPOCH)
+        yield _encoded(changes_between(group, draft))
+    for partition in group.offsets:
+        if partition.topic == topic:
+            yield _encoded([(OffsetKey(group.name, *partition), None)])
+
+
+def _encoded(changes: Collection[Change]) -> list[EncodedRecord]:
+    return [
+        (encode_key(key), None if value is None else encode_value(value)) for key, value in changes
+    ]
 
 
 def check_readable(group: Group) -> None:

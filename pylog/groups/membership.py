@@ -33,7 +33,7 @@ from pylog.groups.facts import CurrentValue, MemberValue, Place, TopicShape
 from pylog.groups.state import AWAY_EPOCH, STABLE, UNRELEASED, UNREVOKED, Group, Member
 from pylog.records import TopicPartition
 
-_MAX_EPOCH: Final = 2**31 - 1
+MAX_EPOCH: Final = 2**31 - 1
 DEFAULT_SESSION_TIMEOUT_MS: Final = 45_000  # Kafka's
 
 # The topics of the log, by name, and the assignors that this process knows, by name.
@@ -185,7 +185,7 @@ def settle(draft: Group, topics: Topics, assignors: Assignors, *, is_changed: bo
             is_changed = True
     is_changed |= _take_shapes(draft, topics)
     if is_changed:
-        if draft.epoch >= _MAX_EPOCH:
+        if draft.epoch >= MAX_EPOCH:
             raise CorruptionError(f"group {draft.name!r}: epoch {draft.epoch} is the last one")
         draft.epoch += 1
     if draft.target_epoch < draft.epoch:

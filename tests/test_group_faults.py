@@ -1,0 +1,73 @@
+"""Groups when the world is unkind: topics deleted under them, full disks, clocks that jump."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pylog
+from pylog import Log, OffsetAndMetadata, TopicPartition
+from pylog.errors import StaleMemberEpochError
+from pylog.groups import group_log
+from pylog.groups.coordinator import Coordinator
+
+ORDERS_0 = TopicPartition("orders", 0)
+OFFSET = OffsetAndMetadata(2)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with pylog.open(tmp_path / "log") as opened:
+        opened.create_topic("orders", 2)
+        yield opened
+
+
+@pytest.fixture
+def groups(log: Log) -> Coordinator:
+    return log._coordinator
+
+
+@pytest.mark.parametrize("is_one", [True, False])
+def test_a_late_commit_is_not_of_the_topic_that_was_made_anew(
+    log: Log, groups: Coordinator, is_one: bool
+) -> None:
+    member, idle = groups.join("g", ["orders"]), groups.join("h", ["orders", "others"])
+    assert member.look().assigned == {ORDERS_0, TopicPartition("orders", 1)}
+    member.commit_one("orders", 0, 50)
+    log.delete_topic("orders")
+    log.create_topic("orders", 2)
+    with pytest.raises(StaleMemberEpochError):
+        if is_one:
+            member.commit_one("orders", 0, 100)
+        else:
+            member.commit({ORDERS_0: OffsetAndMetadata(100)})
+    assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: None}
+    # What it gets now is the new one.
+    assert member.look().assigned == {ORDERS_0, TopicPartition("orders", 1)}
+    member.commit_one("orders", 0, 1)
+    assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: OffsetAndMetadata(1)}
+    assert len(idle.look().assigned) == 2
+    assert groups.groups.describe("h").state == "stable"
+
+
+def test_a_topic_that_is_deleted_for_good_leaves_groups_stable(
+    log: Log, groups: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_log, "_MAX_FORGOTTEN_BYTES", 1)  # so in many batches
+    log.create_topic("others")
+    members = [groups.join(name, ["orders", "others"]) for name in ("g", "h")]
+    for member in members:
+        member.look()
+        member.commit({ORDERS_0: OffsetAndMetadata(1), TopicPartition("orders", 1): OFFSET})
+    log.delete_topic("orders")
+    for member in members:
+        assert member.look().assigned == {TopicPartition("others", 0)}
+        assert groups.groups.describe(member.group).state == "stable"
+        assert groups.groups.describe(member.group).offsets.keys() == {TopicPartition("others", 0)}
+    # A group that has nothing of a topic is left alone when one of its name is made.
+    epochs = [groups.groups.describe(member.group).epoch for member in members]
+    groups.log.forget_topic("orders")
+    groups.log.forget_topic("others")
+    assert [groups.groups.describe(member.group).epoch for member in members] == epochs
