@@ -9,9 +9,10 @@ import pytest
 
 import pylog
 from pylog import Log, OffsetAndMetadata, TopicPartition
-from pylog.errors import StaleMemberEpochError
+from pylog.errors import RecordTooLargeError, StaleMemberEpochError
 from pylog.groups import group_log
 from pylog.groups.coordinator import Coordinator
+from pylog.groups.group_log import OFFSETS_TOPIC
 
 ORDERS_0 = TopicPartition("orders", 0)
 OFFSET = OffsetAndMetadata(2)
@@ -71,3 +72,19 @@ def test_a_topic_that_is_deleted_for_good_leaves_groups_stable(
     groups.log.forget_topic("orders")
     groups.log.forget_topic("others")
     assert [groups.groups.describe(member.group).epoch for member in members] == epochs
+
+
+def test_a_commit_too_large_for_one_piece_is_refused_whole(log: Log, groups: Coordinator) -> None:
+    log.create_topic("wide", 40)
+    member = groups.join("g", ["wide"])
+    wide = member.look().assigned
+    member.commit_one("wide", 0, 1)
+    log.alter_topic(OFFSETS_TOPIC, segment_bytes=64 << 10, max_message_bytes=16 << 10)
+    end = log.topic(OFFSETS_TOPIC).partition(0).log_end_offset
+    with pytest.raises(RecordTooLargeError):
+        member.commit({one: OffsetAndMetadata(2, "x" * 4096) for one in wide})
+    assert log.topic(OFFSETS_TOPIC).partition(0).log_end_offset == end
+    found = groups.committed("g", wide)
+    assert [one for one, offset in found.items() if offset] == [TopicPartition("wide", 0)]
+    member.commit(dict.fromkeys(wide, OFFSET))
+    assert set(groups.committed("g", wide).values()) == {OFFSET}

@@ -13,11 +13,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from pylog.errors import CorruptionError, OffsetMismatchError, OffsetOutOfRangeError
+from pylog.errors import (
+    CorruptionError,
+    OffsetMismatchError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+)
 from pylog.groups.facts import Key, Value
 from pylog.groups.schemas import parse_key, parse_value
 from pylog.groups.state import Group
-from pylog.storage.encoding import Chunk
+from pylog.storage.encoding import Chunk, chunk_bytes
 from pylog.storage.partition import Partition
 
 logger = logging.getLogger("pylog")
@@ -90,7 +95,8 @@ class View:
     def append(self, records: Sequence[EncodedRecord], timestamp: int) -> tuple[int, int] | None:
         """Append records behind the view and take them in; return None if others did before.
 
-        Returns (first, end offset); durability is not waited for.
+        Returns (first, end offset); durability is not waited for.  Raises RecordTooLargeError, with
+        nothing appended, when they cannot be placed in one piece.
         """
         try:
             placed = self.partition.place(self._chunk(records, timestamp), self.offset)
@@ -123,7 +129,11 @@ class View:
     def _chunk(self, records: Sequence[EncodedRecord], timestamp: int) -> Chunk:
         keys, values = [key for key, _ in records], [value for _, value in records]
         chunks = self.partition.encode_chunks(values, keys, None, timestamp).chunks
-        assert len(chunks) == 1, "all or nothing"
+        if len(chunks) > 1:
+            # All or nothing: what is placed in parts could be taken in by halves.
+            size = sum(len(chunk.data) for chunk in chunks)
+            limit = chunk_bytes(self.partition.config)
+            raise RecordTooLargeError(size, limit, "what is placed at once")
         return chunks[0]
 
     def _take_own(self, records: Sequence[EncodedRecord], timestamp: int, end: int) -> None:
