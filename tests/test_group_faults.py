@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 
 import pylog
 from pylog import Log, OffsetAndMetadata, TopicPartition
-from pylog.errors import RecordTooLargeError, StaleMemberEpochError
+from pylog.errors import PartitionFullError, RecordTooLargeError, StaleMemberEpochError
 from pylog.groups import group_log
 from pylog.groups.coordinator import Coordinator
 from pylog.groups.group_log import OFFSETS_TOPIC
+from pylog.groups.view import View
 
 ORDERS_0 = TopicPartition("orders", 0)
 OFFSET = OffsetAndMetadata(2)
@@ -88,3 +90,37 @@ def test_a_commit_too_large_for_one_piece_is_refused_whole(log: Log, groups: Coo
     assert [one for one, offset in found.items() if offset] == [TopicPartition("wide", 0)]
     member.commit(dict.fromkeys(wide, OFFSET))
     assert set(groups.committed("g", wide).values()) == {OFFSET}
+
+
+@pytest.mark.parametrize("error", [PartitionFullError("no space"), OSError(28, "no space")])
+def test_who_cannot_bury_the_dead_as_the_disk_is_full_still_reads(
+    log: Log,
+    groups: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: OSError,
+) -> None:
+    now = [10**12]
+    groups.log.clock = lambda: now[0]
+    lives = groups.join("g", ["orders"], max_poll_interval_ms=3000)
+    dies = groups.join("g", ["orders"])
+    lives.let_go(lives.look().to_revoke)
+    standing = lives.look()
+    assert len(standing.assigned) == len(dies.look().assigned) == 1
+    dies.abandon()
+
+    def fail(*arguments: object) -> object:
+        raise error
+
+    caplog.set_level(logging.WARNING)
+    with monkeypatch.context() as patched:
+        patched.setattr(View, "append", fail)
+        for late in (0, 2000, 9000):  # it cannot even say that it lives
+            now[0] += late
+            groups.log.monotonic = lambda: 10.0**9 + now[0]
+            assert lives.look() is standing
+        with pytest.raises(type(error)):
+            lives.commit(dict.fromkeys(standing.assigned, OFFSET))
+    assert len(caplog.records) == 1
+    now[0] += 2000
+    assert len(lives.look().assigned) == 2

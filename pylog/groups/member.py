@@ -8,6 +8,7 @@ Locks: the group log's, around what a commit is checked against.
 from __future__ import annotations
 
 import contextlib
+import logging
 import operator
 import os
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 
 from pylog.errors import (
     ClosedError,
+    DurabilityUnknownError,
     InvalidConfigurationError,
     OffsetMetadataTooLargeError,
     StaleMemberEpochError,
@@ -28,6 +30,8 @@ from pylog.groups.schemas import encode_key, encode_offset, encode_value
 from pylog.groups.state import Group
 from pylog.groups.view import EncodedRecord, View
 from pylog.records import OffsetAndMetadata, TopicPartition
+
+logger = logging.getLogger("pylog")
 
 MAX_METADATA_BYTES: Final = 4096  # Kafka's offset.metadata.max.bytes
 _MAX_INT32: Final = 2**31 - 1
@@ -125,6 +129,7 @@ class Membership:
         self._said = said
         self._forks = log.forks
         self._is_closed = False
+        self._is_behind = False  # nothing could be appended at the last look, which was told
         self._standing = Standing(-1, _NO_PARTITIONS, _NO_PARTITIONS)
         self._looked: tuple[Group | None, int] = (None, -1)  # the state that the standing is of
         # What may be committed, and the state of the group that says so, which may be a later one.
@@ -145,21 +150,38 @@ class Membership:
     def look(self) -> Standing:
         """Return what the member may do now, after doing what is due in its group.
 
-        The same object until something changes for it.  Without news some copies of marks.
+        The same object until something changes for it.  What cannot be appended is due later.
+        Without news some copies of marks.
         """
         self._check_open()
         log = self._log
         with log.lock:
             group = self._group_locked()
-        # First: who is late, and was not missed by anybody, goes on.
-        self._say_progress(group)
-        log.look_after(self.group, group)
+        self._look_after(group)
         with log.lock:
             group = self._group_locked()
             looked = self._looked
             if group is not looked[0] or group.version != looked[1]:
                 self._take_standing_locked(group)
             return self._standing
+
+    def _look_after(self, group: Group) -> None:
+        """Do what is due in the group, as far as anything can be appended now.
+
+        Where nothing can be, members still may read what they have: the next look tries again.
+        """
+        try:
+            # First: who is late, and was not missed by anybody, goes on.
+            self._say_progress(group)
+            self._log.look_after(self.group, group)
+        except DurabilityUnknownError:
+            raise
+        except OSError as error:
+            if not self._is_behind:
+                logger.warning("group %r: what is due has to wait: %s", self.group, error)
+            self._is_behind = True
+        else:
+            self._is_behind = False
 
     def _group_locked(self) -> Group:
         """Return the group as it is now."""
