@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import crc32c
 import pytest
@@ -15,6 +16,10 @@ settings.load_profile("pylog")
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 IS_EXHAUSTIVE = os.environ.get("PYLOG_EXHAUSTIVE", "") not in ("", "0")
+
+
+# A shell that runs the suite in the background lets it ignore Ctrl-C, which many tests are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

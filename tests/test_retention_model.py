@@ -64,12 +64,15 @@ class Model:
     def append(self) -> None:
         timestamp = self.rng.choice((None, 0, self.now - 9 * HOUR, 2**60))
         value = self.value()
-        assert self.partition.append(value, timestamp=timestamp).offset == len(self.rows)
+        # A key of its own: a compacted topic takes no record without one.
+        key = b"%d" % len(self.rows)
+        assert self.partition.append(value, key, timestamp=timestamp).offset == len(self.rows)
         self.rows.append((value, self.now))
 
     def append_many(self) -> None:
         values = [self.value() + b"%d" % number for number in range(self.rng.randrange(1, 20))]
-        self.partition.append_many(values)
+        keys = [b"%d" % (len(self.rows) + number) for number in range(len(values))]
+        self.partition.append_many(values, keys)
         self.rows += [(value, self.now) for value in values]
 
     def delete(self) -> None:
