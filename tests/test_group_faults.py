@@ -10,10 +10,17 @@ import pytest
 
 import pylog
 from pylog import Log, OffsetAndMetadata, TopicPartition
-from pylog.errors import PartitionFullError, RecordTooLargeError, StaleMemberEpochError
+from pylog.errors import (
+    CorruptionError,
+    PartitionFullError,
+    RecordTooLargeError,
+    StaleMemberEpochError,
+)
 from pylog.groups import group_log
 from pylog.groups.coordinator import Coordinator
+from pylog.groups.facts import EpochValue, GroupKey, TargetEpochKey
 from pylog.groups.group_log import OFFSETS_TOPIC
+from pylog.groups.schemas import encode_key, encode_value
 from pylog.groups.view import View
 
 ORDERS_0 = TopicPartition("orders", 0)
@@ -124,3 +131,31 @@ def test_who_cannot_bury_the_dead_as_the_disk_is_full_still_reads(
     assert len(caplog.records) == 1
     now[0] += 2000
     assert len(lives.look().assigned) == 2
+
+
+LAST_EPOCH = EpochValue(2**31 - 1)
+
+
+def test_a_group_in_the_last_epoch_whose_members_are_dead_can_be_deleted(
+    log: Log, groups: Coordinator
+) -> None:
+    member = groups.join("g", ["orders"])
+    key, value = encode_key(GroupKey("g")), encode_value(LAST_EPOCH)
+    log.topic(OFFSETS_TOPIC).partition(0).append(value, key)
+    with pytest.raises(CorruptionError):
+        groups.join("g", ["orders"])
+    member.abandon()
+    groups.groups.delete("g")
+    assert groups.log.names() == []
+    assert len(groups.join("g", ["orders"]).look().assigned) == 2
+
+
+def test_a_target_of_a_later_epoch_than_the_groups_is_made_anew(
+    log: Log, groups: Coordinator
+) -> None:
+    groups.commit("g", {ORDERS_0: OFFSET})
+    key, value = encode_key(TargetEpochKey("g")), encode_value(LAST_EPOCH)
+    log.topic(OFFSETS_TOPIC).partition(0).append(value, key)
+    member = groups.join("g", ["orders"])
+    assert len(member.look().assigned) == 2
+    member.commit_one("orders", 0, 1)

@@ -294,7 +294,7 @@ def _state(group: Group) -> str:
         return "classic"
     if not group.members:
         return "empty"
-    if group.target_epoch < group.epoch:
+    if group.target_epoch != group.epoch:
         return "assigning"
     is_stable = all(member.current.state == STABLE for member in group.members.values())
     return "stable" if is_stable else "reconciling"

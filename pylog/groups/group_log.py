@@ -298,7 +298,7 @@ class GroupLog:
         topics_version = self.registry.version
         now = self.monotonic()
         is_due = topics_version != care.topics_version or (
-            group.target_epoch < group.epoch and care.group_version != group.version
+            group.target_epoch != group.epoch and care.group_version != group.version
         )
         if not is_due and now < care.look_again:
             return

@@ -184,11 +184,12 @@ def settle(draft: Group, topics: Topics, assignors: Assignors, *, is_changed: bo
             del draft.members[member_id]
             is_changed = True
     is_changed |= _take_shapes(draft, topics)
-    if is_changed:
+    # Without members nothing moves any more, and such a group can still be emptied and deleted.
+    if is_changed and (draft.members or draft.epoch < MAX_EPOCH):
         if draft.epoch >= MAX_EPOCH:
             raise CorruptionError(f"group {draft.name!r}: epoch {draft.epoch} is the last one")
         draft.epoch += 1
-    if draft.target_epoch < draft.epoch:
+    if draft.target_epoch != draft.epoch:  # an enemy's may be a later one
         _retarget(draft, assignors)
     _bring_on(draft)
     _forget_shapes(draft)
