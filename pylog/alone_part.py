@@ -42,7 +42,9 @@ class AlonePart:
         self._subscription, self._version = subscription, version
         if self._is_latest:
             for cursor in added:
-                cursor.seek(cursor.partition.high_watermark)
+                # What is appended from now on counts, whenever it is asked for; where the group
+                # committed, it goes on there.
+                cursor.seek(cursor.position)
 
     def refresh(self) -> bool:
         """Follow topics that were made, grew or were deleted; return whether any was.

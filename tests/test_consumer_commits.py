@@ -373,6 +373,17 @@ def test_who_assigns_itself_partitions_commits_while_the_group_has_no_members(lo
     assert {one.offset for one in consumer.committed().values() if one} == {10}
 
 
+def test_an_own_choice_of_the_latest_goes_on_where_the_group_committed(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    with log.consumer(group="g", auto_offset_reset="latest") as consumer:
+        consumer.assign([("t", 0)])
+        consumer.commit({("t", 0): 3})
+    consumer = log.consumer(group="g", auto_offset_reset="latest")
+    consumer.assign([("t", 0), ("t", 1)])
+    append(log.topic("t"), 1, 1)
+    assert rest(consumer) == [*((0, offset) for offset in range(3, 10)), (1, 10)]
+
+
 def test_who_goes_on_to_other_partitions_commits_what_it_did_of_the_last(log: Log) -> None:
     make(log, "t", 2, records=10)
     with log.consumer(group="g") as consumer:
