@@ -188,8 +188,11 @@ class Consumer(PositionedConsumer):
         part = self._part
         if part is not None:
             part.check()
-            self._part = self._subscription = None
-            part.leave()
+            try:
+                part.leave()
+            finally:
+                # Not before: the listener may commit.
+                self._part = self._subscription = None
 
     # ------------------------------------------------------------------ records
 

@@ -270,12 +270,12 @@ class GroupPart:
 
         Raises what the listener and the last commit raise; the group is left nevertheless.
         """
-        membership, self._membership = self._membership, None
         try:
             self._tell(self.listeners.on_revoked, self._held)
             self._commits.finish()
         finally:
             self._drop(self._held)
+            membership, self._membership = self._membership, None
             if membership is not None:
                 membership.leave()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from consuming import Told, append, make, member, numbers, places, rest, told_wh
 from tail_memory import in_thread, wait_until
 
 import pylog
-from pylog import Log, TopicPartition
+from pylog import Consumer, Log, TopicPartition
 from pylog import consumer as consumer_module
 from pylog.errors import (
     ConcurrentUseError,
@@ -204,6 +204,21 @@ def test_a_listener_may_commit_what_is_taken_from_it(log: Log) -> None:
     assert second.committed((topic, number)) == {(topic, number): committed}
     with pytest.raises(StaleMemberEpochError):
         first.commit({(topic, number): 0})
+
+
+@pytest.mark.parametrize("end", [Consumer.close, Consumer.unsubscribe])
+def test_a_listener_may_commit_at_the_end(log: Log, end: Callable[[Consumer], None]) -> None:
+    make(log, "t", records=10)
+
+    def on_revoked(partitions: set[TopicPartition]) -> None:
+        assert consumer.assignment() == partitions
+        consumer.commit()
+        assert [one.offset for one in consumer.committed().values() if one] == [4]
+
+    consumer = log.consumer("t", group="g", on_revoked=on_revoked, enable_auto_commit=False)
+    consumer.poll(0, 4)
+    end(consumer)
+    assert places(member(log).poll(0)) == [(0, offset) for offset in range(4, 10)]
 
 
 def test_when_a_listener_fails_the_next_owner_reads_again_what_was_not_committed(
