@@ -6,9 +6,12 @@ groups.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pylog.commits import Commits
 from pylog.consumer_config import ConsumerConfig
-from pylog.cursors import Cursors
+from pylog.cursors import Cursor, Cursors
+from pylog.storage.partition import Partition
 from pylog.subscription import KnownTopics, Subscription
 
 
@@ -38,7 +41,7 @@ class AlonePart:
         version = self._topics.version
         partitions = subscription.partitions(self._topics)
         self._finish()
-        added = self._cursors.follow(partitions)
+        added = self._follow(partitions)
         self._subscription, self._version = subscription, version
         if self._is_latest:
             for cursor in added:
@@ -54,7 +57,7 @@ class AlonePart:
         version = self._topics.version
         if version == self._version:
             return False
-        added = self._cursors.follow(self._subscription.partitions(self._topics))
+        added = self._follow(self._subscription.partitions(self._topics))
         self._version = version
         if self._is_latest:
             # What they hold was appended after the consumer had begun.
@@ -70,7 +73,7 @@ class AlonePart:
         try:
             self._finish()
         finally:
-            self._cursors.follow(())
+            self._follow(())
 
     def check(self) -> None:
         """Nobody is told of anything."""
@@ -80,7 +83,12 @@ class AlonePart:
 
     def _finish(self) -> None:
         if self._commits is not None:
-            try:
-                self._commits.finish()
-            finally:
-                self._commits.forget(list(self._cursors))
+            self._commits.finish()
+
+    def _follow(self, partitions: Sequence[Partition]) -> list[Cursor]:
+        """Read just these; return the cursors that are new."""
+        added, gone = self._cursors.follow(partitions)
+        if self._commits is not None:
+            # Of a topic that was made anew, what was done of the old one is not done.
+            self._commits.forget(gone)
+        return added

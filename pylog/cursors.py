@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pylog._native import Record, RecordsIterator
 from pylog.errors import CorruptRangeError, OffsetOutOfRangeError
@@ -109,6 +109,13 @@ class Cursor:
         error.topic, error.partition = self.partition.topic, self.partition.number
 
 
+class Followed(NamedTuple):
+    """What `Cursors.follow` changed."""
+
+    added: list[Cursor]
+    gone: list[Cursor]
+
+
 class Cursors:
     """The cursors of several partitions, which take turns."""
 
@@ -128,10 +135,11 @@ class Cursors:
         """Return the cursor of a partition, None when it is not read."""
         return self._cursors.get((topic, number))
 
-    def follow(self, partitions: Sequence[Partition]) -> list[Cursor]:
-        """Read just these from now on; return the cursors that are new, in the order given.
+    def follow(self, partitions: Sequence[Partition]) -> Followed:
+        """Read just these from now on; return the cursors that are new, and those that are gone.
 
-        Those that stay are not disturbed.  A topic that was made anew has new partitions.
+        The new ones come in the order given.  Those that stay are not disturbed.  A topic
+        that was made anew has new partitions.
         """
         before, self._cursors = self._cursors, {}
         added = []
@@ -144,10 +152,11 @@ class Cursors:
             else:
                 del before[name]
             self._cursors[name] = cursor
-        for gone in before.values():
-            gone.stop()
+        gone = list(before.values())
+        for cursor in gone:
+            cursor.stop()
         self._order = list(self._cursors.values())
-        return added
+        return Followed(added, gone)
 
     def next_ready(self, max_bytes: int) -> Cursor | None:
         """Return the next one, in turn, whose `rest` may have something to give; None if none has.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
 from pylog.commits import Commits
@@ -225,13 +225,8 @@ class GroupPart:
         except CommitFailedError as error:
             logger.warning("what was done last is not committed: %s", error)
 
-    def _cursors_of(self, partitions: Iterable[TopicPartition]) -> set[Cursor]:
-        found = (self._cursors.get(*name) for name in partitions)
-        return {cursor for cursor in found if cursor is not None}
-
     def _drop(self, partitions: frozenset[TopicPartition]) -> None:
         """Read these no more."""
-        self._commits.forget(self._cursors_of(partitions))
         self._held -= partitions
         self._read()
 
@@ -242,7 +237,10 @@ class GroupPart:
             # One whose topic was deleted is taken away soon.
             with contextlib.suppress(UnknownTopicOrPartitionError):
                 partitions.append(self._topics.get(topic).partition(number))
-        return self._cursors.follow(partitions)
+        added, gone = self._cursors.follow(partitions)
+        # Of a topic that was made anew, what was done of the old one is not done.
+        self._commits.forget(gone)
+        return added
 
     def _lose(self) -> None:
         lost, self._standing = self._held, None

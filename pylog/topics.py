@@ -365,7 +365,7 @@ class Topic:
         """
         cursors = Cursors(_log_start)
         events = self._events
-        for cursor, start in zip(cursors.follow(self.partitions), starts, strict=False):
+        for cursor, start in zip(cursors.follow(self.partitions).added, starts, strict=False):
             cursor.seek(start)
         while True:
             seen = events.value

@@ -351,6 +351,26 @@ def test_without_a_commit_and_a_policy_a_partition_has_to_be_sought(log: Log) ->
     assert len(consumer.poll(0)) == 7
 
 
+@pytest.mark.parametrize("is_member", [True, False])
+def test_what_was_done_of_a_deleted_topic_is_not_done_of_one_made_anew(
+    log: Log, is_member: bool
+) -> None:
+    make(log, "t", records=100)
+    consumer = log.consumer(group="g", auto_commit_interval_ms=3_600_000)
+    if is_member:
+        consumer.subscribe("t")
+    else:
+        consumer.assign([("t", 0)])
+    assert len(rest(consumer)) == 100  # all of it is done, and not committed yet
+    log.delete_topic("t")
+    make(log, "t", records=150)
+    taken: list[Any] = []
+    wait_until(lambda: bool(taken.extend(consumer.poll(0)) or taken))
+    assert len(taken) == 150
+    consumer.close()  # who reads on did nothing of the new topic
+    assert next_offset(log) == 0
+
+
 # ---------------------------------------------------------------- partitions of one's own choice
 
 
