@@ -177,18 +177,24 @@ class GroupPart:
             self._follow(membership, standing)
 
     def _follow(self, membership: Membership, standing: Standing) -> None:
+        # First: a commit is all or nothing, and what is lost would spoil that of the others.
+        self._drop_lost(standing)
         while standing.to_revoke:
             standing = self._give_back(membership, standing.to_revoke)
-        lost = self._held - standing.assigned - standing.to_revoke
-        if lost:
-            self._drop(lost)
-        self._tell_lost(lost)
+            self._drop_lost(standing)
         self._untold = (self._untold | (standing.assigned - self._held)) & standing.assigned
         self._held = standing.assigned
         self._begin(membership, self._read())
         self._standing = standing
         gained, self._untold = self._untold, _NONE
         self._tell(self.listeners.on_assigned, gained)
+
+    def _drop_lost(self, standing: Standing) -> None:
+        """Drop what others have already, or is no more, and tell the listener."""
+        lost = self._held - standing.assigned - standing.to_revoke
+        if lost:
+            self._drop(lost)
+        self._tell_lost(lost)
 
     def _begin(self, membership: Membership, added: list[Cursor]) -> None:
         """Pin down where partitions begin, if nothing is committed and it depends on the time."""

@@ -221,6 +221,23 @@ def test_a_listener_may_commit_at_the_end(log: Log, end: Callable[[Consumer], No
     assert places(member(log).poll(0)) == [(0, offset) for offset in range(4, 10)]
 
 
+def test_what_is_lost_does_not_keep_what_is_given_back_from_being_committed(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(log, "t", 2, records=10)
+    make(log, "u", 1, records=10)
+    first = log.consumer("t", "u", group="g", auto_commit_interval_ms=3_600_000)
+    assert len(rest(first)) == 30  # all of it is done, and not committed yet
+    log.delete_topic("u")
+    second = member(log)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        first.poll(0)
+    second.poll(0)
+    assert len(numbers(second)) == 1
+    assert rest(second) == []
+    assert "not committed" not in caplog.text
+
+
 def test_when_a_listener_fails_the_next_owner_reads_again_what_was_not_committed(
     log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
