@@ -58,6 +58,7 @@ class Commits:
         self._given: set[Cursor] = set()  # who gave records that may not be done
         self._done: dict[Cursor, int] = {}  # positions to commit, behind what is done
         self._known: dict[Cursor, int] = {}  # what this consumer committed last
+        self._pins: dict[Cursor, int] = {}  # where partitions begin, until that is committed
         self._loop: tuple[Cursor, int] | None = None  # who gives to a loop, and its position before
 
     def locating(self, otherwise: Locate) -> Locate:
@@ -109,12 +110,11 @@ class Commits:
         self._loop = None
 
     def commit_done(self) -> None:
-        """Commit what is done, if the user wants that.
+        """Commit what is done, if the user wants that, and what was pinned and could not be.
 
         Raises what `OffsetStore.commit` raises.
         """
-        if self._is_automatic:
-            self._commit(dict(self._done))
+        self._commit(self._pins | (self._done if self._is_automatic else {}))
 
     def commit_given(self, metadata: str) -> None:
         """Commit all positions that moved since they were committed.  Raises as `commit_done`."""
@@ -125,11 +125,15 @@ class Commits:
     def pin(self, cursors: Collection[Cursor]) -> None:
         """Commit where partitions begin, so that nothing is skipped if this consumer dies early.
 
-        What keeps that from being done is logged, and it is tried again.
+        That is done before they give anything, and also for who commits by hand.  What keeps it
+        from being done is logged, and it is tried again.
         """
         for cursor in cursors:
-            self._done[cursor] = cursor.position
-        self._due = float("-inf")
+            self._pins[cursor] = cursor.position
+        try:
+            self._commit(dict(self._pins))
+        except (PylogError, OSError) as error:
+            logger.warning("where to begin is not committed yet: %s", error)
 
     def _commit(self, positions: Mapping[Cursor, int], metadata: str = "") -> None:
         """Commit positions, and note that they are."""
@@ -151,6 +155,7 @@ class Commits:
         for cursor, position in positions.items():
             self._known[cursor] = position
             self._done.pop(cursor, None)
+            self._pins.pop(cursor, None)
 
     def commit_offsets(
         self, offsets: Mapping[TopicPartition, OffsetAndMetadata], cursors: Cursors
@@ -169,6 +174,7 @@ class Commits:
             cursor = cursors.get(*name)
             if cursor is not None:
                 self._known[cursor] = one.offset
+                self._pins.pop(cursor, None)
                 if self._done.get(cursor, one.offset) <= one.offset:
                     self._done.pop(cursor, None)
 
@@ -196,6 +202,7 @@ class Commits:
         for cursor in cursors:
             self._done.pop(cursor, None)
             self._known.pop(cursor, None)
+            self._pins.pop(cursor, None)
         if self._loop is not None and self._loop[0] in cursors:
             self._loop = None
 

@@ -57,7 +57,8 @@ class ConsumerConfig:
         has.  Without one a member is never away: when it ends or dies, others get it at once.
     max_poll_interval_ms: a member that does not ask for records for so long is taken for hung, and
         loses what it has; None, the default, lets work take its time.
-    enable_auto_commit: commit what is done: records whose reader asked for the next.
+    enable_auto_commit: commit what is done: records whose reader asked for the next.  Where a
+        member begins by the time it does, "latest" or "by_duration", is committed in any case.
     auto_commit_interval_ms: how often; besides, before a partition is given to another member, and
         at the end.
     assignor: who decides which member gets what: "uniform", "range", "roundrobin", or a function;

@@ -23,6 +23,7 @@ from pylog.errors import (
     PartitionFullError,
     UnknownTopicOrPartitionError,
 )
+from pylog.groups.member import Membership
 
 
 @pytest.fixture
@@ -328,11 +329,13 @@ def test_a_log_that_was_truncated_below_a_committed_offset_is_noticed(
     assert "offset 11 is outside [0, 10]" in caplog.text
 
 
-def test_where_the_latest_was_is_committed_at_once_so_that_a_death_skips_nothing(log: Log) -> None:
+@pytest.mark.parametrize("is_automatic", [True, False])
+def test_where_the_latest_was_is_committed_at_once_so_that_a_death_skips_nothing(
+    log: Log, is_automatic: bool
+) -> None:
     make(log, "t", records=10)
-    consumer = member(log, auto_offset_reset="latest")
+    consumer = member(log, auto_offset_reset="latest", enable_auto_commit=is_automatic)
     assert consumer.poll(0) == []
-    consumer.poll(0)
     append(log.topic("t"), 0, 3)
     assert len(consumer.poll(0)) == 3
     consumer.__del__()  # as if its process had died
@@ -340,6 +343,26 @@ def test_where_the_latest_was_is_committed_at_once_so_that_a_death_skips_nothing
     records: list[Any] = []
     wait_until(lambda: bool(records.extend(again.poll(0)) or records))
     assert places(records) == [(0, 10), (0, 11), (0, 12)]
+
+
+def test_where_the_latest_was_is_committed_as_soon_as_it_can_be(
+    log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(log, "t", records=10)
+    consumer = member(
+        log, auto_offset_reset="latest", enable_auto_commit=False, auto_commit_interval_ms=0
+    )
+
+    def full(*_: Any, **__: Any) -> None:
+        raise PartitionFullError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Membership, "commit_one", full)
+        assert consumer.poll(0) == []
+    assert "not committed yet: [Errno 28] no space" in caplog.text
+    append(log.topic("t"), 0, 3)
+    assert len(consumer.poll(0)) == 3
+    assert consumer.committed() == {("t", 0): OffsetAndMetadata(10)}
 
 
 def test_without_a_commit_and_a_policy_a_partition_has_to_be_sought(log: Log) -> None:
