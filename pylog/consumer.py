@@ -77,7 +77,7 @@ class Consumer(PositionedConsumer):
             locate = self._commits.locating(locate)
         self._cursors = Cursors(locate)
         end = None if self._commits is None else _weakly(self._leave)
-        self.gate = Gate(self._events, end=end)
+        self.gate = Gate(self._events, end=end, stop=self._cursors.stop)
         self._subscription: Subscription | None = None
         self._look_again = 0.0
         self._pace = Pace()

@@ -23,13 +23,21 @@ _Result = TypeVar("_Result")
 class Gate:
     """What threads have to pass, and what other threads may say at any time."""
 
-    def __init__(self, events: Events, *, end: Callable[[Gate], object] | None = None) -> None:
+    def __init__(
+        self,
+        events: Events,
+        *,
+        end: Callable[[Gate], object] | None = None,
+        stop: Callable[[], object] = lambda: None,
+    ) -> None:
         """end: what is to be done before the gate closes, if nobody is inside; None: nothing.
+        stop: ends what goes on without passing the gate; it takes no lock.
 
         Who has something to end belongs to one process: the gate is closed in a forked child.
         """
         self._events = events
         self._end = end
+        self._stop = stop
         self._user = threading.RLock()
         self._is_woken = False
         self.is_closed = False
@@ -78,7 +86,9 @@ class Gate:
     def after_fork(self) -> None:
         """In a forked child: a thread of the parent may have been in a call."""
         self._user = threading.RLock()
-        self.is_closed = self.is_closed or self._end is not None
+        if self._end is not None:
+            self.is_closed = True
+            self._stop()
 
 
 class Gated(Protocol):

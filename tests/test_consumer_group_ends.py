@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections import Counter
@@ -110,6 +111,24 @@ def test_a_child_is_not_the_member_that_its_parent_is(log: Log) -> None:
         start(work).join()
     consumer.poll(0)
     assert numbers(consumer) == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_is_made_in_a_loop_gets_none_of_the_records_that_are_left(log: Log) -> None:
+    make(log, "t", records=5000)
+    consumer = member(log)
+    records = iter(consumer)
+    # A piece of the loop has many records by now.
+    before = list(itertools.islice(records, 600))
+
+    def work() -> None:
+        with pytest.raises(ClosedError):
+            next(records)
+        log.close()
+
+    with children() as start:
+        start(work).join()
+    assert places([*before, *itertools.islice(records, 4400)]) == [(0, n) for n in range(5000)]
 
 
 # ---------------------------------------------------------------- all together
