@@ -34,7 +34,8 @@ class CleanerConfig:
     cleaner_io_buffer_bytes: read at a time, and half of what is written; larger batches make it
         larger.  256 KiB as in Kafka: with what is written it fits into a core's second cache.
     cleaner_io_max_bytes_per_second: of reading and writing in the background; by default unlimited.
-    cleaner_backoff_ms: how often the background looks whether there is anything to compact.
+    cleaner_backoff_ms: how often the background looks whether there is anything to compact, and how
+        long it leaves a partition alone after an error; doubled with each one, up to an hour.
 
     Raises InvalidConfigurationError that names setting, value and what is allowed.
     Source: Kafka CleanerConfig.

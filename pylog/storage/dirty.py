@@ -43,7 +43,7 @@ class DirtyPartition(RetainingPartition):
     @property
     def is_compacted(self) -> bool:
         """Whether the topic's cleanup policy has "compact" in it."""
-        return "compact" in self.config.cleanup_policy.split(",")
+        return policy.is_compacted(self.config)
 
     def is_compaction_due(self) -> bool:
         """Return whether the topic's settings ask for compaction now.

@@ -100,7 +100,7 @@ class Partition(DecidedPartition):
         dirty = None
         # Closed meanwhile.
         with contextlib.suppress(ClosedError):
-            dirty = self.dirty_range() if "compact" in self.config.cleanup_policy else None
+            dirty = self.dirty_range() if self.is_compacted else None
         manifest = attachment.known_segments().manifest
         time = -1 if manifest is None else manifest.cleaned.time
         error = self.compaction_error
