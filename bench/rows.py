@@ -70,5 +70,7 @@ ROWS: tuple[Row, ...] = (
     Row("compact records of 1 KiB", "compact 1 KiB", "pylog", "cp", _BYTES, 0.6),
     Row("append while compacting, p99", "append while compacting", "compacting", "idle",
         Comparison.TIME, 3.0),
+    Row("longest append while compacting", "append while compacting", "compacting-longest",
+        "idle-longest", Comparison.OWN_TIME, 0.1),
     Row("recovery scan", "recover", "pylog", "crc32c", _BYTES, 0.2),
 )  # fmt: skip
