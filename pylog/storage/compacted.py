@@ -91,7 +91,8 @@ class CompactedPartition(DirtyPartition):
         PartitionFullError, PartitionFailedError, DurabilityUnknownError, RuntimeError when
         `progress` calls it, ClosedError, OSError, and what opening raises.
         O(bytes of the sealed segments) for each round; memory: `dedupe_buffer_bytes` and an eighth
-        at most, and a few times the largest batch.  For each group of segments appenders wait for two syncs.
+        at most, and a few times the largest batch.  For each group of segments appenders wait for
+        two syncs.
         Source: Kafka LogCleaner, Cleaner.
         """
         policies = self.config.cleanup_policy
