@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from running import EXAMPLES, run_example
 
 import pylog
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "activity_tracking.py"
-SECONDS = 50  # an example that needs longer hangs
+EXAMPLE = "activity_tracking.py"
 
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLE), "--seconds", "1", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+def run(*arguments: str | Path) -> CompletedProcess[str]:
+    return run_example(EXAMPLE, "--seconds", "1", *arguments)
 
 
 @pytest.mark.parametrize("durability", ["os", "fsync"])
@@ -57,7 +46,7 @@ def test_without_a_directory_nothing_is_kept() -> None:
 def test_an_event_that_is_missing_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     import activity_tracking
 
     assert activity_tracking.compare(5, 5, [1]) == 0

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import FOLLOW, fold
 from tail_memory import in_thread
 
 import pylog
 from pylog import Log, Table, TableChange, Topic, _native, errors
 from pylog.storage import layout
-
-FOLLOW = ("read", "background", "never")
 
 
 @pytest.fixture
@@ -28,17 +27,6 @@ def log(tmp_path: Path) -> Iterator[Log]:
 @pytest.fixture
 def topic(log: Log) -> Topic:
     return log.create_topic("profiles", durability="os", cleanup_policy="compact")
-
-
-def fold(topic: Topic) -> dict[bytes, bytes]:
-    """Return what a plain loop over all records makes of the topic."""
-    state: dict[bytes, bytes] = {}
-    for record in topic.read():
-        if record.key is not None and record.value is None:
-            state.pop(record.key, None)
-        elif record.key is not None and record.value is not None:
-            state[record.key] = record.value
-    return state
 
 
 # ------------------------------------------------------------------ a mapping

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from processes import children
+from tables import FOLLOW, fold
 from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log, TableChange, Topic, errors
 from pylog.storage import policy
-
-FOLLOW = ("read", "background", "never")
 
 
 @pytest.fixture
@@ -31,17 +30,6 @@ def log(tmp_path: Path) -> Iterator[Log]:
 @pytest.fixture
 def topic(log: Log) -> Topic:
     return log.create_topic("profiles", durability="os", cleanup_policy="compact")
-
-
-def fold(topic: Topic) -> dict[bytes, bytes]:
-    """Return what a plain loop over all records makes of the topic."""
-    state: dict[bytes, bytes] = {}
-    for record in topic.read():
-        if record.key is not None and record.value is None:
-            state.pop(record.key, None)
-        elif record.key is not None and record.value is not None:
-            state[record.key] = record.value
-    return state
 
 
 # ------------------------------------------------------------------ how it follows

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from running import EXAMPLES, run_example
 
 import pylog
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "user_profiles.py"
-SECONDS = 50  # an example that needs longer hangs
+EXAMPLE = "user_profiles.py"
 
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLE), "--users", "300", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+def run(*arguments: str | Path) -> CompletedProcess[str]:
+    return run_example(EXAMPLE, "--users", "300", *arguments)
 
 
 @pytest.mark.parametrize(("compression", "memory"), [("lz4", "32000000"), ("gzip", "1024")])
@@ -58,7 +47,7 @@ def test_without_a_directory_nothing_is_kept() -> None:
 def test_what_is_missing_or_too_much_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     import user_profiles
 
     with pylog.open(tmp_path) as log:
@@ -77,7 +66,7 @@ def test_what_is_missing_or_too_much_is_told(
 def test_progress_is_a_bar_on_a_terminal_and_nothing_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     import user_profiles
 
     user_profiles.draw(0.5, "half")
