@@ -30,7 +30,6 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
     ),
     ("storage",),
     (
-        "replication",
         "background",
         "cleaner",
         "log_files",
@@ -42,6 +41,7 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
         "topics",
         "registry",
         "verification",
+        "replication",
     ),
     ("groups",),
     ("futures", "accumulator", "sender"),  # what a producer is made of
@@ -70,6 +70,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "storage": (
         "files",
         "descriptors",
+        "role",
         "environment",
         "layout",
         "epochs",
