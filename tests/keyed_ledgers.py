@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from processes import Numbers, value_of
 
@@ -56,10 +56,13 @@ class Life:
         is_tombstone = zlib.crc32(_IDENTITY.pack(turn, self.number)) % 6 == 0
         return None if is_tombstone else value_of(self.number, turn)
 
-    def append_all(self, partition: Partition, *, many: int = 1) -> None:
-        """Append turn after turn until there is no room to note them."""
+    def append_all(
+        self, partition: Partition, *, many: int = 1, pace: Callable[[], object] = bool
+    ) -> None:
+        """Append turn after turn, each when `pace` returns, until there is no room to note them."""
         numbers = self._numbers
         for turn in range(0, len(numbers) - 2 - many, many):
+            pace()
             turns = range(turn, turn + many)
             numbers[1] = turns.stop
             appended = partition.append_many(
