@@ -6,13 +6,15 @@ groups.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from pylog.commits import Commits
 from pylog.consumer_config import ConsumerConfig
 from pylog.cursors import Cursor, Cursors
+from pylog.errors import UnknownTopicOrPartitionError
 from pylog.storage.partition import Partition
-from pylog.subscription import KnownTopics, Subscription
+from pylog.subscription import KnownTopics, Subscription, is_there
 
 
 class AlonePart:
@@ -34,39 +36,46 @@ class AlonePart:
         self._is_latest = config.auto_offset_reset == "latest"
         self._subscription = Subscription()
         self._version = -1  # of the topics, when they were last looked at
+        # Who has not begun yet: where they begin may depend on the time.
+        self._fresh: dict[Cursor, None] = {}
+        self._later: set[Cursor] = set()  # of those: made after the subscription
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Read what is meant, instead of what was; raises what `Subscription.partitions` raises."""
+        """Read what is meant, instead of what was.
+
+        Raises what `Subscription.partitions` raises, with nothing changed; what finding the places
+        raises where reading begins, which is tried again with the next look.
+        """
         # The version first: what is changed after it makes another one.
         version = self._topics.version
         partitions = subscription.partitions(self._topics)
         self._finish()
-        added = self._follow(partitions)
+        self._follow(partitions)
         self._subscription, self._version = subscription, version
-        if self._is_latest:
-            for cursor in added:
-                # What is appended from now on counts, whenever it is asked for; where the group
-                # committed, it goes on there.
-                cursor.seek(cursor.position)
+        self._begin()
 
     def refresh(self) -> bool:
         """Follow topics that were made, grew or were deleted; return whether any was.
 
-        Raises what `Subscription.partitions` raises.  Without news: one copy of the marks.
+        Raises what `Subscription.partitions` raises; what is no more is not read then.
+        Without news: one copy of the marks.
         """
         version = self._topics.version
         if version == self._version:
             return False
-        added = self._follow(self._subscription.partitions(self._topics))
+        try:
+            partitions = self._subscription.partitions(self._topics)
+        except UnknownTopicOrPartitionError:
+            self._drop_gone()
+            raise
+        self._later.update(self._follow(partitions))
         self._version = version
-        if self._is_latest:
-            # What they hold was appended after the consumer had begun.
-            for cursor in added:
-                cursor.seek(cursor.partition.log_start_offset)
         return True
 
     def look(self) -> None:
-        """Nobody else decides what is read."""
+        """Read what is meant now.  Raises what `refresh` and `Commits.begin` raise."""
+        self.refresh()
+        self._begin()
 
     def leave(self) -> None:
         """Read nothing any more.  Raises what the last commit raises."""
@@ -81,13 +90,41 @@ class AlonePart:
     def abandon(self) -> None:
         """Nobody waits for what it reads."""
 
+    def _begin(self) -> None:
+        """Decide where those are read from that are new, as far as it depends on the time.
+
+        What is appended from now on counts with "latest", whenever it is asked for; all of what
+        was made later; and where the group committed, reading goes on there.
+        """
+        if not self._fresh:
+            return
+        if self._commits is not None:
+            self._commits.begin(self._fresh.keys(), later=self._later)
+        elif self._is_latest:
+            for cursor in self._fresh:
+                is_later = cursor in self._later
+                cursor.seek(cursor.partition.log_start_offset if is_later else cursor.position)
+        self._fresh.clear()
+        self._later.clear()
+
     def _finish(self) -> None:
         if self._commits is not None:
+            # First: a commit is all or nothing, and what is gone would spoil that of the others.
+            with contextlib.suppress(UnknownTopicOrPartitionError):
+                self.refresh()
             self._commits.finish()
+
+    def _drop_gone(self) -> None:
+        partitions = [cursor.partition for cursor in self._cursors]
+        self._follow([one for one in partitions if is_there(self._topics, one)])
 
     def _follow(self, partitions: Sequence[Partition]) -> list[Cursor]:
         """Read just these; return the cursors that are new."""
         added, gone = self._cursors.follow(partitions)
+        self._fresh.update(dict.fromkeys(added))
+        for cursor in gone:
+            self._fresh.pop(cursor, None)
+            self._later.discard(cursor)
         if self._commits is not None:
             # Of a topic that was made anew, what was done of the old one is not done.
             self._commits.forget(gone)

@@ -17,7 +17,12 @@ from typing import Protocol
 from pylog._native import Record
 from pylog.consumer_config import ConsumerConfig
 from pylog.cursors import Cursor, Cursors, Locate
-from pylog.errors import CommitFailedError, OffsetOutOfRangeError, PylogError
+from pylog.errors import (
+    CommitFailedError,
+    OffsetOutOfRangeError,
+    PylogError,
+    UnknownTopicOrPartitionError,
+)
 from pylog.positioned import name_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.partition import Partition
@@ -52,6 +57,7 @@ class Commits:
 
     def __init__(self, config: ConsumerConfig) -> None:
         self.store: OffsetStore | None = None
+        self._reset = config.auto_offset_reset
         self._is_automatic = config.enable_auto_commit
         self._interval = config.auto_commit_interval_ms / 1000
         self._due = float("-inf")
@@ -84,21 +90,8 @@ class Commits:
         self._given.add(cursor)
         self._loop = cursor, cursor.position
 
-    def settle(self, now: float) -> None:
-        """Note that everything that was given is done, and commit it if that is due.
-
-        now: seconds.  What keeps a commit from being done is logged, and it is tried again.
-        """
-        if self._given:
-            self._note_done()
-        if now >= self._due:
-            self._due = now + self._interval
-            try:
-                self.commit_done()
-            except (PylogError, OSError) as error:
-                logger.warning("offsets are not committed yet: %s", error)
-
-    def _note_done(self) -> None:
+    def settle(self) -> None:
+        """Note that everything that was given is done."""
         for cursor in self._given:
             position = cursor.position
             if self._known.get(cursor) != position:
@@ -108,6 +101,18 @@ class Commits:
                 self._done.pop(cursor, None)
         self._given.clear()
         self._loop = None
+
+    def commit_due(self, now: float) -> None:
+        """Commit what is done if the time for that has come.
+
+        now: seconds.  What keeps a commit from being done is logged, and it is tried again.
+        """
+        if now >= self._due:
+            self._due = now + self._interval
+            try:
+                self.commit_done()
+            except (PylogError, OSError) as error:
+                logger.warning("offsets are not committed yet: %s", error)
 
     def commit_done(self) -> None:
         """Commit what is done, if the user wants that, and what was pinned and could not be.
@@ -122,14 +127,24 @@ class Commits:
         self._commit(positions, metadata)
         self._loop = None
 
-    def pin(self, cursors: Collection[Cursor]) -> None:
-        """Commit where partitions begin, so that nothing is skipped if this consumer dies early.
+    def begin(self, cursors: Collection[Cursor], *, later: Collection[Cursor]) -> None:
+        """Commit where partitions begin, if nothing is committed and it depends on the time.
 
-        That is done before they give anything, and also for who commits by hand.  What keeps it
-        from being done is logged, and it is tried again.
+        So nothing is skipped if this consumer dies early; that is done before they give anything,
+        and also for who commits by hand.  later: those that were made after the consumer had begun:
+        to it, all that they hold came since.
+        What keeps a commit from being done is logged, and it is tried again.  Raises what
+        `OffsetStore.committed` raises, and finding the place.
         """
+        if not cursors or self._reset in ("earliest", "none"):
+            return
+        assert self.store is not None
+        committed = self.store.committed([name_of(cursor) for cursor in cursors])
         for cursor in cursors:
-            self._pins[cursor] = cursor.position
+            if committed[name_of(cursor)] is None:
+                if self._reset == "latest" and cursor in later:
+                    cursor.seek(cursor.partition.log_start_offset)
+                self._pins[cursor] = cursor.position
         try:
             self._commit(dict(self._pins))
         except (PylogError, OSError) as error:
@@ -182,7 +197,7 @@ class Commits:
         """Commit what is done, at the end, if the user wants that.
 
         That a loop got a record does not mean that it is done with it; it is with those before.
-        What is no longer this member's to commit is left to the others, and said.
+        What is no longer this consumer's to commit is left to the others, and said.
         Raises what else `OffsetStore.commit` raises.
         """
         if self._loop is not None:
@@ -193,7 +208,7 @@ class Commits:
                 self._done[cursor] = position
         try:
             self.commit_done()
-        except CommitFailedError as error:
+        except (CommitFailedError, UnknownTopicOrPartitionError) as error:
             logger.warning("what was done last is not committed: %s", error)
 
     def forget(self, cursors: Collection[Cursor]) -> None:

@@ -79,7 +79,6 @@ class Consumer(PositionedConsumer):
         end = None if self._commits is None else _weakly(self._leave)
         self.gate = Gate(self._events, end=end, stop=self._cursors.stop)
         self._subscription: Subscription | None = None
-        self._look_again = 0.0
         self._pace = Pace()
 
     # ------------------------------------------------------------------ what is read
@@ -175,13 +174,15 @@ class Consumer(PositionedConsumer):
             part = AlonePart(self._topics, self._cursors, self.config, self._commits)
             if self._commits is not None:
                 assert self._coordinator is not None and self.config.group is not None
-                self._commits.store = GroupOffsets(self._coordinator, self.config.group)
+                self._commits.store = GroupOffsets(
+                    self._coordinator, self.config.group, self._topics, self._cursors
+                )
+        self._part = part
         part.subscribe(subscription)
-        self._part, self._subscription = part, subscription
+        self._subscription = subscription
 
     def _refresh(self) -> bool:
         """Follow topics that were made, grew or were deleted; return whether any was."""
-        self._look_again = self._monotonic() + LOOK_AGAIN_SECONDS
         return self._part is not None and self._part.refresh()
 
     def _leave(self) -> None:
@@ -287,21 +288,28 @@ class Consumer(PositionedConsumer):
             seen = self._events.value
             self.gate.check()
             now = self._monotonic()
-            if self._commits is not None:
-                # Who asks for more is done with what it got.
-                self._commits.settle(now)
-            part.look()
-            if now >= self._look_again:
-                self._refresh()
+            self._look(part, now)
             cursor = self._next_ready()
             if cursor is not None:
                 return cursor
-            if self._refresh():
-                continue
             left = LOOK_AGAIN_SECONDS if deadline is None else deadline - now
             if left <= 0:
                 return None
             self._events.wait(seen, min(left, LOOK_AGAIN_SECONDS))
+
+    def _look(self, part: AlonePart | GroupPart, now: float) -> None:
+        """Follow what others changed, and commit what is done."""
+        commits = self._commits
+        if commits is None:
+            part.look()
+            return
+        # Who asks for more is done with what it got.  The commit comes last: what is no more, and
+        # what may be of another topic by now, is forgotten by then.
+        commits.settle()
+        try:
+            part.look()
+        finally:
+            commits.commit_due(now)
 
     def _next_ready(self) -> Cursor | None:
         config = self.config

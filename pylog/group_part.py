@@ -22,11 +22,11 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.groups.coordinator import Coordinator
-from pylog.groups.member import Membership, Standing
-from pylog.positioned import name_of
+from pylog.groups.member import Membership
+from pylog.groups.membership import Standing
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.partition import Partition
-from pylog.subscription import KnownTopics, Subscription
+from pylog.subscription import KnownTopics, Subscription, is_there
 
 logger = logging.getLogger("pylog")
 
@@ -45,13 +45,28 @@ class Listeners(NamedTuple):
 class GroupOffsets:
     """Where a consumer commits that has a group and chooses its partitions itself."""
 
-    def __init__(self, coordinator: Coordinator, group: str) -> None:
+    def __init__(
+        self, coordinator: Coordinator, group: str, topics: KnownTopics, cursors: Cursors
+    ) -> None:
         self._coordinator = coordinator
         self._group = group
+        self._topics = topics
+        self._cursors = cursors
 
     def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit all or nothing.  Raises what `Coordinator.commit` raises."""
-        self._coordinator.commit(self._group, offsets)
+        """Commit all or nothing.
+
+        Raises what `Coordinator.commit` raises, and UnknownTopicOrPartitionError for a partition
+        whose topic was deleted since it was read: of one made anew, records would be skipped.
+        """
+
+        def check() -> None:
+            for topic, number in offsets:
+                cursor = self._cursors.get(topic, number)
+                if cursor is not None and not is_there(self._topics, cursor.partition):
+                    raise UnknownTopicOrPartitionError(topic, number)
+
+        self._coordinator.commit(self._group, offsets, check=check)
 
     def commit_one(
         self,
@@ -93,11 +108,13 @@ class GroupPart:
         self._subscription = Subscription()
         self._names: frozenset[str] = frozenset()
         self._version = -1  # of the topics, when they were last looked at
-        # How many partitions topics had when they were first wanted: others were added later.
-        self._counts: dict[str, int] = {}
+        # How many partitions topics had, by id, when they were first wanted: others came later.
+        self._counts: dict[bytes, int] = {}
         self._standing: Standing | None = None
         self._held: frozenset[TopicPartition] = _NONE
+        self._topic_ids: Mapping[str, bytes] = {}  # of what is held
         self._untold: frozenset[TopicPartition] = _NONE  # held, but on_assigned was not told yet
+        self._fresh: dict[Cursor, None] = {}  # read, but where they begin is not committed yet
         self._is_telling = False
 
     # ------------------------------------------------------------------ what is wanted
@@ -109,8 +126,8 @@ class GroupPart:
         """
         version = self._topics.version
         names = subscription.existing(self._topics)
-        for name in names:
-            self._counts.setdefault(name, len(self._topics.get(name)))
+        for topic in map(self._topics.get, names):
+            self._counts.setdefault(topic.topic_id.bytes, len(topic))
         self._want(subscription, names)
         self._subscription, self._version = subscription, version
 
@@ -155,23 +172,29 @@ class GroupPart:
     # ------------------------------------------------------------------ what is given
 
     def look(self) -> None:
-        """Follow what the group decided: give back, tell the listeners, take.
+        """Follow what the group decided: give back, tell the listeners, take.  And `refresh`.
 
-        Raises FencedInstanceIdError, what the listeners raise, and what `Membership.look` raises.
-        Without news some copies of marks.
+        Raises FencedInstanceIdError, what the listeners raise, and what `Membership.look` and
+        `refresh` raise.  Without news some copies of marks.
         """
+        # The topics last: what became of them must not keep others from what they wait for.
+        self._look()
+        if self.refresh():
+            self._look()
+
+    def _look(self) -> None:
         assert self._membership is not None
         try:
-            self._look(self._membership)
+            self._follow_group(self._membership)
         except UnknownMemberIdError as error:
             logger.warning("%s: it joins again", error)
             self._lose()
-            self._look(self._join(self._subscription, self._names))
+            self._follow_group(self._join(self._subscription, self._names))
         except FencedInstanceIdError:
             self._lose()
             raise
 
-    def _look(self, membership: Membership) -> None:
+    def _follow_group(self, membership: Membership) -> None:
         standing = membership.look()
         if standing is not self._standing:
             self._follow(membership, standing)
@@ -183,31 +206,32 @@ class GroupPart:
             standing = self._give_back(membership, standing.to_revoke)
             self._drop_lost(standing)
         self._untold = (self._untold | (standing.assigned - self._held)) & standing.assigned
-        self._held = standing.assigned
-        self._begin(membership, self._read())
+        self._held, self._topic_ids = standing.assigned, standing.topic_ids
+        self._read()
+        self._begin()
         self._standing = standing
         gained, self._untold = self._untold, _NONE
         self._tell(self.listeners.on_assigned, gained)
 
     def _drop_lost(self, standing: Standing) -> None:
         """Drop what others have already, or is no more, and tell the listener."""
+        before, now = self._topic_ids, standing.topic_ids
         lost = self._held - standing.assigned - standing.to_revoke
+        lost |= {one for one in self._held if before[one.topic] != now.get(one.topic)}
         if lost:
             self._drop(lost)
         self._tell_lost(lost)
 
-    def _begin(self, membership: Membership, added: list[Cursor]) -> None:
-        """Pin down where partitions begin, if nothing is committed and it depends on the time."""
-        if not added or self._config.auto_offset_reset in ("earliest", "none"):
-            return
-        committed = membership.committed([name_of(cursor) for cursor in added])
-        fresh = [cursor for cursor in added if committed[name_of(cursor)] is None]
-        for cursor in fresh:
-            topic, number = name_of(cursor)
-            if self._config.reset_ms is None and number >= self._counts.get(topic, 0):
-                # What it holds was appended after the consumer had begun.
-                cursor.seek(cursor.partition.log_start_offset)
-        self._commits.pin(fresh)
+    def _begin(self) -> None:
+        """Decide where those are read from that are new; what raises is tried again."""
+        counts, ids = self._counts, self._topic_ids
+        later = {
+            cursor
+            for cursor in self._fresh
+            if cursor.partition.number >= counts.get(ids[cursor.partition.topic], 0)
+        }
+        self._commits.begin(self._fresh.keys(), later=later)
+        self._fresh.clear()
 
     def _give_back(self, membership: Membership, partitions: frozenset[TopicPartition]) -> Standing:
         """Tell the listener, commit, and let go; return how things stand then.
@@ -236,17 +260,21 @@ class GroupPart:
         self._held -= partitions
         self._read()
 
-    def _read(self) -> list[Cursor]:
-        """Read just what is held; return the cursors that are new."""
+    def _read(self) -> None:
+        """Read just what is held."""
         partitions: list[Partition] = []
-        for topic, number in sorted(self._held):
-            # One whose topic was deleted is taken away soon.
+        for name, number in sorted(self._held):
+            # One whose topic was deleted is taken away soon, and another's when it is made anew.
             with contextlib.suppress(UnknownTopicOrPartitionError):
-                partitions.append(self._topics.get(topic).partition(number))
+                topic = self._topics.get(name)
+                if topic.topic_id.bytes == self._topic_ids[name]:
+                    partitions.append(topic.partition(number))
         added, gone = self._cursors.follow(partitions)
         # Of a topic that was made anew, what was done of the old one is not done.
         self._commits.forget(gone)
-        return added
+        self._fresh.update(dict.fromkeys(added))
+        for cursor in gone:
+            self._fresh.pop(cursor, None)
 
     def _lose(self) -> None:
         lost, self._standing = self._held, None
@@ -276,6 +304,7 @@ class GroupPart:
         """
         try:
             self._tell(self.listeners.on_revoked, self._held)
+            self._read()  # a commit is all or nothing, and what is gone would spoil it
             self._commits.finish()
         finally:
             self._drop(self._held)

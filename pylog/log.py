@@ -69,13 +69,15 @@ class Log:
         if_exists: "ok" returns the existing topic as it is.  settings: fields of `TopicConfig`.
         Raises InvalidTopicError, TopicExistsError, UnknownSettingError, InvalidConfigurationError,
         PartitionFullError, NotAppendedError, DurabilityUnknownError, CorruptionError, ClosedError,
-        OSError.  One synced append; a partition's files are made with its first record.
+        OSError.  One synced append, two for a name that was used before; a partition's files are
+        made with its first record.
         """
-        if not self._registry.known([name]):
-            # What a process that was killed in the middle of deleting it left.
-            self._coordinator.forget_topic(name)
         return self._registry.create(
-            name, partitions=partitions, if_exists=if_exists, settings=settings
+            name,
+            partitions=partitions,
+            if_exists=if_exists,
+            settings=settings,
+            forget=self._coordinator.forget_topic,
         )
 
     def topic(self, name: str, *, partitioner: Partitioner | None = None) -> Topic:

@@ -46,6 +46,7 @@ class TopicRegistry:
         self._engine = engine
         self._lock = threading.Lock()
         self._facts: dict[str, TopicFacts] = {}
+        self._deleted: set[str] = set()  # names of topics that were, and are not now
         self._topics: dict[uuid.UUID, Topic] = {}
         self._offset = 0
         engine.settings_of = self._settings_of
@@ -99,8 +100,10 @@ class TopicRegistry:
         old = self._facts.get(name)
         if facts is None:
             self._facts.pop(name, None)
+            self._deleted.add(name)
         else:
             self._facts[name] = facts
+            self._deleted.discard(name)
         if old is None:
             return False
         if facts is not None and facts.topic_id == old.topic_id:
@@ -168,11 +171,16 @@ class TopicRegistry:
         partitions: int,
         if_exists: Literal["error", "ok"],
         settings: dict[str, Any],
+        forget: Callable[[str], object],
     ) -> Topic:
-        """Create a topic; see Log.create_topic."""
+        """Create a topic; see Log.create_topic.
+
+        forget: called before a name is used again, with no topic of that name there: what was noted
+        under it was meant for one that was deleted.
+        """
         _check_arguments(name, partitions, if_exists)
         config = TopicConfig.from_settings(**settings)
-        return self._create(name, partitions, config, is_new=if_exists == "error")
+        return self._create(name, partitions, config, is_new=if_exists == "error", forget=forget)
 
     def internal(self, name: str, config: TopicConfig) -> Topic:
         """Return a topic of the log's own, of one partition; created with these settings if new.
@@ -185,13 +193,21 @@ class TopicRegistry:
                 return self._topic_locked(facts)
         return self._create(name, 1, config, is_new=False)
 
-    def _create(self, name: str, partitions: int, config: TopicConfig, *, is_new: bool) -> Topic:
+    def _create(
+        self,
+        name: str,
+        partitions: int,
+        config: TopicConfig,
+        *,
+        is_new: bool,
+        forget: Callable[[str], object] | None = None,
+    ) -> Topic:
         """Create a topic, or return the one that is there unless `is_new`."""
         facts = TopicFacts(name, uuid.uuid4(), partitions, config)
         while True:
             with self._lock:
                 known, expected = self._refresh_locked(), self._offset
-                existing = known.get(name)
+                existing, is_deleted = known.get(name), name in self._deleted
                 if existing is None:
                     _check_collision(name, known)
                 elif not existing.is_deleting:
@@ -201,7 +217,11 @@ class TopicRegistry:
             if existing is not None:
                 # Somebody began to delete it and died, or is still at it: whoever notices finishes.
                 self._finish_deletion(existing)
-            elif self._commit(name, facts.encode(), expected):
+                continue
+            if is_deleted and forget is not None:
+                # Nobody made and deleted it again in between, else `expected` is refused.
+                forget(name)
+            if self._commit(name, facts.encode(), expected):
                 return self.get(name)
 
     def alter(self, name: str, settings: dict[str, Any]) -> None:

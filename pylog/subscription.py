@@ -107,6 +107,14 @@ class Subscription:
         return found
 
 
+def is_there(known: KnownTopics, partition: Partition) -> bool:
+    """Return whether a partition is of a topic that was not deleted, nor made anew."""
+    try:
+        return known.get(partition.topic).partition(partition.number) is partition
+    except UnknownTopicOrPartitionError:
+        return False
+
+
 def beginning(config: ConsumerConfig, clock: Callable[[], int]) -> Locate:
     """Return how `auto_offset_reset` is obeyed: where to begin, or go on when that place is gone.
 

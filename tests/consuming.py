@@ -78,3 +78,10 @@ def member(log: Log, told: Told | None = None, **settings: Any) -> Consumer:
 def numbers(consumer: Consumer) -> list[int]:
     """Return the partitions that it has."""
     return sorted(number for _, number in consumer.assignment())
+
+
+def next_offset(log: Log) -> int:
+    """Return where the next member of group g begins in t-0."""
+    with member(log, enable_auto_commit=False) as consumer:
+        consumer.poll(0, 1)
+        return consumer.position("t", 0) - 1

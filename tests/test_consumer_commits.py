@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from consuming import append, make, places, rest
+from consuming import append, make, member, next_offset, places, rest
 from tail_memory import wait_until
 
 import pylog
@@ -23,6 +23,7 @@ from pylog.errors import (
     PartitionFullError,
     UnknownTopicOrPartitionError,
 )
+from pylog.group_part import GroupOffsets
 from pylog.groups.member import Membership
 
 
@@ -30,17 +31,6 @@ from pylog.groups.member import Membership
 def log(tmp_path: Path) -> Iterator[Log]:
     with pylog.open(tmp_path) as log:
         yield log
-
-
-def member(log: Log, **settings: Any) -> Consumer:
-    return log.consumer("t", group="g", **settings)
-
-
-def next_offset(log: Log) -> int:
-    """Return where the next member begins."""
-    with member(log, enable_auto_commit=False) as consumer:
-        consumer.poll(0, 1)
-        return consumer.position("t", 0) - 1
 
 
 class Clock:
@@ -374,26 +364,6 @@ def test_without_a_commit_and_a_policy_a_partition_has_to_be_sought(log: Log) ->
     assert len(consumer.poll(0)) == 7
 
 
-@pytest.mark.parametrize("is_member", [True, False])
-def test_what_was_done_of_a_deleted_topic_is_not_done_of_one_made_anew(
-    log: Log, is_member: bool
-) -> None:
-    make(log, "t", records=100)
-    consumer = log.consumer(group="g", auto_commit_interval_ms=3_600_000)
-    if is_member:
-        consumer.subscribe("t")
-    else:
-        consumer.assign([("t", 0)])
-    assert len(rest(consumer)) == 100  # all of it is done, and not committed yet
-    log.delete_topic("t")
-    make(log, "t", records=150)
-    taken: list[Any] = []
-    wait_until(lambda: bool(taken.extend(consumer.poll(0)) or taken))
-    assert len(taken) == 150
-    consumer.close()  # who reads on did nothing of the new topic
-    assert next_offset(log) == 0
-
-
 # ---------------------------------------------------------------- partitions of one's own choice
 
 
@@ -414,6 +384,36 @@ def test_who_assigns_itself_partitions_commits_while_the_group_has_no_members(lo
     other.close()
     consumer.commit()
     assert {one.offset for one in consumer.committed().values() if one} == {10}
+
+
+@pytest.mark.parametrize("reset", ["latest", "by_duration:PT0S"])
+def test_where_an_own_choice_begins_is_committed_at_once(log: Log, reset: str) -> None:
+    make(log, "t", records=10)
+    consumer = log.consumer(group="g", auto_offset_reset=reset, enable_auto_commit=False)
+    consumer.assign([("t", 0)])
+    append(log.topic("t"), 0, 3)
+    assert len(consumer.poll(0)) == 3
+    consumer.__del__()  # as if its process had died
+    again = log.consumer(group="g", auto_offset_reset=reset)
+    again.assign([("t", 0)])
+    assert places(again.poll(0)) == [(0, 10), (0, 11), (0, 12)]
+
+
+def test_an_own_choice_that_could_not_begin_does_so_with_the_next_look(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(log, "t", records=10)
+    consumer = log.consumer(group="g", auto_offset_reset="latest")
+
+    def fail(*_: Any) -> None:
+        raise OSError("cannot read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupOffsets, "committed", fail)
+        with pytest.raises(OSError, match="cannot read"):
+            consumer.assign([("t", 0)])
+    assert consumer.poll(0) == []
+    assert consumer.committed() == {("t", 0): OffsetAndMetadata(10)}
 
 
 def test_an_own_choice_of_the_latest_goes_on_where_the_group_committed(log: Log) -> None:

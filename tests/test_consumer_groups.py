@@ -20,6 +20,7 @@ from pylog.errors import (
     UnknownMemberIdError,
     UnknownTopicOrPartitionError,
 )
+from pylog.groups.member import Membership
 
 
 @pytest.fixture
@@ -292,23 +293,56 @@ def test_a_listener_may_seek_where_it_keeps_offsets_itself(log: Log) -> None:
     assert rest(consumer) == [(0, 8), (0, 9), (1, 8), (1, 9)]
 
 
-def test_a_listener_is_told_when_the_first_look_at_a_partition_failed(
+def test_a_partition_is_pinned_and_a_listener_told_when_the_first_look_at_it_failed(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(log, "t", 2, records=10)
     told = Told()
     consumer = member(log, told, auto_offset_reset="latest")
 
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OSError("cannot read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(consumer._commits, "pin", fail)
+        patch.setattr(Membership, "committed", fail)
         with pytest.raises(OSError, match="cannot read"):
             consumer.poll(0)
     assert told.take() == []
     consumer.poll(0)
     assert told.take() == [("assigned", [0, 1])]
+    assert [one.offset for one in consumer.committed().values() if one] == [10, 10]
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
+def test_a_topic_made_anew_is_lost_and_assigned_and_read_from_its_beginning(
+    log: Log, reset: str
+) -> None:
+    make(log, "t", records=10)
+    told = Told()
+    consumer = member(log, told, auto_offset_reset=reset, auto_commit_interval_ms=0)
+    consumer.poll(0)
+    log.delete_topic("t")
+    make(log, "t", records=3)
+    assert told.take() == [("assigned", [0])]
+    assert rest(consumer) == [(0, 0), (0, 1), (0, 2)]
+    assert told.take() == [("lost", [0]), ("assigned", [0])]
+
+
+def test_of_a_topic_made_anew_nobody_reads_what_the_group_gave_to_another(log: Log) -> None:
+    make(log, "t", 2, records=10)
+    members = [member(log), member(log)]
+    for consumer in [*members, *members]:
+        consumer.poll(0)
+    log.delete_topic("t")
+    topic = make(log, "t", 2)
+    for consumer in members:
+        # Between its look at the group and its look at the topics.
+        consumer._part.refresh()  # type: ignore[union-attr]
+        assert numbers(consumer) == []
+    append(topic, 0, 3)
+    append(topic, 1, 3)
+    seen = [place for _ in range(3) for one in members for place in places(one.poll(0))]
+    assert sorted(seen) == [(number, offset) for number in range(2) for offset in range(3)]
 
 
 def test_a_listener_asks_for_no_records_and_does_not_leave(log: Log) -> None:

@@ -172,18 +172,29 @@ class Groups:
         self._log.change(group, event)
 
     def alter_offsets(
-        self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+        self,
+        group: str,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        *,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """Commit offsets of a group without members; it is made if there is none.
 
+        check: raises unless it still is right to commit these; called, perhaps several times, in
+        one step with the append: nothing else is committed in between, and no topic deleted.
         All or nothing.  Raises NonEmptyGroupError, InconsistentGroupProtocolError,
-        InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError.
+        InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError, and what `check` raises.
         """
         self._log.check_id(group)
         records = offset_records(group, offsets, now=self._log.clock())
         if self._log.read(group) is not None:
             self._notice(group)
-        self._write_empty(group, lambda state: records, is_new=True)
+
+        def checked(state: Group) -> Sequence[EncodedRecord]:
+            check()
+            return records
+
+        self._write_empty(group, checked, is_new=True)
 
     def delete_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> None:
         """Forget what a group without members committed in these partitions; all or nothing.

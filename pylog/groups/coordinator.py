@@ -5,7 +5,7 @@ Hands on to those who know: `Membership`, the group log, administration.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from pylog._native import Events
 from pylog.engine import Engine
@@ -75,13 +75,18 @@ class Coordinator:
         """Return what was committed in a group, None where nothing was."""
         return committed(self.log, group, partitions)
 
-    def commit(self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    def commit(
+        self,
+        group: str,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        *,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """Commit offsets of a group without members, for who reads partitions of its own choice.
 
-        All or nothing.  Raises NonEmptyGroupError, InconsistentGroupProtocolError,
-        InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError.
+        Arguments and errors as `Groups.alter_offsets`.
         """
-        self.groups.alter_offsets(group, offsets)
+        self.groups.alter_offsets(group, offsets, check=check)
 
     def forget_topic(self, topic: str) -> None:
         """Forget what all groups committed for a topic; see `GroupLog.forget_topic`."""

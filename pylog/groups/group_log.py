@@ -255,21 +255,31 @@ class GroupLog:
         raise AssertionError("nobody can be faster than who keeps all others out")
 
     def forget_topic(self, topic: str) -> None:
-        """Forget what all groups committed for a topic that was deleted or is about to be made.
+        """Forget what all groups committed for a topic that is no more.
 
         Offsets are committed by names: of a topic that is made anew, records would be skipped.  For
         that reason members lose it in the same step, before any of them looks: what they commit
-        from then on is of the old one.
+        from then on is of the old one.  Who has looked whether the topic is there, and has not
+        appended yet, finds that something was appended meanwhile, and looks again.
+        Where a topic of that name is there again, whoever made it forgot before: nothing is done.
         Where `__consumer_offsets` is damaged, that is logged and nothing is done.
         Raises what `write` raises.
         """
+        # In a group that never is.  It forgets nothing, so there always is something to append.
+        mark: EncodedRecord = (encode_key(OffsetKey("", topic, 0)), None)
+        is_whole = False
 
         def check(view: View) -> Sequence[EncodedRecord]:
-            records: list[EncodedRecord] = []
+            nonlocal is_whole
+            is_whole = True
+            if self.registry.known([topic]):
+                return ()
+            records = [mark]
             size = 0
             for group in view.groups.values():
-                for together in _forgetting(group, topic, there):
+                for together in _forgetting(group, topic):
                     if size > _MAX_FORGOTTEN_BYTES:
+                        is_whole = False
                         return records
                     records += together
                     size += sum(len(key) + len(value or b"") for key, value in together)
@@ -279,9 +289,8 @@ class GroupLog:
             with self.lock:
                 if self.view_locked(create=False) is None:
                     return
-            there = {facts.topic_id.bytes for facts in self.registry.known([topic])}
-            while self.write(check, self.clock()):
-                logger.debug("forgot offsets committed for %r", topic)
+            while not is_whole:
+                self.write(check, self.clock())
         except CorruptionError:
             logger.exception("offsets committed for %r were not forgotten", topic)
 
@@ -373,14 +382,12 @@ class GroupLog:
             self.liveness.release(name, member_id)
 
 
-def _forgetting(
-    group: Group, topic: str, there: Collection[bytes]
-) -> Iterator[list[EncodedRecord]]:
-    """Yield what lets a group forget a topic, except as one of the ids that are there.
+def _forgetting(group: Group, topic: str) -> Iterator[list[EncodedRecord]]:
+    """Yield what lets a group forget a topic.
 
     Records that have to be in one batch come together; the first ones first.
     """
-    gone = [at for at, shape in group.shapes.items() if shape.name == topic and at not in there]
+    gone = [at for at, shape in group.shapes.items() if shape.name == topic]
     if gone:
         draft = group.draft()
         for topic_id in gone:

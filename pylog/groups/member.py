@@ -12,7 +12,7 @@ import logging
 import operator
 import os
 from collections.abc import Collection, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from pylog.errors import (
     ClosedError,
@@ -26,6 +26,7 @@ from pylog.groups import membership
 from pylog.groups.assignors import Assignor, name_of
 from pylog.groups.facts import MemberKey, MemberValue, OffsetKey, OffsetValue
 from pylog.groups.group_log import GroupLog, check_readable
+from pylog.groups.membership import Standing
 from pylog.groups.schemas import encode_key, encode_offset, encode_value
 from pylog.groups.state import Group
 from pylog.groups.view import EncodedRecord, View
@@ -39,18 +40,6 @@ _PROGRESS_PARTS: Final = 3  # how often in its time a member says that it polls 
 _NO_PARTITIONS: Final[frozenset[TopicPartition]] = frozenset()
 
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
-
-
-class Standing(NamedTuple):
-    """What a member may do now.
-
-    epoch: grows with what it has.  assigned: it may read and commit these.  to_revoke: it still has
-    these, and has to stop reading them, commit what it did, and let them go.
-    """
-
-    epoch: int
-    assigned: frozenset[TopicPartition]
-    to_revoke: frozenset[TopicPartition]
 
 
 def member_value(
@@ -130,7 +119,7 @@ class Membership:
         self._forks = log.forks
         self._is_closed = False
         self._is_behind = False  # nothing could be appended at the last look, which was told
-        self._standing = Standing(-1, _NO_PARTITIONS, _NO_PARTITIONS)
+        self._standing = Standing(-1, _NO_PARTITIONS, _NO_PARTITIONS, {})
         self._looked: tuple[Group | None, int] = (None, -1)  # the state that the standing is of
         # What may be committed, and the state of the group that says so, which may be a later one.
         self._own: frozenset[TopicPartition] = _NO_PARTITIONS
@@ -196,7 +185,7 @@ class Membership:
     def _take_standing_locked(self, group: Group) -> None:
         check_readable(group)
         member = membership.member_of(group, self.member_id, self.instance_id)
-        standing = Standing(*membership.standing_of(group, member))
+        standing = membership.standing_of(group, member)
         if standing != self._standing:
             self._standing = standing
         self._own = standing.assigned | standing.to_revoke

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pylog.errors import (
     CorruptionError,
@@ -326,9 +326,28 @@ def _with_gains(
     return brought
 
 
-def standing_of(
-    group: Group, member: Member
-) -> tuple[int, frozenset[TopicPartition], frozenset[TopicPartition]]:
-    """Return a member's epoch, what it may read, and what it has to let go."""
+class Standing(NamedTuple):
+    """What a member may do now.
+
+    epoch: grows with what it has.  assigned: it may read and commit these.  to_revoke: it still has
+    these, and has to stop reading them, commit what it did, and let them go.
+    topic_ids: of the topics of both, by name: a topic that is made anew has another.
+    """
+
+    epoch: int
+    assigned: frozenset[TopicPartition]
+    to_revoke: frozenset[TopicPartition]
+    topic_ids: Mapping[str, bytes]
+
+
+def standing_of(group: Group, member: Member) -> Standing:
+    """Return what a member may do."""
     current = member.current
-    return current.epoch, group.named(current.assigned), group.named(current.pending)
+    assigned, to_revoke = group.named(current.assigned), group.named(current.pending)
+    ids = {
+        group.shapes[topic_id].name: topic_id
+        for places in (current.assigned, current.pending)
+        for topic_id, _ in places
+        if topic_id in group.shapes
+    }
+    return Standing(current.epoch, assigned, to_revoke, ids)

@@ -1,0 +1,148 @@
+"""What a group committed for a topic that is deleted, and for the next one of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consuming import make, member, next_offset, places, rest
+from tail_memory import wait_until
+
+import pylog
+from pylog import Consumer, Log, OffsetAndMetadata, TopicPartition
+from pylog.errors import StaleMemberEpochError, UnknownTopicOrPartitionError
+from pylog.groups.view import View
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with pylog.open(tmp_path) as log:
+        yield log
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+def test_what_was_done_of_a_deleted_topic_is_not_done_of_one_made_anew(
+    log: Log, is_member: bool
+) -> None:
+    make(log, "t", records=100)
+    consumer = log.consumer(group="g", auto_commit_interval_ms=3_600_000)
+    if is_member:
+        consumer.subscribe("t")
+    else:
+        consumer.assign([("t", 0)])
+    assert len(rest(consumer)) == 100  # all of it is done, and not committed yet
+    log.delete_topic("t")
+    make(log, "t", records=150)
+    taken: list[Any] = []
+    wait_until(lambda: bool(taken.extend(consumer.poll(0)) or taken))
+    assert len(taken) == 150
+    consumer.close()  # who reads on did nothing of the new topic
+    assert next_offset(log) == 0
+
+
+def use_nothing(consumer: Consumer) -> None:
+    pass
+
+
+def commit_by_hand(consumer: Consumer) -> None:
+    with pytest.raises((StaleMemberEpochError, UnknownTopicOrPartitionError)):
+        consumer.commit()
+
+
+@pytest.mark.parametrize("use", [use_nothing, commit_by_hand, Consumer.poll, Consumer.unsubscribe])
+@pytest.mark.parametrize("is_member", [True, False])
+def test_nothing_that_is_due_is_committed_for_a_topic_made_anew(
+    log: Log, is_member: bool, use: Callable[[Consumer], object]
+) -> None:
+    make(log, "t", records=100)
+    make(log, "u", records=10)
+    consumer = log.consumer(group="g", auto_commit_interval_ms=0)
+    if is_member:
+        consumer.subscribe("t", "u")
+    else:
+        consumer.assign([("t", 0), ("u", 0)])
+    taken: list[Any] = []
+    while len(taken) < 110:
+        taken.extend(consumer.poll(0))
+    log.delete_topic("t")
+    make(log, "t", records=150)
+    use(consumer)
+    consumer.close()
+    assert log._coordinator.committed("g", [TopicPartition("t", 0)]) == {("t", 0): None}
+    assert next_offset(log) == 0
+
+
+def test_the_work_on_other_topics_is_committed_when_one_was_deleted(log: Log) -> None:
+    for is_member in (True, False):
+        make(log, "t", records=10)
+        make(log, f"u-{is_member}", records=10)
+        consumer = log.consumer(group="g", auto_commit_interval_ms=3_600_000)
+        if is_member:
+            consumer.subscribe("t", f"u-{is_member}")
+        else:
+            consumer.assign([("t", 0), (f"u-{is_member}", 0)])
+        assert len(rest(consumer)) == 20  # all of it is done, and not committed yet
+        log.delete_topic("t")
+        consumer.close()
+        place = TopicPartition(f"u-{is_member}", 0)
+        assert log._coordinator.committed("g", [place]) == {place: OffsetAndMetadata(10, "", 0)}
+
+
+def test_no_commit_slips_in_between_a_topics_end_and_the_next_one_of_its_name(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(log, "t", records=100)
+    consumer = log.consumer(group="g", enable_auto_commit=False)
+    consumer.assign([("t", 0)])
+    assert len(consumer.poll(0)) == 100
+    log._coordinator.commit("other", {TopicPartition("u", 0): OffsetAndMetadata(1)})
+    append_, is_made = View.append, []
+
+    def append_late(view: View, *arguments: Any) -> Any:
+        # What is appended was decided: the topic was there.
+        if not is_made:
+            is_made.append(True)
+            with pylog.open(tmp_path) as other:
+                other.delete_topic("t")
+                make(other, "t", records=150)
+        return append_(view, *arguments)
+
+    monkeypatch.setattr(View, "append", append_late)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        consumer.commit()
+    assert is_made
+    assert next_offset(log) == 0
+
+
+def test_what_is_committed_for_a_topic_made_anew_outlasts_the_end_of_the_deletion(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(log, "t", records=100)
+    with member(log) as consumer:
+        consumer.poll(0)
+        consumer.commit()
+    groups, places_ = log._coordinator.log, [TopicPartition("t", 0), TopicPartition("t", 1)]
+    forget = groups.forget_topic
+
+    def forget_late(topic: str) -> None:
+        # The deletion is seen by all; another process is faster.
+        with pylog.open(tmp_path) as other:
+            make(other, "t", 2, records=5)
+            assert set(other._coordinator.committed("g", places_).values()) == {None}
+            other._coordinator.commit("g", {places_[1]: OffsetAndMetadata(3)})
+        forget(topic)
+
+    monkeypatch.setattr(groups, "forget_topic", forget_late)
+    log.delete_topic("t")
+    assert log._coordinator.committed("g", places_) == {
+        places_[0]: None,
+        places_[1]: OffsetAndMetadata(3),
+    }
+
+
+def test_offsets_that_were_brought_along_are_kept_when_their_topic_is_made(log: Log) -> None:
+    log.groups.alter_offsets("g", {TopicPartition("t", 0): OffsetAndMetadata(7)})
+    make(log, "t", records=10)
+    assert places(member(log).poll(0, 1)) == [(0, 7)]
