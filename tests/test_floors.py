@@ -98,6 +98,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "tail_rules",
         "validation",
         "producer_state",
+        "writer",
         "attachment",
         "producer_files",
         "observer",
