@@ -60,6 +60,17 @@ EXAMPLES: list[errors.PylogError] = [
     errors.TopicTruncatedError("orders", 7, 20, 10),
     errors.RecordsMissedError("orders", 7, 10, 20),
     errors.TombstonesDroppedError("orders", 7, 10, 20),
+    errors.NotLeaderError("orders-7 follows", ("metadata",)),
+    errors.NotEnoughReplicasError(1, 2, ("metadata",)),
+    errors.NotEnoughReplicasAfterAppendError("1 replica is in sync", 5, 9),
+    errors.ReplicationError("something between replicas"),
+    errors.FencedLeaderEpochError(3, 4),
+    errors.NotEligibleError("it lost records"),
+    errors.DivergedReplicaError("orders-7", 5, 9),
+    errors.InconsistentClusterIdError("5f", "6f"),
+    errors.ReplicationTimeoutError("no answer", 1.5),
+    errors.AuthenticationError("another secret"),
+    errors.InvalidMessageError("a message of 5 bytes"),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -152,6 +163,15 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.TopicTruncatedError, errors.StaleTableError),
         (errors.RecordsMissedError, errors.StaleTableError),
         (errors.TombstonesDroppedError, errors.StaleTableError),
+        (errors.NotLeaderError, errors.NotAppendedError),
+        (errors.NotEnoughReplicasError, errors.NotAppendedError),
+        (errors.FencedLeaderEpochError, errors.ReplicationError),
+        (errors.NotEligibleError, errors.ReplicationError),
+        (errors.DivergedReplicaError, errors.ReplicationError),
+        (errors.InconsistentClusterIdError, ValueError),
+        (errors.ReplicationTimeoutError, TimeoutError),
+        (errors.AuthenticationError, PermissionError),
+        (errors.InvalidMessageError, ValueError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:
@@ -159,7 +179,9 @@ def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) 
 
 
 def test_unknown_outcome_is_not_caught_as_not_appended() -> None:
-    assert not issubclass(errors.DurabilityUnknownError, errors.NotAppendedError)
+    for cls in (errors.DurabilityUnknownError, errors.NotEnoughReplicasAfterAppendError):
+        assert not issubclass(cls, errors.NotAppendedError)
+        assert not cls.retriable
 
 
 def test_only_errors_that_pass_by_themselves_are_retriable() -> None:
@@ -170,6 +192,9 @@ def test_only_errors_that_pass_by_themselves_are_retriable() -> None:
         errors.LockTimeoutError,
         errors.DeliveryTimeoutError,
         errors.BufferExhaustedError,
+        errors.NotLeaderError,
+        errors.NotEnoughReplicasError,
+        errors.ReplicationTimeoutError,
     }
 
 

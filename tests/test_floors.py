@@ -26,6 +26,7 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
         "config",
         "producer_config",
         "cleaner_config",
+        "replication_config",
         "records",
     ),
     ("storage",),
@@ -66,7 +67,17 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
 
 # Folders whose inner order is fixed, bottom up.  In other folders any module may import any other.
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "errors": ("base", "usage", "consumers", "disk", "appends", "groups", "tables", "__init__"),
+    "errors": (
+        "base",
+        "usage",
+        "consumers",
+        "disk",
+        "appends",
+        "groups",
+        "tables",
+        "replication",
+        "__init__",
+    ),
     "storage": (
         "files",
         "descriptors",
@@ -110,6 +121,17 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "timed",
         "decided",
         "partition",
+        "__init__",
+    ),
+    "replication": (
+        "facts",
+        "divergence",
+        "election",
+        "standing",
+        "leading",
+        "following",
+        "role_file",
+        "transport",
         "__init__",
     ),
     "groups": (

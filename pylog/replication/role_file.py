@@ -19,7 +19,6 @@ and durably, so a promise that was given holds after a power cut.  Must not know
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import uuid
 from typing import Final
@@ -27,8 +26,9 @@ from typing import Final
 from pylog._native import crc32c
 from pylog.errors import CorruptFileError, IncompatibleFormatError
 from pylog.replication.facts import MAX_EPOCH, InSync, is_replica_id
+from pylog.replication.standing import ReplicaState
 from pylog.storage.files import Directory, read_file, replace_file
-from pylog.storage.role import Role, RoleKind
+from pylog.storage.role import RoleKind
 
 ROLE_FILE: Final = "replication"
 FORMAT_VERSION: Final = 1
@@ -49,49 +49,6 @@ _NAMES: Final = (
     "request_timeout_ms",
     "crc32c",
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaState:
-    """What a log durably knows of itself as a replica; see this module's docstring.
-
-    leader_id: to whom `promised_epoch` was promised, None while that is open.
-    """
-
-    replica_id: str
-    cluster_id: uuid.UUID | None = None
-    kind: RoleKind = RoleKind.NONE
-    promised_epoch: int = 0
-    leader_id: str | None = None
-    in_sync: InSync | None = None
-    waits_for_all: bool = True
-    min_insync_replicas: int = 1
-    request_timeout_ms: int = 30_000
-
-    @property
-    def role(self) -> Role:
-        """What partitions have to know of it."""
-        return Role(
-            kind=self.kind,
-            epoch=self.promised_epoch,
-            waits_for_all=self.waits_for_all,
-            min_insync_replicas=self.min_insync_replicas,
-            request_timeout=self.request_timeout_ms / 1000,
-        )
-
-    @property
-    def contradiction(self) -> str | None:
-        """What cannot be true together, None when all can."""
-        in_sync = self.in_sync
-        if self.kind is not RoleKind.NONE and self.cluster_id is None:
-            return f"{self.kind.value} of no cluster"
-        if self.kind is RoleKind.LEADER and self.leader_id != self.replica_id:
-            return f"leads, and promised to follow {self.leader_id}"
-        if in_sync is not None and self.replica_id not in in_sync.members:
-            return f"in_sync does not name {self.replica_id}"
-        if in_sync is not None and in_sync.epoch > self.promised_epoch:
-            return f"in sync in epoch {in_sync.epoch}, promised {self.promised_epoch}"
-        return None
 
 
 def encode_state(state: ReplicaState) -> bytes:
