@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import Final
 
 from pylog._native import Record, system_clock
 from pylog.alone_part import AlonePart
@@ -32,11 +33,14 @@ from pylog.errors import (
 from pylog.gate import Gate, alone
 from pylog.group_part import GroupOffsets, GroupPart, Listener, Listeners
 from pylog.groups.coordinator import Coordinator
-from pylog.pace import Pace
 from pylog.positioned import PositionedConsumer, name_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.subscription import KnownTopics, Subscription, beginning
+
+# A loop asks for so long before all else is looked at: other partitions, what others decided, when
+# a commit is due, whoever calls wakeup().  Guessed: nobody waits long, and a look costs 2 us.
+_PIECE_SECONDS: Final = 0.05
 
 
 class Consumer(PositionedConsumer):
@@ -79,7 +83,6 @@ class Consumer(PositionedConsumer):
         end = None if self._commits is None else _weakly(self._leave)
         self.gate = Gate(self._events, end=end, stop=self._cursors.stop)
         self._subscription: Subscription | None = None
-        self._pace = Pace()
 
     # ------------------------------------------------------------------ what is read
 
@@ -206,7 +209,8 @@ class Consumer(PositionedConsumer):
 
         timeout: None never ends; 0 ends when everything is read that is there.
         Partitions take turns; records of one keep their order.  What is sought, paused or assigned
-        meanwhile counts from the next record on.
+        meanwhile counts from the next record on; what others decided and commits that are due are
+        looked at every 50 ms, or where a record takes longer with each.
         Raises NotAssignedError, NoOffsetForPartitionError, WakeupError, ConcurrentUseError, and
         what `Partition.read` and iterating over its result raise; with auto_offset_reset "none"
         OffsetOutOfRangeError.  Those about one partition name it in `topic` and `partition`; its
@@ -268,15 +272,13 @@ class Consumer(PositionedConsumer):
     @alone
     def _next_piece(self, timeout: float | None) -> Iterator[Record] | None:
         """Return some records for a loop, None when none came in time."""
-        count = self._pace.next_count(self._monotonic())
         cursor = self._await(self._deadline(timeout))
         if cursor is None:
             return None
         assert cursor.rest is not None
-        self._pace.begin(self._monotonic(), cursor.rest)
         if self._commits is not None:
             self._commits.note_loop(cursor)
-        return itertools.islice(cursor.rest, count)
+        return cursor.rest.piece(_PIECE_SECONDS)
 
     def _await(self, deadline: float | None) -> Cursor | None:
         """Return the next partition that has records, waiting for some; None after the deadline."""

@@ -49,6 +49,7 @@ class TopicRegistry:
         self._deleted: set[str] = set()  # names of topics that were, and are not now
         self._topics: dict[uuid.UUID, Topic] = {}
         self._offset = 0
+        self._metadata: Partition | None = None
         engine.settings_of = self._settings_of
         engine.fork_listeners.append(self._after_fork)
 
@@ -69,9 +70,11 @@ class TopicRegistry:
     @property
     def metadata(self) -> Partition:
         """The internal partition that holds the topics."""
-        return self._engine.partition(
-            METADATA_TOPIC, 0, topic_id=_METADATA_ID, config=_METADATA_CONFIG
-        )
+        if self._metadata is None:
+            self._metadata = self._engine.partition(
+                METADATA_TOPIC, 0, topic_id=_METADATA_ID, config=_METADATA_CONFIG
+            )
+        return self._metadata
 
     def _refresh_locked(self) -> dict[str, TopicFacts]:
         """Return all topics by name; reads what was appended to `__metadata` since the last call.
@@ -142,6 +145,9 @@ class TopicRegistry:
 
         Raises what a read raises.  Without news: one copy of the marks.
         """
+        offset = self._offset
+        if self.metadata.high_watermark == offset:
+            return offset
         with self._lock:
             self._refresh_locked()
             return self._offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,11 @@ from consuming import append, make, places, rest
 from tail_memory import in_thread
 
 import pylog
-from pylog import Consumer, ConsumerConfig, Log, TopicPartition
+from pylog import Log, TopicPartition
+from pylog import consumer as consumer_module
 from pylog.errors import (
     ClosedError,
 )
-from pylog.pace import Pace
 
 
 @pytest.fixture
@@ -71,43 +72,39 @@ def test_the_position_is_known_at_every_record(log: Log) -> None:
         assert lag == 499 - record.offset
 
 
-def test_partitions_take_turns_while_a_loop_is_slow(log: Log) -> None:
+def test_partitions_take_turns_while_a_loop_is_slow(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(log, "t", 4, records=5000)
-    now = itertools.count(step=1.0)
-    consumer = Consumer(log._registry, ConsumerConfig(), monotonic=lambda: next(now))
-    consumer.subscribe("t")
-    first = itertools.islice(consumer, 8)
+    monkeypatch.setattr(consumer_module, "_PIECE_SECONDS", 0.0)
+    first = itertools.islice(log.consumer("t"), 8)
     assert Counter(record.partition for record in first) == {0: 2, 1: 2, 2: 2, 3: 2}
 
 
-class Loop:
-    """A loop as its pace sees it: how many records it gets, and how long it takes for them."""
+def test_a_loop_that_becomes_slow_looks_at_all_else_at_every_record(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(log, "t", records=5000)
+    consumer = log.consumer("t")
+    looks = []
+    look = consumer._look
 
-    def __init__(self) -> None:
-        self.next_offset = 0
-        self._pace = Pace()
-        self._now = 0.0
+    def noted(*arguments: Any) -> None:
+        looks.append(len(seen))
+        look(*arguments)
 
-    def go(self, seconds: float, share: float = 1.0) -> int:
-        """Take a share of what it gets; return how much that was."""
-        count = self._pace.next_count(self._now)
-        self._pace.begin(self._now, self)  # type: ignore[arg-type]
-        self.next_offset += int(count * share)
-        self._now += seconds
-        return count
-
-
-def test_a_fast_loop_gets_many_records_between_two_looks_and_a_slow_one_few() -> None:
-    loop = Loop()
-    assert [loop.go(0.0) for _ in range(15)] == [min(2**n, 4096) for n in range(15)]
-    assert [loop.go(1.0) for _ in range(14)][1:] == [max(4096 >> n, 1) for n in range(1, 14)]
-
-
-def test_pieces_that_end_early_say_nothing_of_how_long_a_whole_one_takes() -> None:
-    loop = Loop()
-    assert [loop.go(0.0) for _ in range(4)] == [1, 2, 4, 8]
-    loop.go(0.0, share=0.5)
-    assert {loop.go(0.0, share=0.9) for _ in range(9)} == {16}
+    monkeypatch.setattr(consumer, "_look", noted)
+    seen: list[int] = []
+    for record in consumer:
+        seen.append(record.offset)
+        if len(seen) > 3000:
+            until = time.monotonic() + 1.3 * consumer_module._PIECE_SECONDS
+            while time.monotonic() < until:
+                pass
+        if len(seen) == 3005:
+            break
+    assert looks[-4:] == [3001, 3002, 3003, 3004]
+    assert len(looks) < 1000  # as long as it was fast, it need not look often
 
 
 # ---------------------------------------------------------------- poll

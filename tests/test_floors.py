@@ -49,7 +49,6 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
     (  # what a consumer is made of
         "consumer_config",
         "gate",
-        "pace",
         "subscription",
         "positioned",
         "commits",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from pylog import _native
@@ -65,3 +68,47 @@ def test_a_decompressor_may_stop_the_iterator_that_called_it() -> None:
     iterator = iter(_native.Records(batch, first_offset=5, decompress=decompress))
     assert list(iterator) == []
     assert (iterator.next_offset, iterator.has_ended) == (5, True)
+
+
+def test_a_piece_gives_what_is_asked_for_in_its_time_and_one_record_at_least() -> None:
+    iterator = iter(_native.Records(GAPPED + AFTER))
+    assert [record.offset for record in iterator.piece(0)] == [10]
+    assert (iterator.next_offset, iterator.has_ended) == (11, False)
+    piece = iterator.piece(0.0)
+    assert [next(piece).offset, list(piece), list(piece)] == [13, [], []]
+    assert [record.offset for record in iterator.piece(3000)] == [18]
+    assert (iterator.next_offset, iterator.has_ended) == (19, True)
+    assert list(iterator.piece(0)) == []
+
+
+def test_a_piece_raises_what_its_iterator_does_and_ends_when_that_is_stopped() -> None:
+    iterator = iter(_native.Records(GAPPED + DAMAGED + AFTER))
+    piece = iterator.piece(3000)
+    assert [next(piece).offset, next(piece).offset] == [10, 13]
+    with pytest.raises(CorruptRangeError):
+        next(piece)
+    assert iterator.has_failed
+    iterator.stop()
+    assert list(piece) == []
+
+
+@pytest.mark.parametrize("seconds", [-0.1, float("nan"), float("inf"), 3600, 1e300])
+def test_a_piece_takes_no_time_below_zero_and_none_too_long(seconds: float) -> None:
+    with pytest.raises(ValueError, match="in \\[0, 3600\\)"):
+        iter(_native.Records(GAPPED)).piece(seconds)
+    with pytest.raises(TypeError):
+        iter(_native.Records(GAPPED)).piece("1")  # type: ignore[arg-type]
+
+
+def test_a_piece_that_is_part_of_a_cycle_is_collected() -> None:
+    class Link:
+        pass
+
+    iterator = iter(_native.Records(GAPPED))
+    link = Link()
+    link.piece = iterator.piece(1)  # type: ignore[attr-defined]
+    gone = weakref.ref(link)
+    link.link = link  # type: ignore[attr-defined]
+    del link
+    gc.collect()
+    assert gone() is None

@@ -42,6 +42,15 @@ int64_t plog_monotonic_ns(void)
     return read_clock_ns(CLOCK_MONOTONIC);
 }
 
+int64_t plog_coarse_monotonic_ns(void)
+{
+#ifdef CLOCK_MONOTONIC_COARSE
+    return read_clock_ns(CLOCK_MONOTONIC_COARSE);
+#else
+    return plog_monotonic_ns();
+#endif
+}
+
 int64_t plog_wall_clock_ns(void)
 {
     return read_clock_ns(CLOCK_REALTIME);

@@ -48,7 +48,16 @@ PyObject *plog_records_new_checked(const plog_module_state *state, PyObject *dat
 /* Records.__iter__(): a new RecordsIterator. */
 PyObject *plog_records_iter(PyObject *records);
 
+PyObject *plog_records_iterator_next(PyObject *iterator);
+
 int plog_add_records_iterator_type(PyObject *module);
+
+enum { PLOG_MAX_PIECE_SECONDS = 3600 };
+
+/* RecordsIterator.piece(seconds). */
+PyObject *plog_records_piece_new(PyObject *records, PyObject *seconds);
+
+int plog_add_records_piece_type(PyObject *module);
 
 /* Records.columns(). */
 PyObject *plog_records_columns(PyObject *self, PyObject *unused);

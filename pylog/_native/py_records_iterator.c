@@ -102,7 +102,7 @@ static void note_end(records_iterator *self)
 }
 
 /* After an error the iteration goes on behind the batch that caused it. */
-static PyObject *iterator_next(PyObject *object)
+PyObject *plog_records_iterator_next(PyObject *object)
 {
     records_iterator *self = (records_iterator *)object;
     const plog_records *records = self->records;
@@ -175,6 +175,8 @@ static PyGetSetDef iterator_getters[] = {
 
 static PyMethodDef iterator_methods[] = {
     {"stop", iterator_stop, METH_NOARGS, "Give no more records; next_offset stays."},
+    {"piece", plog_records_piece_new, METH_O,
+     "Return an iterator over the records that are asked for in so many seconds, at least one."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -184,7 +186,7 @@ static PyType_Slot iterator_slots[] = {
     {Py_tp_traverse, (void *)iterator_traverse},
     {Py_tp_clear, (void *)iterator_clear},
     {Py_tp_iter, (void *)PyObject_SelfIter},
-    {Py_tp_iternext, (void *)iterator_next},
+    {Py_tp_iternext, (void *)plog_records_iterator_next},
     {Py_tp_getset, iterator_getters},
     {Py_tp_methods, iterator_methods},
     {0, NULL},
@@ -200,5 +202,8 @@ static PyType_Spec iterator_spec = {
 
 int plog_add_records_iterator_type(PyObject *module)
 {
-    return plog_add_type(module, &iterator_spec, PLOG_RECORDS_ITERATOR_TYPE, true);
+    if (plog_add_type(module, &iterator_spec, PLOG_RECORDS_ITERATOR_TYPE, true) < 0) {
+        return -1;
+    }
+    return plog_add_records_piece_type(module);
 }
