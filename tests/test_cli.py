@@ -1,27 +1,26 @@
-"""`python -m pylog`: what it prints, for people and for programs, and how it ends."""
+"""`pylog verify` and `dump`: what they print, for people and programs; how commands end."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ROOT, SECONDS, environment, run
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pylog
 from pylog._native import make_batch
-from pylog.cli import dump, verify
+from pylog.cli import dump, show, verify
 from pylog.cli.main import main
 from pylog.storage import layout
 from pylog.storage.inspect_file import escaped
 
-ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 30  # a command that needs longer hangs
 LOG_NAME = layout.log_name(0)
 
 
@@ -41,18 +40,6 @@ def damage(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[65] ^= 1
     file.write_bytes(data)
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pylog", *map(str, arguments)],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
@@ -308,9 +295,9 @@ def test_reader_that_goes_away_ends_it_quietly(tmp_path: Path, count: int) -> No
     file.write_bytes(b"".join(batches))
     command = [sys.executable, "-m", "pylog", "dump", str(file)]
     # Unbuffered output would fail at once, and never at the interpreter's last flush.
-    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    without = {name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=ROOT, env=without, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
             assert process.stdout is not None and process.stderr is not None
@@ -323,9 +310,9 @@ def test_reader_that_goes_away_ends_it_quietly(tmp_path: Path, count: int) -> No
 
 def test_output_that_an_ascii_terminal_cannot_show_does_not_break(log: Path) -> None:
     command = [sys.executable, "-m", "pylog", "dump", "--records", str(log / "orders-0" / LOG_NAME)]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    ascii_only = environment() | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, timeout=SECONDS, check=False
+        command, cwd=ROOT, env=ascii_only, capture_output=True, timeout=SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"key: \xe9 " in done.stdout
@@ -333,8 +320,78 @@ def test_output_that_an_ascii_terminal_cannot_show_does_not_break(log: Path) -> 
 
 def test_commands_describe_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     for module, command in ((verify, "verify"), (dump, "dump")):
-        with pytest.raises(SystemExit) as exit_info:
-            main([command, "--help"])
-        assert exit_info.value.code == 0
+        assert main([command, "--help"]) == 0
         assert "Exit code: 0 no damage, 1 damage, 2 wrong usage" in capsys.readouterr().out
-        assert module._DESCRIPTION.count("--json") == 1
+        assert module.DESCRIPTION.count("--json") == 1
+
+
+# ------------------------------------------------------------------ without the extra
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None  # as if it were not installed
+from pylog.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def run_without(package: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, package, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def test_without_click_what_is_installed_still_examines(log: Path) -> None:
+    done = run_without("click", "verify", log)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run("verify", log).stdout
+    done = run_without("click", "dump", "--json", log / "orders-0" / LOG_NAME)
+    assert done.returncode == 0 and len(json_lines(done.stdout)) == 3
+
+
+@pytest.mark.parametrize("arguments", [("topics",), (), ("frobnicate",)])
+def test_without_click_other_commands_name_the_extra(
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "click", None)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "pip install 'pylog[cli]'" in captured.err
+
+
+def test_without_rich_a_table_on_a_terminal_names_the_extra(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.delitem(sys.modules, "pylog.cli.terminal", raising=False)
+    assert main(["topics", "-d", str(log)]) == 0  # plain text needs no rich
+    assert "orders" in capsys.readouterr().out
+    monkeypatch.setattr(show, "is_terminal", lambda: True)
+    assert main(["topics", "-d", str(log)]) == 2
+    assert capsys.readouterr().err == "pylog: needs the package rich: pip install 'pylog[cli]'\n"
+
+
+def test_importing_pylog_imports_nothing_of_the_command_line() -> None:
+    code = "import sys, pylog; print({'click', 'rich', 'argparse'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    assert done.stdout == b"set()\n"
+
+
+def test_installed_program_is_this_one() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert settings["project"]["scripts"] == {"pylog": f"{main.__module__}:{main.__name__}"}

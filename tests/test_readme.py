@@ -6,17 +6,16 @@ fault tests; here each one is shown once, in the words of README.
 
 from __future__ import annotations
 
-import doctest
 import errno
 import os
 import random
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from blocks import ROOT, SECONDS, blocks_of, check_blocks
 from crash_model import lose_all
 from memory_files import MemoryFiles
 
@@ -26,55 +25,16 @@ from pylog.engine import Engine
 from pylog.log import Log
 from pylog.storage import layout
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-SECONDS = 30  # a child that needs longer hangs
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS: list[tuple[str, str]] = [(match[1], match[2]) for match in BLOCK.finditer(README)]
+BLOCKS = blocks_of(README)
 DURABILITIES = ("fsync", "interval", "os")
-
-
-def run(command: list[str], directory: Path) -> str:
-    """Run one command as a reader of README would; return what it printed."""
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.replace(str(directory), "/srv")
-
-
-def expect_output(printed: str, promised: str) -> None:
-    """Compare as doctest does: `...` stands for anything, also to the end of a line."""
-    is_equal = doctest.OutputChecker().check_output(promised, printed, doctest.ELLIPSIS)
-    assert is_equal, f"README says:\n{promised}\nprinted was:\n{printed}"
 
 
 # ------------------------------------------------------------------ what stands there
 
 
 def test_every_block_runs_and_prints_what_readme_says(tmp_path: Path) -> None:
-    programs = sessions = 0
-    for number, (kind, text) in enumerate(BLOCKS):
-        if kind == "python":
-            assert BLOCKS[number + 1][0] == "text", "a program's output follows it"
-            expect_output(run([sys.executable, "-c", text], tmp_path), BLOCKS[number + 1][1])
-            programs += 1
-        elif kind == "console":
-            for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-                command, promised = step.split("\n", 1)
-                words = shlex.split(command)
-                assert words[0] == "python"
-                expect_output(run([sys.executable, *words[1:]], tmp_path), promised)
-            sessions += 1
-        else:
-            assert kind in ("text", "sh"), f"no test knows what to do with {kind}"
+    programs, sessions = check_blocks(BLOCKS, tmp_path)
     assert programs >= 1 and sessions >= 1
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from pylog.cli import show
 from pylog.storage.inspect_segment import Fact, Finding
 from pylog.verification import dump
 
-_DESCRIPTION = """\
+SUMMARY = "Tell what stands in one file."
+DESCRIPTION = """\
 Tell what stands in one file: .log (batches, with every header field), .index, .timeindex,
 manifest, leader-epoch-checkpoint, partition.metadata, meta.properties or state.  Nothing is
 changed, and no lock is taken; of a partition that is in use only what is published is shown.
@@ -20,25 +20,15 @@ Exit code: 0 no damage, 1 damage, 2 wrong usage or FILE cannot be opened.
 With --json: one object a line, whose "kind" says what it is; findings are "damage" or "note"."""
 
 
-def add_command(commands: Any) -> None:
-    """Add `dump` to the commands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "dump",
-        help="tell what stands in one file",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", metavar="FILE", help="a file in a log's or partition's directory")
-    parser.add_argument("--records", action="store_true", help="also each record of a .log")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.set_defaults(run=_run)
+def run(file: str, *, with_records: bool, as_json: bool) -> int:
+    """Print what stands in a file, a line or a JSON object each; return the exit code.
 
-
-def _run(options: argparse.Namespace) -> int:
+    Raises what `pylog.verification.dump` raises.
+    """
     damages = 0
-    for item in dump(options.file, with_records=options.records):
+    for item in dump(file, with_records=with_records):
         damages += isinstance(item, Finding) and item.is_damage
-        if options.json:
+        if as_json:
             show.print_json(_values(item))
         elif isinstance(item, Finding):
             show.print_finding(item)

@@ -1,42 +1,48 @@
-"""The arguments of `python -m pylog`, its exit codes, and how it ends when it is told to.
+"""Where `pylog` begins: its exit codes, and how it ends when it is told to.
 
-0    nothing wrong was found
-1    damage was found
-2    wrong usage, or what was named cannot be opened
+0    done; nothing wrong was found
+1    damage was found, or what was asked for could not be done
+2    wrong usage, or what was named is not there or cannot be opened
 130  interrupted by Ctrl-C;  141  nobody reads the output any more, as of `... | head`
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
-import platform
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from pylog._native import CRC_BACKEND
-from pylog.cli import dump, verify
+from pylog import errors
+from pylog.cli import show
 
+_FAILED: Final = 1
 _UNUSABLE: Final = 2
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
+
+# These say what became of the records; all others, that something else should have been asked.
+_FAILURES: Final = (
+    errors.CorruptionError,
+    errors.NotAppendedError,
+    errors.DurabilityUnknownError,
+    errors.CommitFailedError,
+    errors.LockTimeoutError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     arguments: without the program's name; by default those of this process.
-    Raises SystemExit for wrong usage, `--help` and `--version`, as argparse does.
+    Raises SystemExit for `--help`, `--version` and wrong usage where the extra `cli` is missing.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character gets its number, not a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
     try:
-        code: int = options.run(options)
+        code = _program()(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -44,29 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except (OSError, ValueError) as error:
-        print(f"pylog: {error}", file=sys.stderr)
+    except _FAILURES as error:
+        show.complain(str(error))
+        return _FAILED
+    except (errors.PylogError, OSError, ValueError) as error:
+        show.complain(str(error))
         return _UNUSABLE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pylog",
-        description="Look into logs.  Reads only; works while the log is being written.",
-    )
-    parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    verify.add_command(commands)
-    dump.add_command(commands)
-    return parser
-
-
-def _version() -> str:
+def _program() -> Callable[[list[str]], int]:
+    """Return all commands, or without click those that need nothing."""
     try:
-        number = version("pylog")
-    except PackageNotFoundError:
-        number = "(not installed)"
-    return f"pylog {number}, Python {platform.python_version()}, crc32c by {CRC_BACKEND}"
+        import click  # noqa: F401
+    except ImportError:
+        from pylog.cli import plain
+
+        return plain.run
+    from pylog.cli import program
+
+    return program.run
 
 
 def _silence_stdout() -> None:

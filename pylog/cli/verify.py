@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from pylog.cli import show
 from pylog.storage.inspect import PartitionReport
 from pylog.verification import LogReport, verify
 
-_DESCRIPTION = """\
+SUMMARY = "Examine a log or a partition."
+DESCRIPTION = """\
 Examine a log directory, or one partition directory: manifests, every batch and record, leader
 epochs, index entries, file sizes, topics, and files that do not belong.  Nothing is changed, and
 no lock is taken: what other processes write meanwhile is not judged, and said to be in use.
@@ -19,30 +19,20 @@ Exit code: 0 no damage, 1 damage, 2 wrong usage or DIR cannot be opened.
 With --json: one document, when all is done."""
 
 
-def add_command(commands: Any) -> None:
-    """Add `verify` to the commands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "verify",
-        help="examine a log or a partition",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("directory", metavar="DIR", help="a log's or a partition's directory")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=_run)
+def run(directory: str, *, as_json: bool) -> int:
+    """Print each report as it is made, or all of them as JSON; return the exit code.
 
-
-def _run(options: argparse.Namespace) -> int:
-    """Print each report as it is made, or all of them as JSON; return the exit code."""
+    Raises what `pylog.verification.verify` raises.
+    """
     reports = []
-    for report in verify(options.directory):
+    for report in verify(directory):
         reports.append(report)
-        if not options.json:
+        if not as_json:
             _print_report(report)
     findings = [finding for report in reports for finding in report.findings]
     damages = sum(finding.is_damage for finding in findings)
-    if options.json:
-        show.print_json(_document(options.directory, reports, damages))
+    if as_json:
+        show.print_json(_document(directory, reports, damages))
     else:
         partitions = sum(isinstance(report, PartitionReport) for report in reports)
         notes = len(findings) - damages
