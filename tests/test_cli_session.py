@@ -82,7 +82,16 @@ def test_golden_session_runs_every_command_for_programs() -> None:
             used.add(words[1])
             lines = [line for line in printed.splitlines() if not line.startswith("[exit code")]
             assert [json.loads(line) for line in lines if not line.startswith("pylog: ")]
-    assert used >= set(program.commands)
+    assert used | {"bench"} == set(program.commands)
+
+
+def test_bench_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = run("bench", "--seconds", "0.01", "--json", where=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)
+    assert {row["durability"] for row in rows} == {"none", "os", "fsync"}
+    assert all(row["records_per_second"] > 0 for row in rows)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------ on a terminal
