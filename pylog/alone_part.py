@@ -77,8 +77,8 @@ class AlonePart:
         self.refresh()
         self._begin()
 
-    def leave(self) -> None:
-        """Read nothing any more.  Raises what the last commit raises."""
+    def leave(self, *, is_told: bool) -> None:
+        """Read nothing any more; nobody is told.  Raises what the last commit raises."""
         try:
             self._finish()
         finally:

@@ -108,7 +108,8 @@ class Consumer(PositionedConsumer):
                 if that is automatic, and then they are another member's.
             on_lost: others have them already, nothing can be committed.  By default on_revoked.
         What a listener raises is raised there; partitions are given back nevertheless, without a
-        commit.
+        commit.  So they are when another thread closes the log while the one that called last is at
+        work elsewhere: nobody is told then.
         Raises UnknownTopicOrPartitionError for a name, ValueError, TypeError, re.error,
         InvalidConfigurationError for a listener without a group, InvalidGroupIdError,
         InconsistentGroupProtocolError, InvalidAssignmentError, each with nothing changed; what
@@ -193,7 +194,7 @@ class Consumer(PositionedConsumer):
         if part is not None:
             part.check()
             try:
-                part.leave()
+                part.leave(is_told=self.gate.is_users_thread)
             finally:
                 # Not before: the listener may commit.
                 self._part = self._subscription = None

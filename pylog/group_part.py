@@ -297,15 +297,22 @@ class GroupPart:
         if self._is_telling:
             raise ConcurrentUseError("a listener may commit and seek, not ask for records or leave")
 
-    def leave(self) -> None:
-        """Give everything back and leave the group, telling the listener.
+    def leave(self, *, is_told: bool) -> None:
+        """Give everything back and leave the group.
 
+        is_told: the listener is; else, where there is one, nothing is committed either: it may have
+        to do something first.
         Raises what the listener and the last commit raise; the group is left nevertheless.
         """
+        on_revoked = self.listeners.on_revoked
         try:
-            self._tell(self.listeners.on_revoked, self._held)
-            self._read()  # a commit is all or nothing, and what is gone would spoil it
-            self._commits.finish()
+            if is_told:
+                self._tell(on_revoked, self._held)
+            elif on_revoked is not None:
+                logger.warning("closed by another thread: on_revoked is not called, nor a commit")
+            if is_told or on_revoked is None:
+                self._read()  # a commit is all or nothing, and what is gone would spoil it
+                self._commits.finish()
         finally:
             self._drop(self._held)
             membership, self._membership = self._membership, None

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from consuming import Told, append, make, member, numbers, places
+from consuming import Told, append, make, member, numbers, places, told_when_waiting
 from processes import children
-from tail_memory import run_threads, tiny_switch_interval, wait_until
+from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
-from pylog import Log, TopicPartition
+from pylog import Consumer, Log, TopicPartition
 from pylog import consumer as consumer_module
 from pylog.errors import (
     ClosedError,
@@ -46,6 +46,108 @@ def test_with_its_log_a_member_leaves_and_commits(tmp_path: Path) -> None:
         assert consumer._part is not None
     with pytest.raises(ClosedError):
         consumer.commit()
+
+
+def noting(calls: list[Any], consumer: list[Consumer]) -> Any:
+    """Return a listener that commits, and writes down in which thread."""
+
+    def on_revoked(partitions: set[TopicPartition]) -> None:
+        consumer[0].commit()
+        calls.append((threading.current_thread(), sorted(number for _, number in partitions)))
+
+    return on_revoked
+
+
+def test_a_member_that_waits_ends_in_its_own_thread_when_its_log_is_closed(
+    log: Log, tmp_path: Path
+) -> None:
+    make(log, "t", 2, records=10)
+    calls: list[Any] = []
+    own: list[Consumer] = []
+
+    def work() -> None:
+        own.append(log.consumer("t", group="g", on_revoked=noting(calls, own)))
+        is_waiting.append(told_when_waiting(own[0]))
+        with pytest.raises(ClosedError):
+            for _ in own[0]:
+                pass
+
+    is_waiting: list[threading.Event] = []
+    thread = in_thread(work)
+    wait_until(lambda: bool(is_waiting))
+    assert is_waiting[0].wait(10)
+    log.close()
+    thread.join(10)
+    assert calls == [(thread, [0, 1])]
+    with pylog.open(tmp_path) as again:
+        committed = again._coordinator.committed("g", [TopicPartition("t", n) for n in (0, 1)])
+        assert {one.offset for one in committed.values() if one} == {10}
+        assert again.groups.describe("g").members == ()
+
+
+@pytest.mark.parametrize("has_listener", [True, False])
+def test_a_loop_at_work_whose_log_another_thread_closes_is_told_that_it_is_closed(
+    log: Log, tmp_path: Path, has_listener: bool
+) -> None:
+    make(log, "t", records=1000)
+    calls: list[Any] = []
+    own: list[Consumer] = []
+    is_at_work, goes_on = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def work() -> None:
+        listener = noting(calls, own) if has_listener else None
+        own.append(log.consumer("t", group="g", on_revoked=listener))
+        with pytest.raises(ClosedError):
+            for record in own[0]:
+                seen.append(record.offset)
+                if record.offset == 700:
+                    is_at_work.set()
+                    assert goes_on.wait(10)
+
+    thread = in_thread(work)
+    assert is_at_work.wait(10)
+    log.close()
+    goes_on.set()
+    thread.join(10)
+    assert seen[-1] == 700
+    # A listener may have to do something first: without it nothing counts as done.
+    assert calls == []
+    with pylog.open(tmp_path) as again, member(again) as consumer:
+        assert next(iter(consumer)).offset == (0 if has_listener else 700)
+
+
+def test_who_comes_while_another_thread_closes_the_log_is_told_that_it_is_closed(log: Log) -> None:
+    make(log, "t", records=10)
+    consumer = member(log)
+    is_ending, goes_on = threading.Event(), threading.Event()
+
+    def end(_: object) -> None:
+        is_ending.set()
+        assert goes_on.wait(10)
+
+    consumer.gate._end = end
+    thread = in_thread(consumer.gate.close)
+    assert is_ending.wait(10)
+    for use in (lambda: consumer.poll(0), consumer.assignment, lambda: next(iter(consumer))):
+        with pytest.raises(ClosedError):
+            use()
+    goes_on.set()
+    thread.join(10)
+
+
+def test_a_member_whose_thread_has_ended_is_ended_by_who_closes_the_log(log: Log) -> None:
+    make(log, "t", records=10)
+    calls: list[Any] = []
+    own: list[Consumer] = []
+
+    def work() -> None:
+        own.append(log.consumer("t", group="g", on_revoked=noting(calls, own)))
+        own[0].poll(0)
+
+    in_thread(work).join(10)
+    log.close()
+    assert calls == [(threading.current_thread(), [0])]
 
 
 def test_a_member_that_is_dropped_is_noticed_as_one_that_died(log: Log) -> None:
