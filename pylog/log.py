@@ -6,11 +6,12 @@ import contextlib
 import datetime
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Literal
 
-from pylog._native import Record
+from pylog._native import Events, Record
 from pylog.cleaner_config import CleanerConfig
 from pylog.consumer import Consumer
 from pylog.consumer_config import ConsumerConfig
@@ -54,6 +55,19 @@ class Log:
     def path(self) -> str:
         """The directory."""
         return self._engine.path
+
+    @property
+    def log_id(self) -> uuid.UUID:
+        """What tells this log from all others, wherever its directory is."""
+        return self._engine.log_id
+
+    @property
+    def events(self) -> Events:
+        """The counter that changes when records become visible in any partition; can be waited on.
+
+        Raises ClosedError.
+        """
+        return self._engine.events
 
     def create_topic(
         self,

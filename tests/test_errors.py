@@ -71,6 +71,16 @@ EXAMPLES: list[errors.PylogError] = [
     errors.ReplicationTimeoutError("no answer", 1.5),
     errors.AuthenticationError("another secret"),
     errors.InvalidMessageError("a message of 5 bytes"),
+    errors.MirrorError("a mirror ended"),
+    errors.KafkaUnavailableError("_TRANSPORT", "connection refused"),
+    errors.KafkaRefusedError("TOPIC_AUTHORIZATION_FAILED", "not yours"),
+    errors.MirrorRunningError("data", "mirror"),
+    errors.MirrorFencedError("_FENCED", "another one goes on"),
+    errors.TargetTopicError("orders", 3, 6),
+    errors.OffsetsDifferError("orders", 3, 5, 6),
+    errors.DivergedTopicError("orders", 3, 5, "another record is there"),
+    errors.NotMirroredError("orders", 3, 5, 9),
+    errors.UnmirrorableRecordError("orders", 3, 5, "its timestamp is 0"),
 ]
 
 OSERROR_FIELDS = ("errno", "strerror", "filename")
@@ -172,6 +182,10 @@ def test_every_field_is_an_attribute(error: errors.PylogError) -> None:
         (errors.ReplicationTimeoutError, TimeoutError),
         (errors.AuthenticationError, PermissionError),
         (errors.InvalidMessageError, ValueError),
+        (errors.KafkaUnavailableError, ConnectionError),
+        (errors.TargetTopicError, LookupError),
+        (errors.OffsetsDifferError, ValueError),
+        (errors.NotMirroredError, LookupError),
     ],
 )
 def test_error_is_caught_as_what_a_caller_would_guess(cls: type, builtin: type) -> None:
@@ -195,6 +209,8 @@ def test_only_errors_that_pass_by_themselves_are_retriable() -> None:
         errors.NotLeaderError,
         errors.NotEnoughReplicasError,
         errors.ReplicationTimeoutError,
+        errors.KafkaUnavailableError,
+        errors.MirrorRunningError,
     }
 
 

@@ -75,6 +75,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "groups",
         "tables",
         "replication",
+        "mirrors",
         "__init__",
     ),
     "storage": (

@@ -1,0 +1,1 @@
+"""Doors to other systems.  Each knows the public face of a log, and needs an extra of its own."""

@@ -1,0 +1,10 @@
+"""Kafka clusters: topics are mirrored into one, and read from one.  Needs the extra `kafka`.
+
+Importing it needs nothing: confluent-kafka is loaded by who makes a `Mirror`.
+"""
+
+from pylog.interop.kafka.lanes import MirrorProgress
+from pylog.interop.kafka.mirror import Mirror
+from pylog.interop.kafka.offsets import CopiedOffset
+
+__all__ = ["CopiedOffset", "Mirror", "MirrorProgress"]
