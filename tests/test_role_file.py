@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 
 import pytest
@@ -38,7 +39,9 @@ in_sync 4 2 3f2a,77c0
 acks all
 min_insync_replicas 2
 request_timeout_ms 30000
+boot -
 """
+LEADER = dataclasses.replace(FOLLOWER, kind=RoleKind.LEADER, leader_id="3f2a", boot="1f" * 16)
 NEW = ReplicaState(replica_id="3f2a", waits_for_all=False)
 
 
@@ -51,7 +54,7 @@ def test_the_text_is_what_the_module_shows() -> None:
     assert encode_state(FOLLOWER) == sealed(TEXT)
 
 
-@pytest.mark.parametrize("state", [FOLLOWER, NEW])
+@pytest.mark.parametrize("state", [FOLLOWER, LEADER, NEW])
 def test_what_was_written_is_read(state: ReplicaState) -> None:
     root = MemoryFiles().root(create=True)
     assert read_state(root) is None
@@ -90,7 +93,6 @@ def test_a_later_version_is_said_to_be_one() -> None:
         ("cluster 0", "cluster -0"),
         ("role follower", "role leader"),  # of an epoch that was promised to another
         ("role follower", "role king"),
-        ("cluster 00000000000000000000000000006b1f", "cluster -"),  # a follower of nobody
         ("promised 4 77c0", "promised 04 77c0"),
         ("promised 4 77c0", "promised 4"),
         ("promised 4 77c0", "promised 3 77c0"),  # and in sync with a later one
@@ -103,6 +105,8 @@ def test_a_later_version_is_said_to_be_one() -> None:
         ("acks all", "acks 0"),
         ("min_insync_replicas 2", "min_insync_replicas 0"),
         ("request_timeout_ms 30000", "request_timeout_ms -1"),
+        ("boot -", "boot " + "1f" * 16),  # of a follower
+        ("boot -", "boot 1F"),
         ("acks all", "acks all\nacks all"),
         ("acks all\n", ""),
     ],

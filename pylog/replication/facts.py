@@ -85,3 +85,40 @@ class ReplicaStatus:
     promised_epoch: int
     in_sync: InSync | None
     log_end_offset: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FollowerStatus:
+    """What a leader knows of one of its followers.
+
+    replica_id: None before its first handshake.  in_flight_bytes: sent and not acknowledged.
+    error: why its last session ended, None while one goes on.
+    """
+
+    transport: str
+    replica_id: str | None
+    is_attached: bool
+    in_flight_bytes: int
+    error: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicationStatus:
+    """What a process knows of the replication of a log.
+
+    role: "none", "leader" or "follower".  epoch: of the leader that it is, follows or has promised
+    itself to.  leader_id, cluster_id: None while nobody told.
+    in_sync: the ids of the last set that this log was a member of; none: it may not be promoted.
+    in_sync_replicas: of a leader, how many acks="all" counts on.
+    is_run_here: whether this process runs the leader's replication; only then there are followers.
+    """
+
+    role: str
+    epoch: int
+    replica_id: str
+    leader_id: str | None
+    cluster_id: uuid.UUID | None
+    in_sync: tuple[str, ...]
+    in_sync_replicas: int
+    is_run_here: bool
+    followers: tuple[FollowerStatus, ...]

@@ -14,6 +14,7 @@ and durably, so a promise that was given holds after a power cut.  Must not know
     acks all                          of appends that do not say it: all, or 1
     min_insync_replicas 2
     request_timeout_ms 30000
+    boot 1f0c...                      of a leader: a digest of the boot that it was made one in
     crc32c 1a2b3c4d                   of all bytes above
 """
 
@@ -47,6 +48,7 @@ _NAMES: Final = (
     "acks",
     "min_insync_replicas",
     "request_timeout_ms",
+    "boot",
     "crc32c",
 )
 
@@ -68,6 +70,7 @@ def encode_state(state: ReplicaState) -> bytes:
         "all" if state.waits_for_all else "1",
         state.min_insync_replicas,
         state.request_timeout_ms,
+        state.boot or _NOTHING,
     )
     lines = [f"{name} {value}\n" for name, value in zip(_NAMES, values, strict=False)]
     body = "".join(lines).encode("ascii")
@@ -143,6 +146,9 @@ class _Parser:
         cluster = values["cluster"]
         if cluster != _NOTHING and _HEX_ID.fullmatch(cluster) is None:
             raise self._wrong("cluster", cluster)
+        boot = values["boot"]
+        if boot != _NOTHING and _HEX_ID.fullmatch(boot) is None:
+            raise self._wrong("boot", boot)
         epoch, _, leader = values["promised"].partition(" ")
         kinds = tuple(kind.value for kind in RoleKind)
         return ReplicaState(
@@ -157,6 +163,7 @@ class _Parser:
                 "min_insync_replicas", values["min_insync_replicas"], lowest=1
             ),
             request_timeout_ms=self._number("request_timeout_ms", values["request_timeout_ms"]),
+            boot=None if boot == _NOTHING else boot,
         )
 
 

@@ -23,6 +23,7 @@ class ReplicaState:
     leader_id: whose it takes in that epoch, maybe its own; None while that is open.
     in_sync: the last set that it was a member of.  None: it may lack acknowledged records.
     waits_for_all, min_insync_replicas, request_timeout_ms: of `ReplicationConfig`.
+    boot: of a leader, a digest of the boot that it was made one in; whoever makes it one notes it.
     """
 
     replica_id: str
@@ -34,6 +35,7 @@ class ReplicaState:
     waits_for_all: bool = True
     min_insync_replicas: int = 1
     request_timeout_ms: int = 30_000
+    boot: str | None = None
 
     @property
     def role(self) -> Role:
@@ -50,8 +52,10 @@ class ReplicaState:
     def contradiction(self) -> str | None:
         """What cannot be true together, None when all can."""
         in_sync = self.in_sync
-        if self.kind is not RoleKind.NONE and self.cluster_id is None:
-            return f"{self.kind.value} of no cluster"
+        if self.kind is RoleKind.LEADER and self.cluster_id is None:
+            return "leads no cluster"
+        if self.kind is not RoleKind.LEADER and self.boot is not None:
+            return f"{self.kind.value}, and made leader in boot {self.boot}"
         if self.kind is RoleKind.LEADER and self.leader_id != self.replica_id:
             return f"leads, and promised to follow {self.leader_id}"
         if in_sync is not None and self.replica_id not in in_sync.members:
@@ -82,7 +86,24 @@ class ReplicaState:
         promised = self.fenced(epoch)
         if promised.leader_id not in (None, leader_id) or leader_id == self.replica_id:
             raise FencedLeaderEpochError(epoch, self.promised_epoch)
-        return dataclasses.replace(promised, kind=RoleKind.FOLLOWER, leader_id=leader_id)
+        followed = dataclasses.replace(promised.demoted(), kind=RoleKind.FOLLOWER)
+        return dataclasses.replace(followed, leader_id=leader_id)
+
+    def to_follow(self, *, cluster_id: uuid.UUID | None) -> ReplicaState:
+        """Return it as a follower of whoever leads.
+
+        cluster_id: of a log that never had a role and is not empty, its own: it cannot become
+        another log's replica.
+        """
+        if self.kind is not RoleKind.NONE:
+            return self.demoted()
+        return dataclasses.replace(
+            self, kind=RoleKind.FOLLOWER, cluster_id=self.cluster_id or cluster_id
+        )
+
+    def joined(self, cluster_id: uuid.UUID) -> ReplicaState:
+        """Return it after it heard of which log it is a replica, unless it knew."""
+        return self if self.cluster_id else dataclasses.replace(self, cluster_id=cluster_id)
 
     def promoted(self, epoch: int, *, latest_epoch: int, unclean: bool = False) -> ReplicaState:
         """Return it as the leader of `epoch`.
@@ -110,8 +131,9 @@ class ReplicaState:
 
     def demoted(self) -> ReplicaState:
         """Return it as no leader any more.  It leads again only with a later epoch."""
-        is_leader = self.kind is RoleKind.LEADER
-        return dataclasses.replace(self, kind=RoleKind.FOLLOWER) if is_leader else self
+        if self.kind is not RoleKind.LEADER:
+            return self
+        return dataclasses.replace(self, kind=RoleKind.FOLLOWER, boot=None)
 
     def noted(self, in_sync: InSync) -> ReplicaState:
         """Return it after its leader said who is in sync; no change unless it is one of them.

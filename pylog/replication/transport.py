@@ -18,8 +18,9 @@ one is.  All partitions share one transport.  A session goes like this:
 acknowledgement by one other thread, while those go on.  close may be called by any, at any time;
 what the others wait for then ends with an error.
 
-**Order.**  What is done of one partition is applied in the order of the calls.  A position,
-truncate or start_anew of a partition is called only when no send of it is unacknowledged.
+**Order.**  All calls are applied in the order in which they are made, whatever partition they are
+about.  A position, truncate or start_anew of a partition is called only when no send of it is
+unacknowledged.
 
 **Errors.**  Every method may raise `ReplicationError` or OSError; then the session is over.  The
 leader calls close, and after a pause (100 ms, doubling up to 10 s) handshake again, on the same
