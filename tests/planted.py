@@ -17,7 +17,7 @@ from memory_files import MemoryDirectory, MemoryFile
 
 from pylog import _native
 from pylog._native import Scanner, crc32c
-from pylog.storage import layout, lifecycle, policy, recovery, scan, tail
+from pylog.storage import epoch_checkpoint, layout, lifecycle, policy, recovery, scan, tail
 from pylog.storage.attachment import Attachment
 from pylog.storage.files import replace_file
 from pylog.storage.sync import GroupCommit
@@ -61,7 +61,7 @@ def _replace_file_without(patch: Patch, *names: str) -> None:
     def replace(directory: Any, name: str, data: bytes, **options: bool) -> None:
         replace_file(Without(directory, *names), name, data, **options)
 
-    for module in (lifecycle, recovery):
+    for module in (lifecycle, recovery, epoch_checkpoint):
         patch.setattr(module, "replace_file", replace)
 
 

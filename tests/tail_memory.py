@@ -55,6 +55,7 @@ class TailMemory:
             "is_compressed": False,
             "is_log_append_time": False,
             "needs_key": False,
+            "is_held": False,
             "settings_seen": 0,
         }
         self.tail.configure(**(defaults | rules))

@@ -86,6 +86,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "layout",
         "epochs",
         "manifest",  # text of facts about segments, so it stands below those who act on them
+        "epoch_checkpoint",
         "policy",
         "index",
         "scan",

@@ -52,10 +52,27 @@ NEWEST = Manifest(
     clock=Clock(1700000000000),
     cleaned=Cleaned(1000, 1700000000000),
     dropped_tombstones_end=900,
+    truncated_at=11,
+    high_watermark=1950,
     segments=(SEALED, ACTIVE),
 )
 # What each version wrote of it, to the byte.
 TEXTS = {
+    4: """pylog-manifest 4
+generation 12
+is_clean 1
+log_start_offset 0
+clock 1700000000000 -1
+cleaned 1000 1700000000000
+tombstones 900
+truncated 11
+high_watermark 1950
+durable_offset 2000
+active 1700 1900 1999 512
+segments 2
+0 1000 67108860 1800 9 7 1 1805 8
+1000 2000 4096 1900 1 1 0 1906 0
+""",
     3: """pylog-manifest 3
 generation 12
 is_clean 1
@@ -100,6 +117,8 @@ def bytes_of(text: str) -> bytes:
 
 def without(manifest: Manifest, version: int) -> Manifest:
     """What a version could say of a manifest."""
+    if version < 4:
+        manifest = dataclasses.replace(manifest, truncated_at=0, high_watermark=0)
     if version < 3:
         segments = tuple(dataclasses.replace(one, revision=0) for one in manifest.segments)
         manifest = dataclasses.replace(
@@ -118,9 +137,9 @@ def test_the_text_of_every_version_is_read(version: int) -> None:
 
 
 def test_the_newest_version_is_written() -> None:
-    assert encode_manifest(NEWEST) == bytes_of(TEXTS[3])
+    assert encode_manifest(NEWEST) == bytes_of(TEXTS[4])
 
 
 def test_a_later_version_is_refused() -> None:
-    with pytest.raises(IncompatibleFormatError, match="4"):
-        parse_manifest(bytes_of(TEXTS[3].replace("manifest 3", "manifest 4")), path="manifest")
+    with pytest.raises(IncompatibleFormatError, match="5"):
+        parse_manifest(bytes_of(TEXTS[4].replace("manifest 4", "manifest 5")), path="manifest")

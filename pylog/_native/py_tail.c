@@ -195,20 +195,24 @@ typedef struct {
     Py_buffer view;
     plog_memory data;
     int64_t expected_offset;
+    plog_numbering numbering;
 } batches_argument;
 
-/* Arguments (data, expected_offset=-1).  The view is held until PyBuffer_Release by the caller. */
+/* Arguments (data, expected_offset=-1, keeps_offsets=False).  The view is held until PyBuffer_Release by the caller. */
 static int batches_from_arguments(PyObject *args, PyObject *keywords, batches_argument *out)
 {
-    static char *names[] = {"data", "expected_offset", NULL};
+    static char *names[] = {"data", "expected_offset", "keeps_offsets", NULL};
     PyObject *data; /* borrowed */
     long long expected_offset = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|L", names, &data, &expected_offset) ||
+    int keeps_offsets = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|L$p", names, &data, &expected_offset,
+                                     &keeps_offsets) ||
         plog_writable_buffer(data, "data", &out->view) < 0) {
         return -1;
     }
     out->data = memory_of(&out->view);
     out->expected_offset = expected_offset;
+    out->numbering = keeps_offsets ? PLOG_KEEPS_OFFSETS : PLOG_TAKES_NEXT;
     return 0;
 }
 
@@ -238,28 +242,29 @@ static PyObject *tail_stamp(PyObject *object, PyObject *args, PyObject *keywords
         batches_from_arguments(args, keywords, &batches) < 0) {
         return NULL;
     }
-    const plog_status status =
-        plog_tail_stamp_locked(&self->core, batches.data, batches.expected_offset, &placed);
+    const plog_status status = plog_tail_stamp_locked(
+        &self->core, batches.data, batches.expected_offset, batches.numbering, &placed);
     PyBuffer_Release(&batches.view);
     return status == PLOG_OK ? pair_of(placed.position, placed.first_offset)
                              : plog_tail_not_placed(self, status);
 }
 
-static PyObject *tail_publish(PyObject *object, PyObject *data)
+static PyObject *tail_publish(PyObject *object, PyObject *args, PyObject *keywords)
 {
     plog_tail_object *self = (plog_tail_object *)object;
-    Py_buffer view;
+    batches_argument batches;
     int64_t now;
     if (plog_tail_read_clock(self, &now) < 0 || plog_page_borrow(self->page) == NULL ||
-        !plog_page_is_held(self->page) || plog_writable_buffer(data, "data", &view) < 0) {
+        !plog_page_is_held(self->page) || batches_from_arguments(args, keywords, &batches) < 0) {
         return NULL;
     }
     plog_marks before, after;
     plog_page_marks(plog_page_of(self->page), &before);
-    const plog_status status = plog_tail_publish_locked(&self->core, memory_of(&view), now);
+    const plog_status status =
+        plog_tail_publish_locked(&self->core, batches.data, now, batches.numbering);
     plog_page_marks(plog_page_of(self->page), &after);
-    const size_t bytes = (size_t)view.len;
-    PyBuffer_Release(&view);
+    const size_t bytes = batches.data.len;
+    PyBuffer_Release(&batches.view);
     if (status != PLOG_OK) {
         PyErr_SetString(PyExc_RuntimeError,
                         "publish() takes what stamp() prepared in the same turn of the lock");
@@ -409,9 +414,12 @@ static PyMethodDef tail_methods[] = {
      "data: from encode; offsets and epoch are written into it.  Raises InvalidRecordError when\n"
      "it is not whole batches, ClosedError, RuntimeError when this thread holds the lock."},
     {"stamp", METHOD(tail_stamp), METH_VARARGS | METH_KEYWORDS,
-     "Prepare batches that the caller writes to the file: (position, first offset) or a status.\n\n"
-     "Needs the page's lock, until publish(data).  Sets the page's intent."},
-    {"publish", tail_publish, METH_O,
+     "Prepare batches that the caller writes to the file: (position, log end offset) or a "
+     "status.\n\n"
+     "Needs the page's lock, until publish(data).  Sets the page's intent.  keeps_offsets: the\n"
+     "batches have their offsets and leader epochs, at or after the end and not before the last;\n"
+     "raises InvalidRecordError for others."},
+    {"publish", METHOD(tail_publish), METH_VARARGS | METH_KEYWORDS,
      "Make the batches count that stamp prepared and the caller wrote; return the end offset.\n\n"
      "Raises RuntimeError when they are others, or the lock was given back in between."},
     {NULL, NULL, 0, NULL},

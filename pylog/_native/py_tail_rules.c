@@ -15,13 +15,14 @@ typedef enum {
     IS_COMPRESSED,
     IS_LOG_APPEND_TIME,
     NEEDS_KEY,
+    IS_HELD,
     CONFIGURE_ARGUMENTS
 } configure_argument;
 
 static const char *const configure_names[CONFIGURE_ARGUMENTS] = {
     "max_message_bytes",   "segment_bytes",      "segment_ms",    "index_interval_bytes",
     "timestamp_before_ms", "timestamp_after_ms", "settings_seen", "visible_on_append",
-    "is_compressed",       "is_log_append_time", "needs_key"};
+    "is_compressed",       "is_log_append_time", "needs_key",     "is_held"};
 static const plog_signature configure_signature = {"configure", configure_names,
                                                    CONFIGURE_ARGUMENTS, CONFIGURE_ARGUMENTS, 0};
 
@@ -53,7 +54,9 @@ PyObject *plog_tail_configure(PyObject *object, PyObject *const *args, Py_ssize_
     const int is_compressed = PyObject_IsTrue(given[IS_COMPRESSED]);
     const int is_log_append_time = PyObject_IsTrue(given[IS_LOG_APPEND_TIME]);
     const int needs_key = PyObject_IsTrue(given[NEEDS_KEY]);
-    if (visible_on_append < 0 || is_compressed < 0 || is_log_append_time < 0 || needs_key < 0) {
+    const int is_held = PyObject_IsTrue(given[IS_HELD]);
+    if (visible_on_append < 0 || is_compressed < 0 || is_log_append_time < 0 || needs_key < 0 ||
+        is_held < 0) {
         return NULL;
     }
     self->core.rules = (plog_tail_rules){.max_message_bytes = numbers[MAX_MESSAGE_BYTES],
@@ -65,7 +68,8 @@ PyObject *plog_tail_configure(PyObject *object, PyObject *const *args, Py_ssize_
                                          .visible_on_append = visible_on_append != 0,
                                          .is_compressed = is_compressed != 0,
                                          .is_log_append_time = is_log_append_time != 0,
-                                         .needs_key = needs_key != 0};
+                                         .needs_key = needs_key != 0,
+                                         .is_held = is_held != 0};
     self->core.settings_seen = (uint32_t)numbers[SETTINGS_SEEN];
     self->is_configured = true;
     Py_RETURN_NONE;

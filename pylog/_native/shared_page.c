@@ -32,8 +32,8 @@ enum { MEMORY_ALIGNMENT_BYTES = 16 };
  *       448      4  events
  *       512      8  selector: marks[selector & 1] are the published ones
  *       520     16  intent: start, end
- *       576    176  marks[0]
- *       768    176  marks[1]
+ *       576    192  marks[0]
+ *       768    192  marks[1]
  * What different processors write at different times stands on different cache lines. */
 struct plog_page_memory {
     _Atomic uint32_t valid;
@@ -52,7 +52,6 @@ struct plog_page_memory {
     uint8_t pad_marks[40];
     struct {
         _Atomic int64_t fields[PLOG_MARK_COUNT];
-        uint8_t pad[16];
     } marks[2];
 };
 

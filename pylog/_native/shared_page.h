@@ -18,7 +18,7 @@
 #include "base.h"
 #include "events.h"
 
-enum { PLOG_PAGE_BYTES = 4096, PLOG_IDENTITY_BYTES = 256, PLOG_PAGE_VERSION = 2 };
+enum { PLOG_PAGE_BYTES = 4096, PLOG_IDENTITY_BYTES = 256, PLOG_PAGE_VERSION = 3 };
 
 #define PLOG_UNKNOWN_TIME INT64_MAX
 
@@ -28,7 +28,9 @@ typedef enum { PLOG_STATE_OPEN = 0, PLOG_STATE_FULL = 1, PLOG_STATE_FAILED = 2 }
  * Offsets and positions as everywhere; *_entries and *_allocated of the indexes count entries;
  * allocated is the position up to which the log file has its bytes on disk reserved; append_time is
  * the log's clock at the latest append, or PLOG_UNKNOWN_TIME, which is later than any, while that
- * clock is behind what it was (ms; -1: nothing was appended). */
+ * clock is behind what it was (ms; -1: nothing was appended); is_held is 1 while the high watermark
+ * follows neither appends nor syncs, but who knows what the log's replicas have; truncated_at is the generation by
+ * which the end of the log was cut off last, 0 for never. */
 #define PLOG_EACH_MARK(MARK)                                                                       \
     MARK(log_start_offset)                                                                         \
     MARK(high_watermark)                                                                           \
@@ -51,7 +53,9 @@ typedef enum { PLOG_STATE_OPEN = 0, PLOG_STATE_FULL = 1, PLOG_STATE_FAILED = 2 }
     MARK(leader_epoch)                                                                             \
     MARK(state)                                                                                    \
     MARK(flags)                                                                                    \
-    MARK(append_time)
+    MARK(append_time)                                                                              \
+    MARK(is_held)                                                                                  \
+    MARK(truncated_at)
 
 #define PLOG_COUNT_MARK(name) +1
 enum { PLOG_MARK_COUNT = 0 PLOG_EACH_MARK(PLOG_COUNT_MARK) };

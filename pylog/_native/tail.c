@@ -121,9 +121,24 @@ static bool must_roll(const plog_tail_rules *rules, int64_t position, const plog
             age > rules->segment_ms);
 }
 
+/* Let a batch of a leader have the next place, as its offset and its epoch demand. */
+static plog_status go_to_batch(const plog_batch_header *header, plog_marks *staged)
+{
+    if (header->base_offset < staged->log_end_offset ||
+        (header->leader_epoch >= 0 && header->leader_epoch < staged->leader_epoch)) {
+        return PLOG_BAD_OFFSET;
+    }
+    staged->log_end_offset = header->base_offset;
+    if (header->leader_epoch >= 0) {
+        staged->leader_epoch = header->leader_epoch;
+    }
+    return PLOG_OK;
+}
+
 /* Stamp the batches in `data` and move `staged`, the published marks so far, past them.  Each
  * header is read once, so a caller who changes `data` meanwhile spoils data, not memory. */
-static plog_status stage(const plog_tail *tail, plog_memory data, plog_marks *staged)
+static plog_status stage(const plog_tail *tail, plog_memory data, plog_numbering numbering,
+                         plog_marks *staged)
 {
     const int64_t position = staged->position;
     int64_t max_timestamp = INT64_MIN;
@@ -131,6 +146,9 @@ static plog_status stage(const plog_tail *tail, plog_memory data, plog_marks *st
     for (size_t at = 0; status == PLOG_OK && at < data.len;) {
         plog_batch_header header;
         status = plog_batch_parse(data.data + at, data.len - at, &header);
+        if (status == PLOG_OK && numbering == PLOG_KEEPS_OFFSETS) {
+            status = go_to_batch(&header, staged);
+        }
         if (status == PLOG_OK) {
             plog_batch_stamp(data.data + at, staged->log_end_offset, (int32_t)staged->leader_epoch);
             status = stage_batch(tail, staged, &header);
@@ -183,10 +201,11 @@ static plog_status check_open(const plog_tail *tail, const plog_marks *marks)
 
 /* Everything that place and stamp have in common: the checks, then the staged marks. */
 static plog_status begin(const plog_tail *tail, plog_memory data, int64_t expected_offset,
-                         plog_marks *staged, plog_placed *placed)
+                         plog_numbering numbering, plog_marks *staged, plog_placed *placed)
 {
     plog_page_marks_locked(tail->page, staged);
-    plog_status status = plog_tail_is_current(tail) ? check_open(tail, staged) : PLOG_NOT_OPEN;
+    const bool is_current = numbering == PLOG_KEEPS_OFFSETS || plog_tail_is_current(tail);
+    plog_status status = is_current ? check_open(tail, staged) : PLOG_NOT_OPEN;
     if (status == PLOG_OK) {
         status = undo_intent(tail, staged);
     }
@@ -196,13 +215,13 @@ static plog_status begin(const plog_tail *tail, plog_memory data, int64_t expect
     if (status == PLOG_OK) {
         placed->position = staged->position;
         placed->first_offset = staged->log_end_offset;
-        status = stage(tail, data, staged);
+        status = stage(tail, data, numbering, staged);
         placed->end_offset = staged->log_end_offset;
     }
     return status;
 }
 
-/* Publish; true when the high watermark moved. */
+/* Publish; true when somebody may wait for it: the high watermark moved, or replicas are to follow. */
 static bool finish(const plog_tail *tail, plog_marks *staged, int64_t now)
 {
     const int64_t high_watermark = staged->high_watermark;
@@ -218,14 +237,14 @@ static bool finish(const plog_tail *tail, plog_marks *staged, int64_t now)
     }
     plog_page_publish_locked(tail->page, staged);
     plog_page_clear_intent_locked(tail->page);
-    return staged->high_watermark != high_watermark;
+    return staged->high_watermark != high_watermark || tail->rules.is_held;
 }
 
 static plog_status place_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
                                 int64_t now, plog_placed *placed, bool *is_news)
 {
     plog_marks staged;
-    plog_status status = begin(tail, data, expected_offset, &staged, placed);
+    plog_status status = begin(tail, data, expected_offset, PLOG_TAKES_NEXT, &staged, placed);
     if (status != PLOG_OK) {
         return status;
     }
@@ -269,10 +288,10 @@ plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t exp
 }
 
 plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
-                                   plog_placed *placed)
+                                   plog_numbering numbering, plog_placed *placed)
 {
     plog_marks staged;
-    plog_status status = begin(tail, data, expected_offset, &staged, placed);
+    plog_status status = begin(tail, data, expected_offset, numbering, &staged, placed);
     if (status == PLOG_OK && staged.state == PLOG_STATE_FULL) {
         status = PLOG_NO_ROOM;
     }
@@ -283,21 +302,25 @@ plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int6
 }
 
 /* Whether `data` is what stamp prepared: the intent is for its bytes, its first offset is next. */
-static bool is_stamped(const plog_tail *tail, plog_memory data, const plog_marks *marks)
+static bool is_stamped(const plog_tail *tail, plog_memory data, plog_numbering numbering,
+                       const plog_marks *marks)
 {
     int64_t start, end;
     plog_page_intent(tail->page, &start, &end);
     return data.len >= PLOG_BATCH_HEADER_BYTES && start == marks->position && end > start &&
-           (uint64_t)(end - start) == data.len && plog_load_i64(data.data) == marks->log_end_offset;
+           (uint64_t)(end - start) == data.len &&
+           (numbering == PLOG_KEEPS_OFFSETS || plog_load_i64(data.data) == marks->log_end_offset);
 }
 
-plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data, int64_t now)
+plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data, int64_t now,
+                                     plog_numbering numbering)
 {
     plog_marks staged;
     plog_page_marks_locked(tail->page, &staged);
     plog_status status = check_open(tail, &staged);
     if (status == PLOG_OK) {
-        status = is_stamped(tail, data, &staged) ? stage(tail, data, &staged) : PLOG_BAD_OFFSET;
+        status = is_stamped(tail, data, numbering, &staged) ? stage(tail, data, numbering, &staged)
+                                                            : PLOG_BAD_OFFSET;
     }
     if (status != PLOG_OK) {
         return status;

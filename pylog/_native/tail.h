@@ -30,6 +30,7 @@ typedef struct {
     bool is_compressed;      /* by a library that is not the core's: single records are not taken */
     bool needs_key;          /* the topic is compacted: a single record without one is not taken */
     bool is_log_append_time; /* timestamps are the clock's, whatever the caller says */
+    bool is_held; /* records are news when they are placed, for who brings them to replicas */
 } plog_tail_rules;
 
 typedef struct {
@@ -63,14 +64,23 @@ bool plog_tail_is_current(const plog_tail *tail);
 plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t expected_offset,
                             int64_t now, int64_t deadline_ns, plog_placed *placed);
 
-/* For data that does not fit the window: stamp it for its place and set the intent.  The caller
- * holds the lock, writes the data at placed->position, and publishes it.  Same statuses, and
- * NO_ROOM while the state is FULL: who makes room sees whether it still is. */
-plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
-                                   plog_placed *placed);
+/* Who says which offsets and leader epochs batches have. */
+typedef enum {
+    PLOG_TAKES_NEXT,    /* nobody yet: they get the next offsets and the epoch of now */
+    PLOG_KEEPS_OFFSETS, /* their leader: they lie at or after the end, with gaps if need be, in epochs
+                         * that do not fall; epoch -1 is the one of now.  Settings do not matter. */
+} plog_numbering;
 
-/* Publish data that was stamped in this turn of the lock and stands in the file.
- * BAD_OFFSET: it is not what was stamped. */
-plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data, int64_t now);
+/* For data that does not fit the window, or has its offsets: stamp it for its place and set the
+ * intent.  The caller holds the lock, writes the data at placed->position, and publishes it.  Same
+ * statuses, and NO_ROOM while the state is FULL: who makes room sees whether it still is.
+ * BAD_OFFSET: a batch that keeps its offset or epoch may not lie here. */
+plog_status plog_tail_stamp_locked(const plog_tail *tail, plog_memory data, int64_t expected_offset,
+                                   plog_numbering numbering, plog_placed *placed);
+
+/* Publish data that was stamped in this turn of the lock, with the same numbering, and stands in
+ * the file.  BAD_OFFSET: it is not what was stamped. */
+plog_status plog_tail_publish_locked(const plog_tail *tail, plog_memory data, int64_t now,
+                                     plog_numbering numbering);
 
 #endif

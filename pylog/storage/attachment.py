@@ -19,8 +19,9 @@ from pylog._native import Marks
 from pylog.errors import DurabilityUnknownError
 from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.cleaned_files import settle
-from pylog.storage.environment import KnownSettings
+from pylog.storage.environment import NEVER_SEEN, KnownSettings
 from pylog.storage.manifest import Manifest
+from pylog.storage.role import RoleKind
 from pylog.storage.segment_files import sweep
 from pylog.storage.segments import check_segments
 from pylog.storage.shared_page import Presence
@@ -65,6 +66,10 @@ class Attachment(PartitionWriter):
             presence.leave()
             raise
         self._make_parts()
+        if self._settings.role.is_held or self.page.marks().is_held:
+            with self.page:
+                # Who has it open may not have heard of the role.
+                self._obey_role_locked()
 
     def _open_alone(self) -> None:
         """Recover, and make the page anew.  Without space for repairs reading still works."""
@@ -85,11 +90,28 @@ class Attachment(PartitionWriter):
         if opened.manifest is not None:
             self._segments.take(opened.manifest)
             sweep(self._directory, self._segments.current.bases)
-        now = self._environment.clock()
-        marks = lifecycle.initial_marks(opened, is_repaired=is_repaired, now=now)
+        marks = lifecycle.initial_marks(
+            opened,
+            is_repaired=is_repaired,
+            now=self._environment.clock(),
+            high_watermark=self._held_high_watermark(opened.manifest),
+        )
         self._presence.initialize(marks)
         if opened.manifest is not None:
             self._settle_cleaned(opened.manifest)
+
+    def _held_high_watermark(self, manifest: Manifest | None) -> int | None:
+        """Return up to where all in-sync replicas had everything; None in a log that is alone.
+
+        That only grows, so whatever was published before still holds.  The page tells the latest of
+        it when those who had the partition open are gone, but not when the machine was; then there
+        is what the manifest says, and the others will tell.
+        """
+        if not self._settings.role.is_held:
+            return None
+        marks = self._presence.last_marks()
+        known = 0 if manifest is None else manifest.high_watermark
+        return known if marks is None else max(known, marks.high_watermark)
 
     def _settle_cleaned(self, manifest: Manifest) -> None:
         """Finish what a dead process left of a cleaning, now that `manifest` is published."""
@@ -111,7 +133,7 @@ class Attachment(PartitionWriter):
             clock=environment.clock,
             log_events=environment.log_events,
             settings=environment.settings,
-            settings_seen=self._settings.seen,
+            settings_seen=self._settings_to_see(),
             counters=self._counters,
             growth_limit=lambda: policy.growth_limit(len(environment.descriptors)),
         )
@@ -125,7 +147,7 @@ class Attachment(PartitionWriter):
     # ------------------------------------------------------------------ settings
 
     def follow(self, settings: KnownSettings) -> None:
-        """Write by these settings from now on.
+        """Write by these settings, and obey this role, from now on.
 
         What other threads place meanwhile they place by the old settings, before this returns, or
         not at all: the C core sees in every turn of the page lock that they are no longer counted.
@@ -133,12 +155,42 @@ class Attachment(PartitionWriter):
         """
         with self.page:
             self._settings = settings
-            self.tail.configure(self._tail_rules(), settings_seen=settings.seen)
-            if not self._is_fsync:
-                self._show_placed_locked()
+            self.tail.configure(self._tail_rules(), settings_seen=self._settings_to_see())
+            self._obey_role_locked()
+
+    def _settings_to_see(self) -> int:
+        """Return by which count of settings the C core may append.
+
+        A follower's is none, so that whoever appends comes to where that is refused.
+        """
+        settings = self._settings
+        return NEVER_SEEN if settings.role.kind is RoleKind.FOLLOWER else settings.seen
 
     def _tail_rules(self) -> TailRules:
-        return tail_rules(self._config, self._name)
+        return tail_rules(self._config, self._name, is_held=self._settings.role.is_held)
+
+    def _obey_role_locked(self) -> None:
+        """Hold the high watermark, or let go of it, as the role says; show what may be seen.
+
+        By newer settings than these another process may have done the contrary: then they are
+        counted already, and this one comes again.
+        """
+        settings, counter = self._settings, self._environment.settings
+        if counter is not None and counter.value != settings.seen:
+            return
+        marks, role = self.page.marks(), settings.role
+        if role.is_held:
+            if not marks.is_held:
+                self.page.publish(is_held=1)
+            if role.kind is RoleKind.LEADER and marks.leader_epoch < role.epoch:
+                # The next one to append comes to where the epoch begins.
+                self.tail.detach()
+        elif marks.is_held:
+            high_watermark = max(marks.high_watermark, marks.durable_offset)
+            self.page.publish(is_held=0, high_watermark=high_watermark)
+            self._tell_readers()
+        if not (role.is_held or self._is_fsync):
+            self._show_placed_locked()
 
     def _show_placed_locked(self) -> None:
         """Make visible what waits for a sync that this durability does not ask for.
@@ -148,8 +200,7 @@ class Attachment(PartitionWriter):
         marks = self.page.marks()
         if marks.high_watermark < marks.log_end_offset and marks.state != _native.FAILED:
             self.page.publish(high_watermark=marks.log_end_offset)
-            if self._environment.log_events is not None:
-                self._environment.log_events.notify()
+            self._tell_readers()
 
     def close(self, *, sync: bool) -> None:
         """Leave; the last one to leave syncs and promises a clean end.
@@ -192,10 +243,10 @@ class Attachment(PartitionWriter):
 
     def _sync_locked(self) -> None:
         try:
-            end_offset = self._sync()
+            synced = self._sync()
         except OSError as error:
             raise self._sync_failed_locked(error) from error
-        advance_durable_locked(self.page, end_offset)
+        advance_durable_locked(self.page, synced, synced.log_end_offset)
 
     def _sync_failed_locked(self, error: OSError) -> DurabilityUnknownError:
         self.page.publish(state=_native.FAILED)
@@ -223,11 +274,11 @@ class Attachment(PartitionWriter):
 
     # ------------------------------------------------------------------ sync
 
-    def _sync(self) -> int:
+    def _sync(self) -> Marks:
         """Sync every segment that may hold bytes above the durable offset; see GroupCommit."""
         marks = self.page.marks()
         self._sync_segments(marks, marks.log_end_offset)
-        return marks.log_end_offset
+        return marks
 
     def _sync_segments(self, marks: Marks, end_offset: int) -> None:
         """Sync the segments that hold offsets in [durable offset, end_offset)."""
@@ -252,7 +303,7 @@ class Attachment(PartitionWriter):
                 raise self._sync_failed_locked(error) from error
         self._sync_indexes()
         with self.page:
-            advance_durable_locked(self.page, marks.base_offset)
+            advance_durable_locked(self.page, marks, marks.base_offset)
         segments = self.segments(marks)
         for segment in segments.segments[: segments.floor(marks.base_offset)]:
             segment.holder.is_pinned = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pylog._native import Events
 from pylog.cleaner_config import CleanerConfig
@@ -16,6 +16,9 @@ from pylog.config import TopicConfig
 from pylog.records import AppendEvent, ReadEvent
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import File
+from pylog.storage.role import NO_ROLE, Role
+
+NEVER_SEEN: Final = 2**31  # a count of settings that none is: they are counted modulo 2**31
 
 
 class Flushable(Protocol):
@@ -49,6 +52,11 @@ class Environment:
     follows other settings from now on.  on_unsynced_roll: told when a sealed segment was left
     unsynced.
     on_deleted_files: told when files wait for their removal.
+    role: the newest role of the log among its replicas, which is changed before `settings` is
+    counted; by that everybody learns of it.
+    on_lost_records: told, while the log has a role, of each partition that lost or may have lost
+    records which were acknowledged, before that is repaired; what it raises keeps the partition
+    from being opened.
     random_bytes: returns so many bytes that nobody can guess.
     cleaner: how compaction works.  pace: told of the bytes that compaction is about to read or
     write; it may wait, and what it raises ends the compaction with nothing changed by it.
@@ -69,6 +77,8 @@ class Environment:
     on_unsynced_roll: Callable[[Flushable], None]
     on_deleted_files: Callable[[Flushable], None]
     random_bytes: Callable[[int], bytes]
+    role: Callable[[], Role] = lambda: NO_ROLE
+    on_lost_records: Callable[[Flushable], None] = lambda _: None
     cleaner: CleanerConfig = dataclasses.field(default_factory=CleanerConfig)
     pace: Callable[[int], object] | None = None
     on_append: Callable[[AppendEvent], object] | None = None
@@ -76,7 +86,8 @@ class Environment:
 
 
 class KnownSettings(NamedTuple):
-    """A topic's settings, and the count of changes (Environment.settings) they are as new as."""
+    """Settings and role, and the count of changes (Environment.settings) they are as new as."""
 
     seen: int
     config: TopicConfig
+    role: Role = NO_ROLE

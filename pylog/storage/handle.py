@@ -24,14 +24,13 @@ from pylog._native import Appender, Counters, Marks, RecordMetadata
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment
-from pylog.storage.environment import Environment, KnownSettings
+from pylog.storage.environment import NEVER_SEEN, Environment, KnownSettings
 from pylog.storage.files import Directory, File
 from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.observer import observer_of
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.storage.produced import Produced
 
-_NEVER_ASKED: Final = 2**31  # a count of settings that none is: they are counted modulo 2**31
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 
@@ -53,7 +52,7 @@ class PartitionHandle(ABC):
     ) -> None:
         self.topic = topic
         self.number = number
-        self._settings = KnownSettings(_NEVER_ASKED, config)
+        self._settings = KnownSettings(NEVER_SEEN, config)
         self.appender = Appender(self._append_slowly)
         self._counters = Counters()
         self._observer = observer_of(topic, number, environment)
@@ -110,12 +109,13 @@ class PartitionHandle(ABC):
         return 0 if counter is None else counter.value
 
     def _newest_settings(self) -> KnownSettings:
-        """Return the topic's settings of now.  Raises UnknownTopicOrPartitionError."""
+        """Return the topic's settings and the role of now.  Raises UnknownTopicOrPartitionError."""
         # The count first: what is changed after it makes another count.
         count = self._settings_count()
         config = self._environment.settings_of(self.topic, self._topic_id)
+        role = self._environment.role()
         # One assignment, or another thread's count could come with these settings.
-        self._settings = KnownSettings(count, config or self._settings.config)
+        self._settings = KnownSettings(count, config or self._settings.config, role)
         return self._settings
 
     def _follow_settings(self, attachment: Attachment) -> None:
@@ -322,15 +322,17 @@ class PartitionHandle(ABC):
         return attachment
 
     def _ready_attachment(self) -> Attachment:
-        """Return what is open of the partition, with nothing left to do before a write."""
+        """Return what is open of the partition, with nothing left to do before a write.
+
+        Raises what a write raises.
+        """
         while True:
             with self._lock:
                 attachment = self._attach_for_writing()
                 self._follow_settings(attachment)
                 if not attachment.page.marks().flags:
                     return attachment
-                now = self._environment.clock()
-                attachment.write(bytearray(1), 1, now, -1, is_large=False)
+                attachment.make_ready()
 
     def flush(self) -> int:
         """Make everything appended so far durable; return the offset up to which it is.

@@ -20,6 +20,8 @@ from pylog import _native
 from pylog._native import Marks, SharedPage
 from pylog.errors import CorruptFileError, PartitionFailedError
 from pylog.storage import layout, policy, recovery
+from pylog.storage.epoch_checkpoint import save_epochs
+from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import Directory, read_file, replace_file
 from pylog.storage.manifest import (
     MANIFEST_NAME,
@@ -33,6 +35,7 @@ from pylog.storage.policy import INDEX_ENTRY_BYTES, TIME_ENTRY_BYTES
 from pylog.storage.recovery import Opened
 from pylog.storage.segment import Segment
 from pylog.storage.segment_files import create_segment, remove_empty_segment
+from pylog.storage.sync import visible_end
 
 logger = logging.getLogger("pylog")
 
@@ -66,17 +69,22 @@ _EMPTY_SEGMENT: Final = {
 }
 
 
-def initial_marks(opened: Opened, *, is_repaired: bool, now: int) -> dict[str, int]:
+def initial_marks(
+    opened: Opened, *, is_repaired: bool, now: int, high_watermark: int | None
+) -> dict[str, int]:
     """Return the marks of a partition that was just opened and has nobody else.
 
     now: the clock's time, the latest at which records can have been appended that recovery found.
+    high_watermark: where it is held, None where all that is there is visible.
     """
+    manifest = opened.manifest
     common = {
         "segment_serial": 1,
         "state": _native.OPEN,
         "leader_epoch": max(opened.leader_epoch, 0),
+        "is_held": high_watermark is not None,
+        "truncated_at": 0 if manifest is None else manifest.truncated_at,
     }
-    manifest = opened.manifest
     if manifest is None:
         offsets = dict.fromkeys(
             ("log_start_offset", "high_watermark", "log_end_offset", "durable_offset"), 0
@@ -84,6 +92,7 @@ def initial_marks(opened: Opened, *, is_repaired: bool, now: int) -> dict[str, i
         flags = {"flags": IS_NEW, "generation": 0, "base_offset": 0, "append_time": -1}
         return common | offsets | flags | _EMPTY_SEGMENT
     active, end = manifest.segments[-1], manifest.log_end_offset
+    visible_end = end if high_watermark is None else min(high_watermark, end)
     is_exact = opened.repairs is None and active.append_time >= 0
     append_time = active.append_time if is_exact else max(now, active.append_time)
     # Indexes that were not rebuilt yet may hold anything; without entries readers scan instead.
@@ -92,7 +101,7 @@ def initial_marks(opened: Opened, *, is_repaired: bool, now: int) -> dict[str, i
         "flags": IS_CLEAN if is_repaired else NEEDS_REPAIR,
         "generation": manifest.generation,
         "log_start_offset": manifest.log_start_offset,
-        "high_watermark": end,
+        "high_watermark": max(visible_end, manifest.log_start_offset),
         "log_end_offset": end,
         "durable_offset": end,
         "base_offset": active.base_offset,
@@ -128,8 +137,8 @@ def begin_new_locked(
     # Replacing the manifest syncs the entries of all these files at once.
     metadata = layout.encode_partition_metadata(topic_id)
     replace_file(directory, layout.PARTITION_METADATA, metadata, sync_directory=False)
-    epochs = layout.encode_leader_epochs(((page.marks().leader_epoch, 0),))
-    replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, epochs, sync_directory=False)
+    epochs = LeaderEpochs(((page.marks().leader_epoch, 0),))
+    save_epochs(directory, epochs, sync_directory=False)
     create_segment(directory, 0)
     manifest = Manifest(
         generation=1,
@@ -138,9 +147,7 @@ def begin_new_locked(
         durable_offset=0,
         active=ActiveFacts(),
         clock=Clock(now),
-        segments=(
-            SegmentFacts(base_offset=0, end_offset=0, size=0, max_timestamp=-1, append_time=now),
-        ),
+        segments=(empty_segment(0, 0, append_time=now),),
     )
     write_manifest(directory, manifest)
     page.publish(flags=0, generation=1, segment_serial=page.marks().segment_serial + 1)
@@ -167,8 +174,10 @@ def repair_locked(
     opened = recovery.examine(directory, index_interval_bytes=index_interval_bytes, same_boot=True)
     if opened.repairs is not None:
         recovery.repair(directory, opened.repairs)
-    marks = initial_marks(opened, is_repaired=True, now=now)
-    serial = page.marks().segment_serial + 1
+    known = page.marks()
+    held = known.high_watermark if known.is_held else None
+    marks = initial_marks(opened, is_repaired=True, now=now, high_watermark=held)
+    serial = known.segment_serial + 1
     page.publish(**(marks | {"segment_serial": serial}))
     return opened.manifest
 
@@ -204,18 +213,13 @@ def roll_locked(
         manifest,
         generation=manifest.generation + 1,
         is_clean=False,
+        high_watermark=marks.high_watermark,
         durable_offset=durable_offset,
         active=ActiveFacts(),
         segments=(
             *manifest.segments[:-1],
             _sealed_facts(manifest, marks, time_entries),
-            SegmentFacts(
-                base_offset=base,
-                end_offset=base,
-                size=0,
-                max_timestamp=-1,
-                append_time=marks.append_time,
-            ),
+            empty_segment(base, manifest.truncated_at, append_time=marks.append_time),
         ),
     )
     # From here on no map is appended through, since its serial is another: if this process dies
@@ -247,7 +251,7 @@ def _publish_roll_locked(page: SharedPage, manifest: Manifest) -> None:
     page.publish(
         **_EMPTY_SEGMENT,
         durable_offset=durable_offset,
-        high_watermark=max(marks.high_watermark, durable_offset),
+        high_watermark=visible_end(marks, durable_offset),
         base_offset=manifest.segments[-1].base_offset,
         generation=manifest.generation,
         segment_serial=marks.segment_serial + 1,
@@ -313,8 +317,9 @@ def commit_locked(directory: Directory, page: SharedPage, manifest: Manifest) ->
     Raises OSError with the old one, or, if it was the directory's sync that failed, with the
     question open.  Blocks appenders for two syncs.
     """
-    page.publish(flags=page.marks().flags | IS_CHANGING)
-    write_manifest(directory, manifest)
+    marks = page.marks()
+    page.publish(flags=marks.flags | IS_CHANGING)
+    write_manifest(directory, dataclasses.replace(manifest, high_watermark=marks.high_watermark))
     _publish_change_locked(page, manifest)
 
 
@@ -342,22 +347,6 @@ def finish_change_locked(directory: Directory, page: SharedPage) -> Manifest:
     return manifest
 
 
-def advance_epochs(directory: Directory, log_start_offset: int) -> None:
-    """Let the leader epochs begin with the log.  Source: Kafka LeaderEpochFileCache.
-
-    A file that is left as it was says nothing wrong of what the log still holds, so an error is
-    only reported.
-    """
-    try:
-        epochs = recovery.load_epochs(directory)
-        advanced = epochs.truncate_from_start(log_start_offset)
-        if advanced is not epochs:
-            data = layout.encode_leader_epochs(advanced.entries)
-            replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, data, sync_directory=False)
-    except OSError as error:
-        logger.warning("%s: leader epochs are left as they were: %s", directory.path, error)
-
-
 def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifest) -> Manifest:
     """Promise an exact end: everything is synced, the files hold nothing else, and say so.
 
@@ -373,6 +362,7 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
         manifest,
         generation=manifest.generation + 1,
         is_clean=True,
+        high_watermark=marks.high_watermark,
         log_start_offset=marks.log_start_offset,
         durable_offset=marks.log_end_offset,
         active=ActiveFacts(
@@ -385,6 +375,18 @@ def end_cleanly_locked(directory: Directory, page: SharedPage, manifest: Manifes
     )
     write_manifest(directory, manifest)
     return manifest
+
+
+def empty_segment(base_offset: int, revision: int, *, append_time: int) -> SegmentFacts:
+    """Return the facts of a segment that is to be appended to.  append_time: of what was before."""
+    return SegmentFacts(
+        base_offset=base_offset,
+        end_offset=base_offset,
+        size=0,
+        max_timestamp=-1,
+        append_time=append_time,
+        revision=revision,
+    )
 
 
 def active_facts(manifest: Manifest, marks: Marks) -> SegmentFacts:

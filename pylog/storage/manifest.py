@@ -3,13 +3,15 @@
 Pure: text in, values out, and back.  The manifest's atomic replacement (`files.replace_file`) is
 the commit point of every change to the set of segments.  Must not know how segments are read.
 
-    pylog-manifest 3
+    pylog-manifest 4
     generation 12                     counts replacements of this file
     is_clean 1                        1: nothing was written after this text; the end is exact
     log_start_offset 0
     clock 1700000000000 -1            what the clock is known to have passed, and a time in doubt
     cleaned 1000 1700000000000        up to where the log was compacted, and when
     tombstones 900                    behind the last one that was dropped when its time was over
+    truncated 11                      the generation by which the end of the log was cut off last
+    high_watermark 1950               up to where all in-sync replicas were known to have it
     durable_offset 2000               everything below was on disk when this was written
     active 1700 1900 1999 512         first and max timestamp, offset of the max, bytes not indexed
     segments 2
@@ -18,8 +20,9 @@ the commit point of every change to the set of segments.  Must not know how segm
     crc32c 1a2b3c4d                      last is active.  crc32c: of all bytes above
 
 `end offset` and `size` of the active segment are its recovery point: recovery scans from there.
-Version 2 had no `cleaned`, `tombstones` and revisions, version 1 no `clock` and no append times
-either; they are read, and replaced with the first change.
+Version 3 had no `truncated` and `high_watermark`, version 2 no `cleaned`, `tombstones` and
+revisions either, version 1 no `clock` and append times; they are read, and replaced with the first
+change.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from pylog.errors import CorruptFileError, IncompatibleFormatError
 
 MANIFEST_NAME: Final = "manifest"
 MAX_MANIFEST_BYTES: Final = 64 << 20  # a million segments; what is larger is not ours
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 _OLDEST_VERSION: Final = 1
-_SEGMENT_FIELDS: Final = {1: 7, 2: 8, 3: 9}  # numbers in the line of a segment, by version
+_SEGMENT_FIELDS: Final = {1: 7, 2: 8, 3: 9, 4: 9}  # numbers in the line of a segment, by version
 _TITLE: Final = "pylog-manifest"
 _CRC_LINE: Final = re.compile(r"crc32c ([0-9a-f]{8})\n\Z")
 _LIMIT: Final = 2**63
@@ -47,8 +50,9 @@ class SegmentFacts:
 
     append_time: no record was appended later, by the log's clock; -1 when that is not known, and
     2**63 - 1 while that clock is behind what it was.
-    revision: 0 for files as they were appended to; compaction's files have another, which no files
-    of this base offset had before.
+    revision: what tells these files from all others that had this base offset before.  0 for files
+    as they were appended to, or the generation by which the log was truncated before they were;
+    compaction's have a greater one.
     """
 
     base_offset: int
@@ -105,6 +109,10 @@ class Manifest:
     """The durable facts of one partition.
 
     dropped_tombstones_end: behind the last one that compaction left out because its time was over.
+    truncated_at: the generation by which the end of the log was cut off last, 0 for never; it is
+    the revision of the segments that are appended to since.
+    high_watermark: a lower bound, which counts only for a log that is one of several replicas:
+    where it is alone, durability tells.
     """
 
     generation: int
@@ -115,6 +123,8 @@ class Manifest:
     clock: Clock = Clock()
     cleaned: Cleaned = Cleaned()
     dropped_tombstones_end: int = 0
+    truncated_at: int = 0
+    high_watermark: int = 0
     segments: tuple[SegmentFacts, ...]
 
     def __post_init__(self) -> None:
@@ -124,6 +134,13 @@ class Manifest:
     def log_end_offset(self) -> int:
         """The end offset that was known when this was written."""
         return self.segments[-1].end_offset
+
+    def was_appended_to(self, facts: SegmentFacts) -> bool:
+        """Return whether a segment's files are as they were appended to, since the last truncation.
+
+        Of all others, those that compaction wrote and those of before, everything is on disk.
+        """
+        return facts.revision in (0, self.truncated_at)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -137,6 +154,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"clock {manifest.clock.trusted} {manifest.clock.doubted}",
         f"cleaned {manifest.cleaned.offset} {manifest.cleaned.time}",
         f"tombstones {manifest.dropped_tombstones_end}",
+        f"truncated {manifest.truncated_at}",
+        f"high_watermark {manifest.high_watermark}",
         f"durable_offset {manifest.durable_offset}",
         f"active {active.first_timestamp} {active.max_timestamp} {active.max_timestamp_offset}"
         f" {active.bytes_since_index_entry}",
@@ -168,6 +187,8 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     clock = Clock(*lines.take("clock", 2)) if version > 1 else Clock()
     cleaned = Cleaned(*lines.take("cleaned", 2)) if version > 2 else Cleaned()
     (dropped_end,) = lines.take("tombstones", 1) if version > 2 else (0,)
+    (truncated_at,) = lines.take("truncated", 1) if version > 3 else (0,)
+    (high_watermark,) = lines.take("high_watermark", 1) if version > 3 else (0,)
     (durable_offset,) = lines.take("durable_offset", 1)
     active = _active(lines)
     (count,) = lines.take("segments", 1)
@@ -176,6 +197,8 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     _check_order(segments, log_start_offset, path)
     if not 0 <= generation < _LIMIT // 2:
         raise CorruptFileError(path, f"generation {generation} leaves no room to count")
+    if not 0 <= truncated_at <= generation or high_watermark < 0:
+        raise CorruptFileError(path, f"truncated {truncated_at}, high watermark {high_watermark}")
     return Manifest(
         generation=generation,
         is_clean=bool(is_clean),
@@ -185,6 +208,8 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
         clock=clock,
         cleaned=cleaned,
         dropped_tombstones_end=dropped_end,
+        truncated_at=truncated_at,
+        high_watermark=high_watermark,
         segments=segments,
     )
 

@@ -23,6 +23,7 @@ from pylog._native import Scanner
 from pylog.errors import CorruptFileError
 from pylog.storage import layout, segment_files
 from pylog.storage.adoption import manifest_from_files
+from pylog.storage.epoch_checkpoint import load_epochs, save_epochs
 from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import (
     Directory,
@@ -126,20 +127,6 @@ def _try_manifest(directory: Directory) -> tuple[Manifest | None, bool]:
     except CorruptFileError as error:
         logger.error("%s; the segments are found from their files instead", error)
         return None, True
-
-
-def load_epochs(directory: Directory) -> LeaderEpochs:
-    """Return the leader epochs on disk, none when they cannot be parsed.  Raises OSError."""
-    name = layout.LEADER_EPOCH_CHECKPOINT
-    data = read_file(directory, name, max_bytes=MAX_MANIFEST_BYTES)
-    try:
-        return LeaderEpochs(
-            layout.parse_leader_epochs(data or b"", path=f"{directory.path}/{name}")
-        )
-    except CorruptFileError as error:
-        # A cache of what the batches say themselves: recovery and appends write it anew.
-        logger.error("%s; leader epochs are taken from the batches", error)
-        return LeaderEpochs(())
 
 
 def _size_of(directory: Directory, name: str) -> int | None:
@@ -338,8 +325,7 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     write_index(directory, layout.index_name(base), repairs.index)
     write_index(directory, layout.timeindex_name(base), repairs.timeindex)
     if repairs.epochs_changed:
-        data = layout.encode_leader_epochs(repairs.epochs.entries)
-        replace_file(directory, layout.LEADER_EPOCH_CHECKPOINT, data)
+        save_epochs(directory, repairs.epochs)
     manifest = _mend_sealed_segments(directory, repairs)
     if repairs.manifest.segments[-1] is not repairs.active:
         create_segment(directory, repairs.manifest.segments[-1].base_offset)

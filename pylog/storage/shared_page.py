@@ -159,6 +159,11 @@ class Presence:
         assert self.page is not None
         return self.page.is_valid and self.page.identity == self._identity
 
+    def last_marks(self) -> Marks | None:
+        """Return what was published last since the boot; None when that is not known."""
+        assert self.page is not None
+        return self.page.marks() if self.is_shareable() else None
+
     def may_be_of_this_boot(self) -> bool:
         """Return whether the page cache may still hold what this boot's processes wrote.
 

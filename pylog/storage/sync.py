@@ -18,28 +18,28 @@ import errno
 from collections.abc import Callable, Iterator
 
 from pylog import _native
-from pylog._native import CommitQueue, Events, SharedPage
+from pylog._native import CommitQueue, Events, Marks, SharedPage
 from pylog.errors import DurabilityUnknownError
 
 
 class GroupCommit:
     """Advances the durable offset of one partition.
 
-    sync: makes everything durable that was appended before the call, and returns the offset up to
-    which that is; raises OSError.
+    sync: makes everything durable that was appended before the call, and returns the marks of when
+    it began; raises OSError.
     """
 
     def __init__(
         self,
         page: SharedPage,
-        sync: Callable[[], int],
+        sync: Callable[[], Marks | None],
         *,
         log_events: Events | None,
         path: str,
     ) -> None:
         self._page = page
         self._events = page.events
-        self._sync = sync
+        self._sync: Callable[[], Marks | None] = sync
         self._log_events = log_events
         self._path = path
         self._queue = CommitQueue()
@@ -82,19 +82,21 @@ class GroupCommit:
         durable_offset = marks.durable_offset
         if durable_offset < end_offset:  # else somebody else has synced
             try:
-                synced_offset = self._sync()
+                synced = self._sync()
             except OSError as error:
                 self._fail()
                 raise self._unknown(error.strerror, error.errno, start, end_offset) from error
-            durable_offset = self._publish(synced_offset)
+            durable_offset = durable_offset if synced is None else self._publish(synced)
         self._queue.finish(durable_offset)
         return durable_offset
 
-    def _publish(self, durable_offset: int) -> int:
+    def _publish(self, synced: Marks) -> int:
         with self._page:
-            high_watermark = self._page.marks().high_watermark
-            durable_offset = advance_durable_locked(self._page, durable_offset)
-        if durable_offset > high_watermark and self._log_events is not None:
+            before = self._page.marks()
+            durable_offset = advance_durable_locked(self._page, synced, synced.log_end_offset)
+            # Held, it is for who tells the other replicas how far this one is.
+            is_news = before.is_held or self._page.marks().high_watermark > before.high_watermark
+        if is_news and self._log_events is not None:
             self._log_events.notify()
         return durable_offset
 
@@ -136,19 +138,30 @@ class GroupCommit:
             self._page.publish(state=_native.FAILED)
 
 
-def _nothing() -> int:
-    return 0
+def _nothing() -> None:
+    """Sync nothing."""
 
 
-def advance_durable_locked(page: SharedPage, durable_offset: int) -> int:
+def advance_durable_locked(page: SharedPage, synced: Marks, durable_offset: int) -> int:
     """Publish a durable offset, and with it what readers may see; return the one that holds now.
 
-    That is another when somebody was further already, and when the partition failed meanwhile: then
-    this sync proves nothing, because an error may have been reported to another descriptor only.
+    synced: the marks of when the sync began.  A high watermark that is held stays where it is: the
+    other replicas tell what readers may see.
+    The offset that holds is another when somebody was further already, and when the partition
+    failed meanwhile: then this sync proves nothing, because an error may have been reported to
+    another descriptor only.  After a truncation, too: other records have these offsets now.
     """
     marks = page.marks()
-    if marks.state == _native.FAILED or marks.durable_offset >= durable_offset:
+    is_void = marks.state == _native.FAILED or marks.truncated_at != synced.truncated_at
+    if is_void or marks.durable_offset >= durable_offset:
         return marks.durable_offset
-    high_watermark = max(marks.high_watermark, durable_offset)
+    high_watermark = visible_end(marks, durable_offset)
     page.publish(durable_offset=durable_offset, high_watermark=high_watermark)
     return durable_offset
+
+
+def visible_end(marks: Marks, durable_offset: int) -> int:
+    """Return up to where readers see when everything below `durable_offset` is on disk."""
+    if marks.is_held:
+        return marks.high_watermark
+    return max(marks.high_watermark, durable_offset)

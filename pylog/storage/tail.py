@@ -39,6 +39,7 @@ class TailRules:
     is_compressed: bool  # batches come encoded; see Tail.append
     is_log_append_time: bool
     needs_key: bool
+    is_held: bool
     timestamp_before_ms: int
     timestamp_after_ms: int
     zero_bytes: int  # written at a time; see File.fill_zeros
@@ -122,6 +123,7 @@ class WritableTail:
             is_compressed=rules.is_compressed,
             is_log_append_time=rules.is_log_append_time,
             needs_key=rules.needs_key,
+            is_held=rules.is_held,
             settings_seen=settings_seen,
         )
 

@@ -13,8 +13,11 @@ from pylog.storage.encoding import compression_of
 from pylog.storage.tail import TailRules
 
 
-def tail_rules(config: TopicConfig, partition: str) -> TailRules:
-    """Return the rules by which a partition of this name is written."""
+def tail_rules(config: TopicConfig, partition: str, *, is_held: bool) -> TailRules:
+    """Return the rules by which a partition of this name is written.
+
+    is_held: appends do not move the high watermark, and are news for who brings them to replicas.
+    """
     is_fsync = config.durability == "fsync"
     return TailRules(
         segment_bytes=config.segment_bytes,
@@ -22,10 +25,11 @@ def tail_rules(config: TopicConfig, partition: str) -> TailRules:
         segment_index_bytes=config.segment_index_bytes,
         index_interval_bytes=config.index_interval_bytes,
         max_message_bytes=config.max_message_bytes,
-        is_visible_on_append=not is_fsync,
+        is_visible_on_append=not (is_fsync or is_held),
         is_compressed=compression_of(config).codec != codecs.NONE,
         is_log_append_time=config.message_timestamp_type == LOG_APPEND_TIME,
         needs_key=policy.is_compacted(config),
+        is_held=is_held,
         timestamp_before_ms=config.message_timestamp_before_max_ms,
         timestamp_after_ms=config.message_timestamp_after_max_ms,
         zero_bytes=policy.PAGE if is_fsync else policy.MAX_GROWTH,

@@ -9,23 +9,27 @@ by every caller.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pylog import _native
 from pylog._native import Counters, Marks, SharedPage
 from pylog.config import TopicConfig
 from pylog.errors import (
+    NotLeaderError,
     PartitionFailedError,
     PartitionFullError,
     UnknownTopicOrPartitionError,
 )
 from pylog.storage import lifecycle
 from pylog.storage.environment import Environment, KnownSettings
+from pylog.storage.epoch_checkpoint import advance_epochs, load_epochs, save_epochs
 from pylog.storage.files import Directory
 from pylog.storage.known_segments import KnownSegments
 from pylog.storage.manifest import Manifest
+from pylog.storage.role import RoleKind
 from pylog.storage.segment import Segment
 from pylog.storage.segment_files import sync_indexes
 from pylog.storage.segments import SegmentSet
@@ -112,7 +116,12 @@ class PartitionWriter:
         """Do what is left to do after `write_locked`."""
         if self._rolled and self._is_fsync:
             self._sync_indexes()
-        if self._environment.log_events is not None and not self._is_fsync:
+        if not self._is_fsync:
+            self._tell_readers()
+
+    def _tell_readers(self) -> None:
+        """Let who waits for any partition look whether there is more to see in this one."""
+        if self._environment.log_events is not None:
             self._environment.log_events.notify()
 
     def check_writable(self, marks: Marks) -> None:
@@ -126,7 +135,9 @@ class PartitionWriter:
         self, data: bytearray, count: int, timestamp: int, expected_offset: int, *, is_large: bool
     ) -> tuple[int, int] | int:
         """Write as `write` does, before `after_write`; an error leaves the state it means."""
-        try:
+        if self._settings.role.kind is RoleKind.FOLLOWER:
+            raise NotLeaderError(f"{self._directory.path}: this log follows a leader")
+        with self._noting_state_locked():
             if is_large:
                 # Mostly there is room: the C core looks for it with less ado.
                 result = self.tail.write_locked(data, expected_offset)
@@ -134,6 +145,19 @@ class PartitionWriter:
                     return result
             self._make_room_locked(len(data), count, timestamp)
             return self.tail.write_locked(data, expected_offset) if is_large else _native.NO_ROOM
+
+    def make_ready(self) -> None:
+        """Do what the flags ask for before the first write; raises what `write` raises."""
+        with self.page, self._noting_state_locked():
+            marks = self.page.marks()
+            self.check_writable(marks)
+            self.ready_locked(marks)
+
+    @contextlib.contextmanager
+    def _noting_state_locked(self) -> Iterator[None]:
+        """Raise what an error means for a write, and note the state that it leads to."""
+        try:
+            yield
         except PartitionFullError:
             self.page.publish(state=_native.FULL)
             raise
@@ -157,11 +181,24 @@ class PartitionWriter:
     def _writable_locked(self, marks: Marks) -> tuple[Marks, SegmentSet]:
         """Be ready to write to the active segment, or to seal it."""
         marks, segments = self.ready_locked(marks)
+        role = self._settings.role
+        if role.kind is RoleKind.LEADER and marks.leader_epoch < role.epoch:
+            self.begin_epoch_locked(role.epoch)
         if self.tail.serial != marks.segment_serial:
             self._attach_tail_locked(marks, segments.segments[-1])
         if self.page.intent != (0, 0):
             self.tail.clean_intent_locked()
         return marks, segments
+
+    def begin_epoch_locked(self, epoch: int) -> None:
+        """Let batches carry a later leader epoch from here on; it is on disk before the first does.
+
+        After `ready_locked`.  Raises OSError, with the epoch before.
+        """
+        end_offset = self.page.marks().log_end_offset
+        epochs = load_epochs(self._directory)
+        save_epochs(self._directory, epochs.assign(epoch, end_offset))
+        self.page.publish(leader_epoch=epoch)
 
     def roll_locked(self, marks: Marks) -> None:
         """Seal the active segment, which is not empty, and open the next one.  Raises OSError."""
@@ -247,7 +284,7 @@ class PartitionWriter:
             self._directory, self.page, manifest, active, log_start_offset
         )
         self._segments.take(manifest)
-        lifecycle.advance_epochs(self._directory, manifest.log_start_offset)
+        advance_epochs(self._directory, manifest.log_start_offset)
         return [base for base in bases if base < manifest.segments[0].base_offset]
 
     def commit_locked(self, manifest: Manifest) -> None:
