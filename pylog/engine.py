@@ -29,6 +29,13 @@ from pylog.background import Background
 from pylog.cleaner import Cleaner
 from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
+from pylog.due_work import (
+    flush_later,
+    may_be_compacted,
+    remove_later,
+    retain_later,
+    sweep_later,
+)
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
 from pylog.log_files import map_lock_file, open_lock_file, open_properties
 from pylog.records import AppendEvent, ReadEvent
@@ -44,11 +51,9 @@ from pylog.storage.files import (
     descriptor_limit,
 )
 from pylog.storage.partition import Partition
-from pylog.storage.policy import is_compacted
 
 logger = logging.getLogger("pylog")
 
-_RETENTION_CHECK_SECONDS: Final = 300.0  # Kafka's log.retention.check.interval.ms
 _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
 _SETTINGS_POSITION: Final = 64  # in pylog.lock: another cache line than the events'
 
@@ -271,14 +276,14 @@ class Engine:
     def _note_configured(self, flushable: Flushable) -> None:
         partition = flushable
         assert isinstance(partition, Partition)
-        _flush_later(self._background, weakref.ref(partition))
-        if "delete" in partition.config.cleanup_policy or _may_be_compacted(partition):
-            _retain_later(self._background, weakref.ref(self))
+        flush_later(self._background, weakref.ref(partition))
+        if "delete" in partition.config.cleanup_policy or may_be_compacted(partition):
+            retain_later(self._background, weakref.ref(self))
         self._compact_later(partition)
 
     def _compact_later(self, partition: Partition) -> None:
-        if self._cleaner.config.cleaner_enable and _may_be_compacted(partition):
-            _sweep_later(self._cleaning, weakref.ref(self))
+        if self._cleaner.config.cleaner_enable and may_be_compacted(partition):
+            sweep_later(self._cleaning, weakref.ref(self))
 
     def _suspend_idle(self) -> None:
         """Suspend the partitions that were attached longest ago, first those not used since."""
@@ -326,7 +331,7 @@ class Engine:
 
     def _remove_deleted_later(self, partition: Flushable) -> None:
         assert isinstance(partition, Partition)
-        _remove_later(self._background, weakref.ref(partition))
+        remove_later(self._background, weakref.ref(partition))
 
     # ------------------------------------------------------------------ fork
 
@@ -353,87 +358,6 @@ class Engine:
             listener()
         for client in list(self.clients):
             client.after_fork()
-
-
-def _flush_later(background: Background, reference: weakref.ref[Partition]) -> None:
-    """Sync an "interval" partition every flush_ms, whichever process appended to it.
-
-    The timetable holds no strong reference, so that a log which nobody uses can be collected.
-    """
-    partition = reference()
-    if partition is None or partition.config.durability != "interval":
-        return
-    flush_ms = partition.config.flush_ms
-
-    def flush() -> None:
-        partition = reference()
-        if partition is None or not partition.is_attached:
-            return
-        _flush_later(background, reference)
-        if partition.config.flush_ms == flush_ms:
-            partition.flush()
-
-    # With its period in its name: a shorter one begins at once.
-    background.schedule(("flush", reference, flush_ms), flush_ms / 1000, flush)
-
-
-def _retain_later(background: Background, reference: weakref.ref[Engine]) -> None:
-    """Apply retention now and then, as long as somebody uses the log."""
-
-    def retain() -> None:
-        engine = reference()
-        if engine is not None and not engine.is_closed:
-            _retain_later(background, reference)
-            engine.apply_retention()
-
-    background.schedule("retention", _RETENTION_CHECK_SECONDS, retain)
-
-
-def _may_be_compacted(partition: Partition) -> bool:
-    """Return whether a partition has to be looked at now and then.
-
-    Most logs have internal topics of one segment, which is never compacted; not each of them needs
-    a thread for that.
-    """
-    if not is_compacted(partition.config):
-        return False
-    if not layout.is_internal(partition.topic):
-        return True
-    dirty = partition.dirty_range()
-    return dirty is not None and dirty.clean_bytes + dirty.dirty_bytes > 0
-
-
-def _sweep_later(background: Background, reference: weakref.ref[Engine]) -> None:
-    """Compact what is due now and then, as long as somebody uses the log."""
-    engine = reference()
-    if engine is None:
-        return
-    delay = engine.cleaner_backoff_seconds
-
-    def sweep() -> None:
-        engine = reference()
-        if engine is not None and not engine.is_closed:
-            try:
-                engine.compact_what_is_due()
-            finally:
-                _sweep_later(background, reference)
-
-    background.schedule("sweep", delay, sweep)
-
-
-def _remove_later(background: Background, reference: weakref.ref[Partition]) -> None:
-    """Remove the files of deleted segments after a while, unless the partition is gone by then."""
-    partition = reference()
-    if partition is None:
-        return
-    delay = partition.config.file_delete_delay_ms / 1000
-
-    def remove() -> None:
-        partition = reference()
-        if partition is not None:
-            partition.remove_deleted()
-
-    background.schedule(("deleted", reference), delay, remove)
 
 
 def _after_fork_in_child() -> None:

@@ -35,6 +35,7 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
         "cleaner",
         "log_files",
         "moments",
+        "due_work",
         "engine",
         "metadata",
         "keyed",
