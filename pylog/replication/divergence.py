@@ -42,11 +42,11 @@ def divergence(leader: ReplicaPosition, follower: ReplicaPosition) -> Truncate |
     Both are replicas of one log; what has no leader epoch is the same in both.
     O(entries of both).  Source: KIP-101, KIP-279.
     """
-    if follower.log_end_offset < leader.log_start_offset:
-        return StartAnew(leader.log_start_offset)
-    agreed = _agreed_end(leader, follower)
-    if agreed < leader.log_start_offset:
-        # Where they part is gone from the leader, and with it what the follower should have there.
+    # Below its own start a follower has nothing that could be wrong.
+    agreed = max(_agreed_end(leader, follower), follower.log_start_offset)
+    if not leader.log_start_offset <= agreed <= leader.log_end_offset:
+        # Where they part is gone from the leader, and with it what the follower should have there;
+        # or the follower begins behind all that the leader has.
         return StartAnew(leader.log_start_offset)
     if agreed < follower.log_end_offset:
         return Truncate(agreed)

@@ -4,8 +4,8 @@ Messages may be lost, repeated, late or overtaken; what is taken is never wrong,
 
     a session  begins with a leader's hello.  What belongs to another session than the last, or to
                an older leader, is not taken.
-    truncate   only before the first batches of a partition in a session, and never below the high
-               watermark: a late repetition would cut what was acknowledged meanwhile.
+    truncate   only before the first batches of a partition come in a session, and never below the
+               high watermark: a late repetition would cut what was acknowledged meanwhile.
     batches    only where the log ends.  A message that was lost cannot look like a gap that
                compaction left: such gaps lie within what one message covers.
 
@@ -27,7 +27,8 @@ class FollowerState:
     def __init__(self, state: ReplicaState) -> None:
         # Durable before anybody gets an answer that follows from it.
         self.state = state
-        self._session: Hashable | None = None
+        # The one that is on; None before the first hello, and after a promise to somebody else.
+        self.session: Hashable | None = None
         self._taking: set[Hashable] = set()
 
     def fence(self, epoch: int) -> None:
@@ -37,7 +38,7 @@ class FollowerState:
         """
         state = self.state.fenced(epoch)
         if state != self.state:
-            self.state, self._session = state, None
+            self.state, self.session = state, None
 
     def hello(self, *, epoch: int, leader_id: str, session: Hashable) -> None:
         """Begin a session, which ends any other one.
@@ -45,7 +46,7 @@ class FollowerState:
         session: never used before.  Raises FencedLeaderEpochError; then all stays as it was.
         """
         self.state = self.state.following(epoch=epoch, leader_id=leader_id)
-        self._session = session
+        self.session = session
         self._taking.clear()
 
     def check(self, session: Hashable, *, epoch: int) -> None:
@@ -56,7 +57,7 @@ class FollowerState:
         """
         if epoch < self.state.promised_epoch:
             raise FencedLeaderEpochError(epoch, self.state.promised_epoch)
-        if self._session is None or session != self._session:
+        if self.session is None or session != self.session:
             raise InvalidMessageError("of a session that is over")
 
     def check_truncation(
@@ -79,10 +80,15 @@ class FollowerState:
         from_offset: what the leader believes to be the log end offset here.
         When not, nothing is done but to acknowledge what is there.
         """
-        if from_offset != log_end_offset:
-            return False
         self._taking.add(partition)
-        return True
+        return from_offset == log_end_offset
+
+    def is_taking(self, partition: Hashable) -> bool:
+        """Return whether batches came in the session: what is there may be acknowledged.
+
+        Before that it may hold what another leader wrote, which is yet to be truncated.
+        """
+        return self.session is not None and partition in self._taking
 
     def note(self, in_sync: InSync) -> bool:
         """Take in who is in sync; return whether `state` changed, so has to be written down."""
