@@ -198,7 +198,8 @@ typedef struct {
     plog_numbering numbering;
 } batches_argument;
 
-/* Arguments (data, expected_offset=-1, keeps_offsets=False).  The view is held until PyBuffer_Release by the caller. */
+/* Arguments (data, expected_offset=-1, keeps_offsets=False).  The view is held until
+ * PyBuffer_Release by the caller. */
 static int batches_from_arguments(PyObject *args, PyObject *keywords, batches_argument *out)
 {
     static char *names[] = {"data", "expected_offset", "keeps_offsets", NULL};

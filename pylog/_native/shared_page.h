@@ -29,8 +29,8 @@ typedef enum { PLOG_STATE_OPEN = 0, PLOG_STATE_FULL = 1, PLOG_STATE_FAILED = 2 }
  * allocated is the position up to which the log file has its bytes on disk reserved; append_time is
  * the log's clock at the latest append, or PLOG_UNKNOWN_TIME, which is later than any, while that
  * clock is behind what it was (ms; -1: nothing was appended); is_held is 1 while the high watermark
- * follows neither appends nor syncs, but who knows what the log's replicas have; truncated_at is the generation by
- * which the end of the log was cut off last, 0 for never. */
+ * follows neither appends nor syncs, but who knows what the log's replicas have; truncated_at is
+ * the generation by which the end of the log was cut off last, 0 for never. */
 #define PLOG_EACH_MARK(MARK)                                                                       \
     MARK(log_start_offset)                                                                         \
     MARK(high_watermark)                                                                           \

@@ -221,7 +221,7 @@ static plog_status begin(const plog_tail *tail, plog_memory data, int64_t expect
     return status;
 }
 
-/* Publish; true when somebody may wait for it: the high watermark moved, or replicas are to follow. */
+/* Publish; true when somebody may wait for it: the high watermark moved, or replicas follow. */
 static bool finish(const plog_tail *tail, plog_marks *staged, int64_t now)
 {
     const int64_t high_watermark = staged->high_watermark;

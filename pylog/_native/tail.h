@@ -64,12 +64,10 @@ bool plog_tail_is_current(const plog_tail *tail);
 plog_status plog_tail_place(const plog_tail *tail, plog_memory data, int64_t expected_offset,
                             int64_t now, int64_t deadline_ns, plog_placed *placed);
 
-/* Who says which offsets and leader epochs batches have. */
-typedef enum {
-    PLOG_TAKES_NEXT,    /* nobody yet: they get the next offsets and the epoch of now */
-    PLOG_KEEPS_OFFSETS, /* their leader: they lie at or after the end, with gaps if need be, in epochs
-                         * that do not fall; epoch -1 is the one of now.  Settings do not matter. */
-} plog_numbering;
+/* Who says which offsets and leader epochs batches have.  TAKES_NEXT: nobody did; they get the next
+ * offsets and the epoch of now.  KEEPS_OFFSETS: their leader; they lie at or after the end, also
+ * with gaps, in epochs that do not fall (-1: the epoch of now), and settings do not matter. */
+typedef enum { PLOG_TAKES_NEXT, PLOG_KEEPS_OFFSETS } plog_numbering;
 
 /* For data that does not fit the window, or has its offsets: stamp it for its place and set the
  * intent.  The caller holds the lock, writes the data at placed->position, and publishes it.  Same
