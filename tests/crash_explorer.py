@@ -34,6 +34,9 @@ from pylog.config import TopicConfig
 from pylog.storage.partition import Partition
 
 MAX_LEVELS = 3
+# Of the points of a first life: neighbours tell little more, and all profiles get their turn soon.
+# Planted bugs are found in half as many points as when all are visited (4,500 at most, not 8,800).
+SHARE = 0.3
 MAX_POINTS_OF_A_SEED = 6000
 MAX_VIOLATIONS = 10
 
@@ -198,11 +201,15 @@ PROFILES: Sequence[Profile] = (
 
 @dataclasses.dataclass(slots=True)
 class Explorer:
-    """Visits crash points of one seed until `budget` is used up; counts them in `points`."""
+    """Visits crash points of one seed until `budget` is used up; counts them in `points`.
+
+    share: of the points of the first level behind its first positions, how many are visited.
+    """
 
     seed: int
     profile: Profile
     budget: int
+    share: float
     points: int = 0
 
     def explore(self) -> Iterator[ViolationError]:
@@ -229,6 +236,8 @@ class Explorer:
             for number in range(8 if is_young else 3 if level == 1 else rng.randint(0, 2)):
                 if self.points >= self.budget:
                     return
+                if level == 1 and not is_young and self.share < 1 and rng.random() >= self.share:
+                    continue
                 name = f"{where}{position}/{number} "
                 yield from self._one_point(life, disk, position, number, rng, level, name)
             if position < len(trace):
@@ -322,19 +331,28 @@ def _difference(found: Contents, expected: Contents) -> str:
 
 
 def explore(
-    first_seed: int, step: int, points: int, profiles: Sequence[Profile] = PROFILES
+    first_seed: int,
+    step: int,
+    points: int,
+    profiles: Sequence[Profile] = PROFILES,
+    *,
+    share: float = SHARE,
+    most: int = MAX_VIOLATIONS,
 ) -> tuple[int, list[str]]:
     """Visit at least `points` crash points; returns (points, violations).
 
     Seeds are first_seed, first_seed + step ..., so that processes share them without overlap.
+    share: of a seed's points, see Explorer; most: violations that are enough.
     """
     count = 0
     violations: list[str] = []
     with quiet():
         for seed in itertools.count(first_seed, step):
-            if count >= points or len(violations) >= MAX_VIOLATIONS:
+            if count >= points or len(violations) >= most:
                 break
-            explorer = Explorer(seed, profiles[seed % len(profiles)], MAX_POINTS_OF_A_SEED)
-            violations += [str(found) for found in itertools.islice(explorer.explore(), 5)]
+            profile = profiles[seed % len(profiles)]
+            explorer = Explorer(seed, profile, MAX_POINTS_OF_A_SEED, share)
+            found = itertools.islice(explorer.explore(), min(most, 5))
+            violations += [str(one) for one in found]
             count += explorer.points
     return count, violations
