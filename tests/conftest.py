@@ -1,9 +1,18 @@
-"""What all tests share: which are skipped where, and Hypothesis without a clock."""
+"""What all tests share: which are skipped where, their directories, and Hypothesis without a clock.
+
+Directories of tests are in memory if there is room: what a disk does is proved on disks, and for
+the rest of the tests a sync is half of their time.  PYTEST_DEBUG_TEMPROOT puts them elsewhere.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import crc32c
 import pytest
@@ -18,6 +27,11 @@ IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 IS_EXHAUSTIVE = os.environ.get("PYLOG_EXHAUSTIVE", "") not in ("", "0")
 
 
+MEMORY = "/dev/shm"
+MEMORY_BYTES = 2 << 30  # half a gigabyte is the most that a test takes; containers may have less
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+
 # A shell that runs the suite in the background lets it ignore Ctrl-C, which many tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -28,6 +42,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root")
     if item.get_closest_marker("exhaustive") and not IS_EXHAUSTIVE:
         pytest.skip("minutes to hours; PYLOG_EXHAUSTIVE=1 runs it")
+
+
+def pytest_collection_finish() -> None:
+    """Keep thousands of tests out of each later look for garbage: many tests ask for one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory of the test's own; on a disk where the mark `disk` asks for it."""
+    if request.node.get_closest_marker("disk"):
+        with tempfile.TemporaryDirectory(prefix="pylog-test-") as path:
+            yield Path(path)
+    else:
+        yield tmp_path
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from pylog.metadata import METADATA_TOPIC
 from pylog.storage.attachment import Attachment
 from pylog.storage.produced import Piece
 
+pytestmark = pytest.mark.disk  # syncs take their time there, so that others wait
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:

@@ -22,6 +22,8 @@ from pylog.storage.files import OsFiles
 from pylog.storage.lifecycle import end_cleanly_locked
 from pylog.storage.manifest import Manifest
 
+pytestmark = pytest.mark.disk  # syncs take their time there, so that others wait
+
 THREADS = 16
 
 
