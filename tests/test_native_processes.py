@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import IS_EXHAUSTIVE
 from processes import Child, Numbers, children
 from tail_memory import (
     IS_PORTABLE,
@@ -29,6 +30,7 @@ from pylog import _native
 
 WINDOW_BYTES = 256 << 20
 TURN = 0xFFFFFFFF  # the bits of a slot that hold the turn; the life stands above
+KILLS = 400 if IS_EXHAUSTIVE else 120
 TURNS_OF_A_LIFE = 4000  # more than any wait; a killer that gets no time must not meet a full window
 MARK_NAMES = [name for name in dir(_native.Marks) if not name.startswith("_")]
 # A dead holder, or a sleeper, is noticed within this.  The goal is 0.1 s (RELIABILITY, T14), and 6
@@ -122,15 +124,12 @@ def test_a_reader_never_sees_a_mix_of_marks_of_another_process(
     with children() as start:
         start(publish)
         wait_until(lambda: log.page.marks().state > 0)
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
+        while reads <= 10_000 or len(seen) <= 1000:
             marks = log.page.marks()
             values = {getattr(marks, name) for name in MARK_NAMES}
             assert len(values) == 1
             seen |= values
             reads += 1
-    assert reads > 1000
-    assert len(seen) > 100
 
 
 # ---------------------------------------------------------------- killing
@@ -143,7 +142,7 @@ def write_by_hand(mine: TailMemory, data: bytearray, *, pauses: int) -> None:
     middle = len(data) // 2
     mine.window[position : position + middle] = data[:middle]
     for _ in range(pauses):
-        os.sched_yield()
+        pass  # and never yields: on a busy machine others would wait for the lock all the while
     mine.window[position + middle : position + len(data)] = data[middle:]
     mine.tail.publish(data)
     mine.page.unlock()
@@ -160,7 +159,7 @@ def append_until_killed(tmp_path: Path, acknowledged: Numbers, waits: Numbers, s
         began = time.monotonic_ns()
         if turn % 50 == 0:
             data, _ = _native.encode([value], None, None, NOW, 1 << 20)
-            write_by_hand(mine, data, pauses=chance.choice((0, 100)))
+            write_by_hand(mine, data, pauses=chance.choice((0, 3000)))
         elif turn % 50 == 25:
             data, _ = _native.encode([value], None, None, NOW + turn, 1 << 20)
             assert isinstance(mine.tail.place(data), tuple)
@@ -192,7 +191,7 @@ def turns_by_life(log: TailMemory) -> dict[int, int]:
 def test_processes_are_killed_at_random_and_nothing_is_lost(
     tmp_path: Path, log: TailMemory
 ) -> None:
-    """RELIABILITY D6 and T14.  Kills for 12 seconds or 400 times; on a busy machine until 100."""
+    """RELIABILITY D6 and T14.  PYLOG_EXHAUSTIVE=1 kills more often, as far as the window goes."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -212,13 +211,8 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
             return start(lambda: append_until_killed(tmp_path, acknowledged, waits, slot))
 
         living = [born(slot) for slot in range(workers)]
-        began = time.monotonic()
         # Fast children must not fill the window: what is left is more than they append in between.
-        while (
-            kills < 400
-            and time.monotonic() - began < (12 if kills >= 100 else 45)
-            and log.page.marks().position < WINDOW_BYTES // 2
-        ):
+        while kills < KILLS and log.page.marks().position < WINDOW_BYTES // 2:
             slot = chance.randrange(workers)
             turn = chance.randrange(800)
             wait_until(lambda slot=slot, turn=turn: acknowledged[slot] & TURN >= turn)

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +18,11 @@ from tail_memory import wait_until
 import pylog
 from pylog.storage.manifest import parse_manifest
 
+pytestmark = pytest.mark.disk  # syncs take their time there, so that others wait
+
 ROOT = Path(__file__).resolve().parent.parent
-STORM_SECONDS = 600 if IS_EXHAUSTIVE else 5
+KILLS = 4_000 if IS_EXHAUSTIVE else 40
+STORM_SECONDS = 3_600 if IS_EXHAUSTIVE else 300  # hung is who needs longer, on the slowest machine
 # A dead holder of the lock is noticed within this (RELIABILITY section 4, T14); 12 ms were measured
 # on a busy machine.  A roll waits for the disk besides: a second is not the lock's doing.
 LONGEST_STALL_NS = 100_000_000
@@ -327,12 +329,10 @@ class Storm:
             ledger.append_all(log.topic("t").partition(0), many=many)
 
     def wait_for_turns(self) -> None:
-        """Return when a random writer has done some turns, or after a while: it may be new."""
+        """Return when a random writer has done some turns: at once, or when all are at work."""
         _, ledger = self.random.choice(self.writers)
-        goal = ledger.started + self.random.choice((0, 0, 1, 10, 100, 1000))
-        deadline = time.monotonic() + 0.1
-        while ledger.started < goal and time.monotonic() < deadline:
-            os.sched_yield()
+        goal = self.random.choice((0, 0, 1, 10, 100))
+        wait_until(lambda: ledger.started >= goal)
 
     def kill_one(self) -> None:
         child, _ = self.writers.pop(self.random.randrange(len(self.writers)))
@@ -341,7 +341,7 @@ class Storm:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(STORM_SECONDS + 60)
+@pytest.mark.timeout(STORM_SECONDS)
 @pytest.mark.parametrize(
     ("segment_bytes", "longest_ns"),
     [(1 << 30, LONGEST_STALL_NS), (200_000, LONGEST_ROLL_NS)],
@@ -352,15 +352,14 @@ def test_killed_writers_lose_nothing_and_block_nobody(
 ) -> None:
     topic_in(tmp_path, durability="os", segment_bytes=segment_bytes)
     seed = random.randrange(2**32)
-    deadline = time.monotonic() + STORM_SECONDS
-    with children(alarm_seconds=STORM_SECONDS + 50) as start:
+    with children(alarm_seconds=STORM_SECONDS) as start:
         storm = Storm(tmp_path, seed, start)
         for _ in range(3):
             storm.add_writer()
         with pylog.open(tmp_path) as log:
             partition = log.topic("t").partition(0)
-            while time.monotonic() < deadline and len(storm.ledgers) < 2_000:
-                partition.wait(partition.high_watermark + storm.random.randrange(2_000), 0.1)
+            while storm.kills < KILLS:
+                partition.wait(partition.high_watermark + storm.random.randrange(1_000))
                 storm.kill_one()
                 storm.add_writer()
                 partition.check()
@@ -374,21 +373,19 @@ def test_killed_writers_lose_nothing_and_block_nobody(
         f"seed {seed}: {storm.kills} kills, {records} records,"
         f" longest append {longest / 1e6:.1f} ms"
     )
-    assert storm.kills >= 20
     assert longest < longest_ns
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(STORM_SECONDS + 60)
+@pytest.mark.timeout(STORM_SECONDS)
 @pytest.mark.parametrize("durability", ["os", "fsync", "interval"])
 def test_when_all_are_killed_the_next_one_recovers(tmp_path: Path, durability: str) -> None:
     topic_in(tmp_path, durability=durability, segment_bytes=50_000)
     seed = random.randrange(2**32)
-    deadline = time.monotonic() + STORM_SECONDS / 4
     rounds = 0
-    with children(alarm_seconds=STORM_SECONDS + 50) as start:
+    with children(alarm_seconds=STORM_SECONDS) as start:
         storm = Storm(tmp_path, seed, start)
-        while time.monotonic() < deadline:
+        while rounds < KILLS / 4 or not any(ledger.acknowledged for ledger in storm.ledgers):
             for _ in range(3):
                 storm.add_writer()
             storm.wait_for_turns()
@@ -401,5 +398,4 @@ def test_when_all_are_killed_the_next_one_recovers(tmp_path: Path, durability: s
         partition.check()
         records = check_ledgers(partition, storm.ledgers)
     print(f"seed {seed}: {rounds} recoveries, {storm.kills} kills, {records} records")
-    assert rounds >= 5
     assert records > 0
