@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,23 @@ def memory_partition(files: MemoryFiles, **settings: Any) -> Partition:
     return Process(files).partition(config)
 
 
-def filled(files: MemoryFiles) -> Partition:
+@functools.cache
+def filled_disk() -> Disk:
+    files = MemoryFiles(is_recording=True)
     partition = memory_partition(files)
     update(partition, 60, keys=4)
     partition.compact()
     update(partition, 30, keys=4, seed=1)
-    return partition
+    partition.close()
+    return files.disk_after()
+
+
+def filled() -> tuple[MemoryFiles, Partition]:
+    """Return a partition that was compacted and got more since, and its files."""
+    files = MemoryFiles(copy.deepcopy(filled_disk()))
+    partition = memory_partition(files)
+    update(partition, 3, keys=4, seed=2)
+    return files, partition
 
 
 def left_in(files: MemoryFiles) -> list[str]:
@@ -42,8 +55,7 @@ def left_in(files: MemoryFiles) -> list[str]:
 
 
 def count_calls() -> int:
-    files = MemoryFiles(Disk())
-    partition = filled(files)
+    files, partition = filled()
     files.calls = []
     partition.compact()
     return len(files.calls)
@@ -56,8 +68,7 @@ def test_a_call_that_fails_changes_nothing(code: int, is_lasting: bool) -> None:
     assert calls > 100
     failed = failed_partitions = 0
     for nth in range(calls):
-        files = MemoryFiles(Disk())
-        partition = filled(files)
+        files, partition = filled()
         state, end = fold(partition), partition.log_end_offset
         files.fail(nth=nth, code=code, is_lasting=is_lasting)
         try:
@@ -88,8 +99,7 @@ def test_a_call_that_fails_changes_nothing(code: int, is_lasting: bool) -> None:
 def test_any_space_that_is_left_is_enough_or_is_asked_for() -> None:
     full = 0
     for free_bytes in range(0, 1 << 20, 12 << 10):
-        files = MemoryFiles(Disk())
-        partition = filled(files)
+        files, partition = filled()
         state = fold(partition)
         files.free_bytes = free_bytes
         try:

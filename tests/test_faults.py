@@ -3,6 +3,9 @@
 Whatever fails, an operation says truly whether its records are there: returned means kept,
 NotAppendedError means certainly not, DurabilityUnknownError means perhaps.  Afterwards the
 partition opens again and holds exactly that, after a kill as after a power cut.
+
+In the everyday run each call fails with one of seven errors, with PYLOG_EXHAUSTIVE=1 with each of
+them; PYLOG_FAULT_SEED changes which.
 """
 
 from __future__ import annotations
@@ -172,8 +175,13 @@ def run_with_fault(nth: int, code: int, *, is_lasting: bool, short_bytes: int = 
     return is_reached
 
 
-def explore_faults(codes: tuple[int, ...], *, step: int, first: int) -> tuple[int, list[str]]:
-    """Let every `step`-th call fail with every code, once and for ever; count and violations."""
+def explore_faults(
+    codes: tuple[int, ...], *, step: int, first: int, most: int = 5
+) -> tuple[int, list[str]]:
+    """Let every `step`-th call fail with every code, once and for ever; count and violations.
+
+    most: violations that are enough.
+    """
     count, violations = 0, []
     for code in codes:
         for is_lasting in (False, True):
@@ -188,7 +196,7 @@ def explore_faults(codes: tuple[int, ...], *, step: int, first: int) -> tuple[in
                     violations.append(
                         f"call {nth} {errno.errorcode[code]} {how}: {type(error).__name__}: {error}"
                     )
-                    if len(violations) > 5:
+                    if len(violations) >= most:
                         return count, violations
                 nth += step
                 count += 1
@@ -198,12 +206,13 @@ def explore_faults(codes: tuple[int, ...], *, step: int, first: int) -> tuple[in
 @pytest.mark.slow
 @pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
 def test_every_failing_call_tells_the_truth_and_loses_nothing(code: int) -> None:
-    step = 1 if IS_EXHAUSTIVE else 2
-    count, violations = explore_faults((code,), step=step, first=SEED % step)
+    step = 1 if IS_EXHAUSTIVE else len(CODES)
+    first = (SEED + CODES.index(code)) % step
+    count, violations = explore_faults((code,), step=step, first=first)
     print(f"seed {SEED}: {errno.errorcode[code]}: {count} faults, {len(violations)} violations")
 
     assert not violations, "\n".join(violations)
-    assert count > 200
+    assert count > 50
 
 
 # ---------------------------------------------------------------- failed syncs
@@ -404,7 +413,7 @@ def find_any_violation() -> list[str]:
             check()
         except (*FAILURES, Failed) as error:
             return [f"{type(error).__name__}: {error}"]
-    return explore_faults((errno.EIO,), step=7, first=0)[1]
+    return explore_faults((errno.EIO,), step=7, first=0, most=1)[1]
 
 
 def test_faults_find_nothing_without_a_plant() -> None:

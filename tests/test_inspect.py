@@ -7,12 +7,12 @@ import os
 import random
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Numbers, children
+from tail_memory import wait_until
 
 import pylog
 from pylog import _native
@@ -139,37 +139,33 @@ def test_partition_that_was_never_used_is_no_damage(tmp_path: Path) -> None:
     assert not is_damaged(tmp_path)
 
 
-WRITER = """
-import sys, pylog
-with pylog.open(sys.argv[1]) as log:
-    topic = log.topic("orders")
-    for number in range(1_000_000):
-        topic.append(b"value %d" % number, key=b"key")
-        if number == 0:
-            print("ready", flush=True)
-        if number % 7 == 0:
-            topic.append_many([b"x" * 40] * 9)
-"""
-
-
-@pytest.mark.slow
 def test_no_damage_is_seen_while_another_process_writes_and_rolls(tmp_path: Path) -> None:
     with pylog.open(tmp_path) as log:
-        log.create_topic("orders", segment_bytes=1 << 15, index_interval_bytes=200, durability="os")
-    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+        log.create_topic("orders", segment_bytes=1 << 13, index_interval_bytes=200, durability="os")
+    allowed, written = Numbers(1), Numbers(1)
+
+    def write() -> None:
+        with pylog.open(tmp_path) as log:
+            topic = log.topic("orders")
+            while True:
+                # The log shall not outgrow what is looked at in a moment.
+                wait_until(lambda: written[0] < allowed[0])
+                topic.append(b"value %d" % written[0], key=b"key")
+                if written[0] % 7 == 0:
+                    topic.append_many([b"x" * 40] * 9)
+                written[0] += 1
+
     ends = []
     partition = tmp_path / "orders-0"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as writer:
-        try:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"ready\n"
-            while len(set(ends)) < 5 or len(ends) < 50:
-                report = report_of(partition)
-                assert not report.is_damaged, [str(finding) for finding in report.findings]
-                assert report.is_in_use
-                ends.append(report.log_end_offset)
-        finally:
-            writer.kill()
+    with children() as start:
+        start(write)
+        while len(set(ends)) < 20 or len(ends) < 50:
+            allowed[0] += 200
+            wait_until(lambda: written[0] > allowed[0] - 200)
+            report = report_of(partition)
+            assert not report.is_damaged, [str(finding) for finding in report.findings]
+            assert report.is_in_use
+            ends.append(report.log_end_offset)
     assert not is_damaged(tmp_path)  # what a killed writer leaves is no damage either
 
 

@@ -28,7 +28,8 @@ class Topic:
     def __init__(self, **settings: Any) -> None:
         self.process = Process(MemoryFiles())
         self.process.now = NOW
-        settings.setdefault("durability", "os")
+        # Small files: memory for a window of the usual size takes longer than any test.
+        settings = {"durability": "os", "segment_bytes": 1 << 20} | settings
         self.partition = self.process.partition(TopicConfig(**settings))
 
     def set_clock(self, now: int) -> None:

@@ -19,19 +19,20 @@ def run(*arguments: str | Path) -> CompletedProcess[str]:
     return run_example(EXAMPLE, "--users", "300", *arguments)
 
 
-@pytest.mark.parametrize(("compression", "memory"), [("lz4", "32000000"), ("gzip", "1024")])
+@pytest.mark.parametrize(
+    ("updates", "compression", "memory"), [(20_000, "lz4", "32000000"), (4_000, "gzip", "1024")]
+)
 def test_fresh_instance_reads_one_record_for_each_user(
-    tmp_path: Path, compression: str, memory: str
+    tmp_path: Path, updates: int, compression: str, memory: str
 ) -> None:
     kept = tmp_path / "log"
-    done = run(
-        "--updates", "20000", "--compression", compression, "--memory", memory, "--directory", kept
-    )
+    settings = ("--compression", compression, "--memory", memory)
+    done = run("--updates", str(updates), *settings, "--directory", kept)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("appended  20,000 updates of ")
+    assert lines[0].startswith(f"appended  {updates:,} updates of ")
     users = lines[0].split(" updates of ")[1].split()[0]
-    assert lines[1].startswith(f"compacted 20,000 records to {users}: ")
+    assert lines[1].startswith(f"compacted {updates:,} records to {users}: ")
     assert (", 1 round(s)" in lines[1]) == (memory != "1024")
     assert lines[-2] == "  equal to what was written"
     assert lines[-1].startswith(f"  {users} records read, one for each of {users} users, ")

@@ -39,7 +39,7 @@ ABBREVIATIONS = set(
 )
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def parsed(text: str) -> ast.Module:
     """Return the tree of a module; several checkers ask for the same one."""
     return ast.parse(text)
