@@ -14,8 +14,9 @@ from pylog.errors import CommitFailedError, FencedInstanceIdError, UnknownMember
 from pylog.groups import membership
 from pylog.groups.assignors import ASSIGNORS
 from pylog.groups.facts import MemberValue, OffsetKey, OffsetValue, Place, TopicShape
+from pylog.groups.leaps import Leaps
 from pylog.groups.schemas import encode_key, encode_value, parse_key, parse_value
-from pylog.groups.state import Change, Group, changes_between
+from pylog.groups.state import Change, Group, Member, changes_between
 
 GROUP = "g"
 Batch = tuple[int, list[tuple[bytes, bytes | None]]]
@@ -66,6 +67,10 @@ class Process:
         self.epoch = 0
         self.reading: set[Place] = set()
         self.is_stopped = False  # SIGSTOP: does nothing, and is alive
+        self.leaps = Leaps(lambda: world.now, lambda: world.elapsed)
+        self.leaps.now()
+        self.born = world.elapsed
+        self.has_overslept = False
 
     def refresh(self) -> None:
         for batch in self.world.log[self.seen :]:
@@ -103,11 +108,12 @@ class Process:
 
     def look_after_others(self) -> None:
         """Do what is due: bury the dead, drop those whose time is over, take new topics up."""
-        now = self.world.now
+        now = self.leaps.now()
 
         def event(draft: Group) -> bool:
             is_changed = False
-            for member_id in membership.overdue(draft, now=now):
+            for member_id in membership.overdue(draft, now=now, leapt=self.leaps.since):
+                self.world.check_patience(self, draft.members[member_id])
                 is_changed |= membership.leave(draft, member_id, now=now, is_final=True)
             for member_id, member in list(draft.members.items()):
                 if member_id not in self.world.processes and not member.is_away:
@@ -134,6 +140,10 @@ class World:
         self.log: list[Batch] = []
         self.group = Group(GROUP)  # the fold of all of it
         self.now = 1_700_000_000_000
+        self.elapsed = 1000.0  # what the monotonic clock says
+        self.said: dict[int, float] = {}  # when what was said by the wall clock was said
+        self.leapt_at = 0.0  # when it leapt last
+        self.set_back = 0  # how far it was set back in all
         self.topics: dict[str, TopicShape] = {}
         self.names: dict[bytes, str] = {}
         self.assignors = ASSIGNORS
@@ -160,6 +170,8 @@ class World:
         ]
         before = self.group.draft()
         self.log.append((self.now, records))
+        # An earlier one of the same time: who was silent since then was so at least as long.
+        self.said[self.now] = self.elapsed
         fold_batch(self.group, self.log[-1])
         self.check(before)
         by.refresh()
@@ -282,8 +294,47 @@ class World:
         if process.propose(event):
             process.said = said
 
+    def check_patience(self, by: Process, member: Member) -> None:
+        """Assert that a member whose time is over had that time, however the wall clock leapt."""
+        assert member.said is not None
+        at = member.current_at if member.is_away else member.said_at
+        allowed = member.said.session_timeout_ms if member.is_away else None
+        if allowed is None:
+            allowed = 45_000 if member.is_away else member.said.rebalance_timeout_ms
+        assert allowed is not None
+        silent = 1000 * (self.elapsed - self.said[at])
+        # Who began after a leap cannot know of it, nor who slept tell two of them from one.
+        if min(by.born, self.leapt_at) < self.said[at] and not by.has_overslept:
+            passed = 1000 * (self.elapsed - by.born)
+            assert silent >= allowed - self.set_back - 2000 - passed / 500, "dropped too early"
+            self.count("dropped in time")
+        self.count("dropped")
+
+    def time_passes(self) -> None:
+        passed = self.source.choice([0, 1, 10, 1000, 40_000])
+        self.elapsed += passed / 1000
+        self.now += passed
+        self.look_at_clocks()
+        chance = self.source.random()
+        if chance < 0.03:
+            self.now += self.source.choice([20_000, 70_000, 3_600_000])
+            self.leapt_at = self.elapsed
+            self.count("leaps")
+        elif chance < 0.06:
+            back = self.source.choice([2000, 20_000])
+            self.now -= back
+            self.set_back += back
+        self.look_at_clocks()
+
+    def look_at_clocks(self) -> None:
+        """Let all who are awake see what time it is, as those who wait do every second."""
+        for process in self.processes.values():
+            process.has_overslept |= process.is_stopped
+            if not process.is_stopped:
+                process.leaps.now()
+
     def step(self) -> None:
-        self.now = max(1, self.now + self.source.choice([0, 1, 10, 1000, 40_000, -20_000]))
+        self.time_passes()
         chance = self.source.random()
         if chance < 0.08 or not self.processes:
             self.birth()
@@ -318,6 +369,7 @@ class World:
         """Let all who live act until nothing is left to do; assert that the target is reached."""
         for _ in range(100):
             self.now += 100_000
+            self.elapsed += 100.0
             before = len(self.log)
             for process in list(self.processes.values()):
                 process.refresh()

@@ -13,6 +13,7 @@ from pylog import Log, OffsetAndMetadata, TopicPartition
 from pylog.errors import (
     ClosedError,
     FencedInstanceIdError,
+    InvalidAssignmentError,
     InvalidConfigurationError,
     InvalidGroupIdError,
     InvalidTopicError,
@@ -432,8 +433,9 @@ def test_an_assignor_that_fails_is_told_and_leaves_the_group_as_it_was(
         raise ZeroDivisionError
 
     member = groups.join("g", ["orders"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(InvalidAssignmentError, match="ZeroDivisionError") as caught:
         groups.join("h", ["orders"], assignor=broken)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert groups.log.names() == ["g"]
     assert len(member.look().assigned) == 6
 

@@ -157,6 +157,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "assignors",
         "state",
         "membership",
+        "leaps",
         "liveness",
         "view",
         "group_log",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +15,14 @@ import pylog
 from pylog import Log, OffsetAndMetadata, TopicPartition
 from pylog.errors import (
     CorruptionError,
+    InvalidAssignmentError,
     PartitionFullError,
     RecordTooLargeError,
     StaleMemberEpochError,
+    UnknownMemberIdError,
 )
 from pylog.groups import group_log
+from pylog.groups.assignors import Subscriber, uniform_assignor
 from pylog.groups.coordinator import Coordinator
 from pylog.groups.facts import EpochValue, GroupKey, TargetEpochKey
 from pylog.groups.group_log import OFFSETS_TOPIC
@@ -83,14 +89,17 @@ def test_a_topic_that_is_deleted_for_good_leaves_groups_stable(
     assert [groups.groups.describe(member.group).epoch for member in members] == epochs
 
 
-def test_a_commit_too_large_for_one_piece_is_refused_whole(log: Log, groups: Coordinator) -> None:
+@pytest.mark.parametrize("segment_bytes", [64 << 10, 1 << 20])
+def test_a_commit_too_large_for_one_batch_is_refused_whole(
+    log: Log, groups: Coordinator, segment_bytes: int
+) -> None:
     log.create_topic("wide", 40)
     member = groups.join("g", ["wide"])
     wide = member.look().assigned
     member.commit_one("wide", 0, 1)
-    log.alter_topic(OFFSETS_TOPIC, segment_bytes=64 << 10, max_message_bytes=16 << 10)
+    log.alter_topic(OFFSETS_TOPIC, segment_bytes=segment_bytes, max_message_bytes=16 << 10)
     end = log.topic(OFFSETS_TOPIC).partition(0).log_end_offset
-    with pytest.raises(RecordTooLargeError):
+    with pytest.raises(RecordTooLargeError, match="max_message_bytes of __consumer_offsets is"):
         member.commit({one: OffsetAndMetadata(2, "x" * 4096) for one in wide})
     assert log.topic(OFFSETS_TOPIC).partition(0).log_end_offset == end
     found = groups.committed("g", wide)
@@ -131,6 +140,107 @@ def test_who_cannot_bury_the_dead_as_the_disk_is_full_still_reads(
     assert len(caplog.records) == 1
     now[0] += 2000
     assert len(lives.look().assigned) == 2
+
+
+def test_an_assignor_that_begins_to_fail_stops_nobody_who_reads(
+    log: Log, groups: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_broken = False
+
+    def moody(subscribers: Sequence[Subscriber], partitions: Mapping[str, int]) -> Any:
+        return {}[0] if is_broken else uniform_assignor(subscribers, partitions)
+
+    member, other = (groups.join("g", ["orders"], assignor=moody) for _ in range(2))
+    member.let_go(member.look().to_revoke)
+    assert len(other.look().assigned) == 1
+    is_broken = True
+    log.topic("orders").add_partitions(4)
+    caplog.set_level(logging.WARNING)
+    for _ in range(3):
+        assert len(member.look().assigned) == 1
+        member.commit(dict.fromkeys(member.look().assigned, OFFSET))
+    assert ["KeyError" in text for text in caplog.messages] == [True]
+    with pytest.raises(InvalidAssignmentError):
+        groups.join("g", ["orders"], assignor=moody)
+    is_broken = False
+    groups.log.monotonic = lambda: 10.0**9
+    assert len(member.look().assigned) + len(other.look().assigned) == 4
+
+
+def test_a_clock_that_leaps_drops_nobody_and_who_hangs_is_dropped_when_its_time_is_over(
+    groups: Coordinator,
+) -> None:
+    wall, passed = [10**12], [1000.0]
+    groups.log.clock = lambda: wall[0]
+    groups.log.monotonic = lambda: passed[0]
+
+    def let_pass(seconds: float) -> None:
+        passed[0] += seconds
+        wall[0] += int(seconds * 1000)
+
+    away = groups.join("g", ["orders"], instance_id="w1", session_timeout_ms=60_000)
+    lives, hangs = (groups.join("g", ["orders"], max_poll_interval_ms=60_000) for _ in range(2))
+    lives.look()
+    away.leave()
+    let_pass(30)
+    lives.look()
+    wall[0] += 3_600_000  # the machine slept for an hour, or somebody set the clock
+    for _ in range(2):
+        lives.look()
+        assert len(groups.groups.describe("g").members) == 3
+        let_pass(29)
+    hangs.look()  # it was slow, and missed by nobody
+    let_pass(2)
+    lives.look()
+    assert len(groups.groups.describe("g").members) == 2
+    let_pass(59)
+    lives.look()
+    assert [one.member_id for one in groups.groups.describe("g").members] == [lives.member_id]
+    with pytest.raises(UnknownMemberIdError):
+        hangs.look()
+
+
+def test_who_asks_about_a_group_drops_no_member_that_lives(groups: Coordinator) -> None:
+    slow = groups.join("g", ["orders"], max_poll_interval_ms=10)
+    away = groups.join("g", ["orders"], instance_id="w1", session_timeout_ms=10)
+    away.leave()
+    wall = groups.log.clock() + 1_000_000
+    groups.log.clock = lambda: wall
+    groups.log._leaps = groups.log._new_leaps()  # as a process that begins now
+    assert [one.member_id for one in groups.groups.describe("g").members] == [slow.member_id]
+
+
+def test_a_look_asks_for_few_of_many_processes_and_finds_all_that_died(
+    groups: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = itertools.count(1)
+    monkeypatch.setattr("pylog.groups.member.os.getpid", lambda: next(hosts))
+    members = [groups.join("g", ["orders"]) for _ in range(60)]
+    now, asked = [1000.0], []
+    groups.log.monotonic = lambda: now[0]
+    is_alive = groups.log.liveness.is_alive
+    members[0].look()
+
+    def noted(group: str, member_id: str) -> bool:
+        asked.append(member_id)
+        return is_alive(group, member_id)
+
+    monkeypatch.setattr(groups.log.liveness, "is_alive", noted)
+    seen: Counter[str] = Counter()
+    for _ in range(15):
+        asked.clear()
+        now[0] += 1
+        members[0].look()
+        assert len(asked) == 8
+        seen.update(asked)
+    assert set(seen.values()) == {2}, "each in its turn"
+    for member in members[20:]:
+        member.abandon()
+    for _ in range(8):  # by then each had its turn
+        now[0] += 1
+        members[0].look()
+    group = groups.log.read("g")
+    assert group is not None and group.members.keys() == {one.member_id for one in members[:20]}
 
 
 LAST_EPOCH = EpochValue(2**31 - 1)

@@ -54,7 +54,7 @@ def check_work(done: Counter[str]) -> None:
     """Assert that the lives were full of what they are meant to try."""
     for what in ("joined", "killed", "left", "refused", "appended", "commits", "unknown"):
         assert done[what] > 50, (what, done)
-    for what in ("fenced", "commits refused", "topics deleted"):
+    for what in ("fenced", "commits refused", "topics deleted", "leaps", "dropped in time"):
         assert done[what] > 10, (what, done)
 
 

@@ -58,9 +58,9 @@ class InconsistentGroupProtocolError(PylogError, ValueError):
 
 
 class InvalidAssignmentError(PylogError, ValueError):
-    """Raised when a user's assignor returns what cannot be done.  The group stays as it was.
+    """Raised when a user's assignor raises, or returns what cannot be done.
 
-    reason: which partition or member, and why.
+    The group stays as it was.  reason: which partition or member, and why.
     """
 
     _fields = ("assignor", "reason")

@@ -16,6 +16,7 @@ import dataclasses
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import Final, Protocol, TypeAlias
 
 from pylog.errors import InvalidAssignmentError, InvalidConfigurationError
@@ -90,11 +91,45 @@ def assign(
 ) -> Assignment:
     """Return what an assignor says, one entry for each subscriber.
 
-    Raises InvalidAssignmentError for what cannot be done, and what a user's function raises.
+    Raises InvalidAssignmentError for what cannot be done, also when the assignor raises.
     """
     ordered = sorted(subscribers, key=lambda subscriber: subscriber.order)
-    result = assignor(ordered, partitions)
     by_id = {subscriber.member_id: subscriber for subscriber in ordered}
+    assignment: defaultdict[str, set[TopicPartition]] = defaultdict(set)
+    with _Blamed(name):
+        result = assignor(ordered, partitions)
+        for place, member_id in _checked(name, result, by_id, partitions).items():
+            assignment[member_id].add(place)
+    return {member_id: frozenset(assignment[member_id]) for member_id in by_id}
+
+
+class _Blamed:
+    """Makes an InvalidAssignmentError of what a user's assignor raises, or what its result does."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, InvalidAssignmentError):
+            reason = f"{type(error).__name__}: {error}"
+            raise InvalidAssignmentError(self._name, reason) from error
+
+
+def _checked(
+    name: str,
+    result: Mapping[str, Iterable[TopicPartition]],
+    by_id: Mapping[str, Subscriber],
+    partitions: Mapping[str, int],
+) -> dict[TopicPartition, str]:
+    """Return who is to have each partition.  Raises InvalidAssignmentError."""
     owners: dict[TopicPartition, str] = {}
     for member_id, places in result.items():
         if member_id not in by_id:
@@ -109,10 +144,7 @@ def assign(
             if owners.setdefault(place, member_id) != member_id:
                 reason = f"{place.topic!r}-{place.partition} is given to two members"
                 raise InvalidAssignmentError(name, reason)
-    assignment: defaultdict[str, set[TopicPartition]] = defaultdict(set)
-    for place, member_id in owners.items():
-        assignment[member_id].add(place)
-    return {member_id: frozenset(assignment[member_id]) for member_id in by_id}
+    return owners
 
 
 # ---------------------------------------------------------------- range and round robin

@@ -54,7 +54,7 @@ class Coordinator:
         max_poll_interval_ms: a member that does not `look` for so long is dropped.  assignor: the
         one that most members ask for is used.
         Raises InvalidGroupIdError, InvalidConfigurationError, InconsistentGroupProtocolError,
-        InvalidAssignmentError and what a user's assignor raises.
+        InvalidAssignmentError.
         """
         said = member_value(
             topics,

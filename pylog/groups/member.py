@@ -17,8 +17,10 @@ from typing import Final
 from pylog.errors import (
     ClosedError,
     DurabilityUnknownError,
+    InvalidAssignmentError,
     InvalidConfigurationError,
     OffsetMetadataTooLargeError,
+    RecordTooLargeError,
     StaleMemberEpochError,
     UnknownMemberIdError,
 )
@@ -157,7 +159,8 @@ class Membership:
     def _look_after(self, group: Group) -> None:
         """Do what is due in the group, as far as anything can be appended now.
 
-        Where nothing can be, members still may read what they have: the next look tries again.
+        Where nothing can be, members still may read what they have: the next look tries again.  So
+        it is when an assignor fails, which would stop every member in every process.
         """
         try:
             # First: who is late, and was not missed by anybody, goes on.
@@ -165,7 +168,7 @@ class Membership:
             self._log.look_after(self.group, group)
         except DurabilityUnknownError:
             raise
-        except OSError as error:
+        except (OSError, InvalidAssignmentError, RecordTooLargeError) as error:
             if not self._is_behind:
                 logger.warning("group %r: what is due has to wait: %s", self.group, error)
             self._is_behind = True
@@ -233,7 +236,7 @@ class Membership:
     def subscribe(self, topics: Collection[str], *, pattern: str | None = None) -> Standing:
         """Want these topics from now on; return what the member may do now.
 
-        Raises InvalidAssignmentError and what a user's assignor raises, with nothing changed.
+        Raises InvalidAssignmentError, with nothing changed.
         """
         self._check_open()
         names = tuple(sorted(set(topics)))
@@ -275,7 +278,8 @@ class Membership:
         """Commit offsets of partitions that the member has; all or nothing.
 
         Raises StaleMemberEpochError for a partition that it has not, or not without interruption
-        since the last `look`; ValueError, OffsetMetadataTooLargeError.
+        since the last `look`; ValueError, OffsetMetadataTooLargeError; RecordTooLargeError for more
+        than one batch holds, some 100,000 offsets.
         One batch; check and append are one step among all processes.
         """
         self._check_open()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from pylog.errors import (
@@ -142,23 +142,26 @@ def let_go(draft: Group, member_id: str, places: Collection[Place]) -> None:
     draft.members[member_id] = dataclasses.replace(member, current=current)
 
 
-def overdue(group: Group, *, now: int) -> list[str]:
-    """Return the members whose time is over: away for too long, or long without a poll."""
+def overdue(group: Group, *, now: int, leapt: Callable[[int], int] = lambda at: 0) -> list[str]:
+    """Return the members whose time is over: away for too long, or long without a poll.
+
+    leapt: how far the clock leapt since a time: that is no time that a member could have used.
+    """
     return [
         member_id
         for member_id, member in list(group.members.items())
-        if (due := due_at(member)) is not None and now >= due
+        if (time := _time_of(member)) is not None and now - time[0] >= time[1] + leapt(time[0])
     ]
 
 
-def due_at(member: Member) -> int | None:
-    """Return when a member's time is over, in milliseconds since the epoch; None for never."""
+def _time_of(member: Member) -> tuple[int, int] | None:
+    """Return since when a member is silent, and how long it may be, in ms; None for ever."""
     if member.said is None:
-        return 0
+        return 0, 0
     if member.is_away:
-        return member.current_at + _session_timeout_ms(member)
+        return member.current_at, _session_timeout_ms(member)
     timeout = member.said.rebalance_timeout_ms
-    return None if timeout is None else member.said_at + timeout
+    return None if timeout is None else (member.said_at, timeout)
 
 
 def _session_timeout_ms(member: Member) -> int:
@@ -175,8 +178,7 @@ def settle(draft: Group, topics: Topics, assignors: Assignors, *, is_changed: bo
     is_changed: the epoch has to rise.  topics: of the log, at least those subscribed to.
     assignors: when the one that the group asks for is not among them, the target stays as it is
     until somebody comes who has it.
-    Raises what a user's assignor raises, and InvalidAssignmentError; CorruptionError where an enemy
-    wrote the last epoch there is.
+    Raises InvalidAssignmentError; CorruptionError where an enemy wrote the last epoch there is.
     """
     for member_id, member in list(draft.members.items()):
         if member.said is None:

@@ -22,13 +22,14 @@ from pylog.errors import (
 from pylog.groups.facts import Key, Value
 from pylog.groups.schemas import parse_key, parse_value
 from pylog.groups.state import Group
-from pylog.storage.encoding import Chunk, chunk_bytes
+from pylog.storage.encoding import Chunk, is_one_batch
 from pylog.storage.partition import Partition
 
 logger = logging.getLogger("pylog")
 
 EncodedRecord: TypeAlias = tuple[bytes, bytes | None]
 
+_LIMIT_NAME: Final = "max_message_bytes of __consumer_offsets"
 _MAX_KNOWN_KEYS: Final = 100_000  # parsed keys that are kept: 30 MB (guessed)
 
 
@@ -96,7 +97,7 @@ class View:
         """Append records behind the view and take them in; return None if others did before.
 
         Returns (first, end offset); durability is not waited for.  Raises RecordTooLargeError, with
-        nothing appended, when they cannot be placed in one piece.
+        nothing appended, when they need more than one batch.
         """
         try:
             placed = self.partition.place(self._chunk(records, timestamp), self.offset)
@@ -129,11 +130,11 @@ class View:
     def _chunk(self, records: Sequence[EncodedRecord], timestamp: int) -> Chunk:
         keys, values = [key for key, _ in records], [value for _, value in records]
         chunks = self.partition.encode_chunks(values, keys, None, timestamp).chunks
-        if len(chunks) > 1:
-            # All or nothing: what is placed in parts could be taken in by halves.
+        if len(chunks) > 1 or not is_one_batch(chunks[0]):
+            # All or nothing: of several batches a power cut could leave the first ones.
             size = sum(len(chunk.data) for chunk in chunks)
-            limit = chunk_bytes(self.partition.config)
-            raise RecordTooLargeError(size, limit, "what is placed at once")
+            config = self.partition.config
+            raise RecordTooLargeError(size, config.max_message_bytes, _LIMIT_NAME)
         return chunks[0]
 
     def _take_own(self, records: Sequence[EncodedRecord], timestamp: int, end: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pylog import codecs
-from pylog._native import BATCH_HEADER_BYTES, compress_batches, encode
+from pylog._native import BATCH_HEADER_BYTES, batch_headers, compress_batches, encode
 from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, NEVER, TopicConfig
 from pylog.errors import InvalidTimestampError, RecordTooLargeError
@@ -52,6 +52,11 @@ class Chunk(NamedTuple):
     data: bytearray
     record_count: int
     latest: int
+
+
+def is_one_batch(chunk: Chunk) -> bool:
+    """Return whether a chunk is one batch: a power cut leaves it whole, or nothing of it."""
+    return len(batch_headers(chunk.data)) == 1
 
 
 class Chunks(NamedTuple):
