@@ -13,6 +13,7 @@ from tail_memory import wait_until
 
 import pylog
 from pylog import Consumer, ConsumerConfig, Log, OffsetAndMetadata
+from pylog._native import system_clock
 from pylog.errors import (
     InvalidConfigurationError,
     InvalidGroupIdError,
@@ -389,6 +390,7 @@ def test_who_assigns_itself_partitions_commits_while_the_group_has_no_members(lo
 @pytest.mark.parametrize("reset", ["latest", "by_duration:PT0S"])
 def test_where_an_own_choice_begins_is_committed_at_once(log: Log, reset: str) -> None:
     make(log, "t", records=10)
+    wait_until(lambda: system_clock() > max(one.timestamp for one in log.read("t")))
     consumer = log.consumer(group="g", auto_offset_reset=reset, enable_auto_commit=False)
     consumer.assign([("t", 0)])
     append(log.topic("t"), 0, 3)
