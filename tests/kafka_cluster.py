@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import confluent_kafka
@@ -39,7 +41,7 @@ class Cluster:
         self._anchor = confluent_kafka.Producer({"test.mock.num.brokers": 2, "log_level": 0})
         brokers = self._anchor.list_topics(timeout=SECONDS).brokers.values()
         self.bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def topic(self, prefix: str = "topic") -> str:
         """Make a topic and return its name, which no other test has."""
@@ -100,6 +102,39 @@ def read_partition(bootstrap: str, topic: str, partition: int, **more: Any) -> d
 def mock_cluster() -> Iterator[Cluster]:
     """Run a cluster until the end of the block."""
     yield Cluster()
+
+
+_LIFE = """
+import sys
+import pylog
+from pylog.interop import kafka
+
+path, bootstrap, topic, state_topic, offsets = sys.argv[1:]
+mirror = kafka.Mirror(
+    pylog.open(path),
+    bootstrap,
+    topics=[topic],
+    state_topic=state_topic,
+    offsets=offsets,
+    settle_ms=50,
+)
+mirror.run(follow=True)
+"""
+
+
+def kill_mirror(arguments: Sequence[str], end: Callable[[], int], *, goal: int) -> None:
+    """Let a process mirror until there is enough in the cluster, and kill it.
+
+    arguments: the log's path, bootstrap servers, topic, topic of the mirror's own, offsets.
+    end: tells how much is there;  goal: how much is enough.
+    """
+    process = subprocess.Popen([sys.executable, "-c", _LIFE, *arguments])
+    try:
+        while end() < goal:
+            assert process.poll() is None, "the mirror ended by itself"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def sent(record: Any) -> Sent:

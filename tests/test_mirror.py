@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from kafka_cluster import (
     PARTITIONS,
     Cluster,
     append_all,
+    kill_mirror,
     mock_cluster,
     random_records,
     sent,
@@ -228,18 +228,6 @@ def test_what_progress_raises_ends_the_run_and_nothing_is_sent_twice(mirrored: M
 
 # ---------------------------------------------------------------------- killed
 
-LIFE = """
-import sys
-import pylog
-from pylog.interop import kafka
-
-path, bootstrap, topic, state_topic = sys.argv[1:]
-mirror = kafka.Mirror(
-    pylog.open(path), bootstrap, topics=[topic], state_topic=state_topic, settle_ms=50
-)
-mirror.run(follow=True)
-"""
-
 
 @pytest.mark.slow
 def test_killed_mirrors_lose_nothing_and_send_nothing_twice(
@@ -248,20 +236,16 @@ def test_killed_mirrors_lose_nothing_and_send_nothing_twice(
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     mirrored.fill(seed, 2000)
-    arguments = [log.path, mirrored.cluster.bootstrap, mirrored.name, mirrored.state_topic]
-    for life in range(4):
-        start = mirrored.cluster.end(mirrored.name, 0)
-        goal = start + chance.randrange(1, 1500)
-        process = subprocess.Popen([sys.executable, "-c", LIFE, *arguments])
-        try:
-            while mirrored.cluster.end(mirrored.name, 0) < min(goal, 2000 * (life + 1)):
-                assert process.poll() is None, "the mirror ended by itself"
-        finally:
-            process.kill()
-            process.wait()
+    for life in range(3):
+        goal = mirrored.cluster.end(mirrored.name, 0) + chance.randrange(1, 1500)
+        kill_mirror(
+            [log.path, mirrored.cluster.bootstrap, mirrored.name, mirrored.state_topic, "auto"],
+            lambda: mirrored.cluster.end(mirrored.name, 0),
+            goal=min(goal, 2000 * (life + 1)),
+        )
         mirrored.fill(seed + life + 1, 2000)
     mirrored.mirror(settle_ms=200).run()
-    assert mirrored.check() == 2000 * 5 * PARTITIONS
+    assert mirrored.check() == 2000 * 4 * PARTITIONS
 
 
 # ---------------------------------------------------------------------- what goes wrong

@@ -6,7 +6,7 @@ Knows requests and their answers.  Must not know what is mirrored, nor how far.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pylog.config import TopicConfig
@@ -84,8 +84,22 @@ class Cluster:
                 raise KafkaUnavailableError("_TIMED_OUT", f"topic {name} was made and is not seen")
             time.sleep(POLL_SECONDS)
 
-    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+    def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """Return the offsets [start, end) of partitions that exist: end is the high watermark."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            try:
+                return self._ends_now(partitions)
+            except KafkaUnavailableError:
+                # One that was just made, or has just moved, has no leader for a moment.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    def _ends_now(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        """Ask once."""
         wanted = list(dict.fromkeys(partitions))
         kafka, place = library(), admin_library().OffsetSpec
 

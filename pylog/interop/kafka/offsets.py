@@ -47,7 +47,7 @@ def translate(
         keys[place] = LaneKey.of(options.log_id, topic.topic_id, place.partition, target)
     states = read_positions(cluster, options.state_topic)
     known = {place: states[key] for place, key in keys.items() if key in states}
-    ends = cluster.ends(TopicPartition(keys[place].target, place.partition) for place in known)
+    ends = cluster.ends([TopicPartition(keys[place].target, place.partition) for place in known])
     translations = {
         keys[place]: Translation(asked[place])
         for place, state in known.items()

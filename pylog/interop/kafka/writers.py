@@ -79,7 +79,12 @@ class Writer:
 
     def poll(self, seconds: float = 0.0) -> None:
         """Take acknowledgements that came, or wait for one.  Raises what went wrong with any."""
-        if self._producer.poll(seconds):
+        try:
+            count = self._producer.poll(seconds)
+        except library().KafkaException as error:
+            # A fatal one.  What a delivery that failed said before tells more.
+            raise self._error or error_of(error.args[0]) from error
+        if count:
             self._answered = time.monotonic()
         if self._error is not None:
             raise self._error
@@ -109,7 +114,8 @@ class Writer:
             timestamp = record.timestamp
             if not timestamp:
                 raise not_sendable(record)
-            headers: Any = [*record.headers] or None
+            headers: Any = record.headers
+            headers = [*headers] if headers else None
             value, key = record.value, record.key
             try:
                 produce(topic, value, key, number, deliver, None, timestamp, headers)
@@ -145,9 +151,12 @@ class Writer:
         self._error = self._error or error
 
     def _reason(self, error: KafkaError) -> MirrorError:
-        """Return what is behind an error: of a fatal one the delivery that failed knows more."""
-        self._producer.poll(0)
-        return self._error or error_of(error)
+        """Return what is behind an error of the library: a delivery that failed tells more."""
+        try:
+            self.poll()
+        except MirrorError as reason:
+            return reason
+        return error_of(error)
 
     def drop(self) -> None:
         """Forget what is not acknowledged; it may or may not be in the cluster."""

@@ -1,0 +1,179 @@
+"""A real Kafka broker for tests: one node, KRaft, on ephemeral ports of 127.0.0.1.
+
+Its jars come from Maven Central and are kept outside the checkout.  Environment:
+
+    PYLOG_KAFKA=1       asks for the tests that need a broker
+    PYLOG_KAFKA_JARS    where the jars are, or are put; by default below the user's cache directory
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+VERSION = "4.1.1"
+START_SECONDS = 120
+MAVEN_SECONDS = 600
+
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>pylog</groupId><artifactId>broker</artifactId><version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+
+def jars() -> Path:
+    """Return the directory of the jars, downloaded if they are not there; skips without means."""
+    if os.environ.get("PYLOG_KAFKA", "") in ("", "0"):
+        pytest.skip("a real Kafka broker; PYLOG_KAFKA=1 runs it")
+    if shutil.which("java") is None:
+        pytest.skip("needs java")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    given = os.environ.get("PYLOG_KAFKA_JARS")
+    folder = Path(given) if given else cache / "pylog" / f"kafka-{VERSION}"
+    if not list(folder.glob("kafka_2.13-*.jar")):
+        if shutil.which("mvn") is None:
+            pytest.skip(f"needs Kafka's jars in {folder}, or mvn to fetch them")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pom.xml").write_text(_POM)
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+        command = ["mvn", "-B", "-q", "-f", str(folder / "pom.xml"), goal]
+        options = ["-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+        done = subprocess.run(command + options, timeout=MAVEN_SECONDS, check=False)
+        if done.returncode:
+            pytest.skip("Maven Central does not give Kafka's jars")
+    return folder
+
+
+def java(*arguments: str, seconds: int = 120) -> str:
+    """Run a class of Kafka and return all that it printed; asserts that it ended well."""
+    command = ["java", "-Xmx256m", "-cp", f"{jars()}/*", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def dump(*options: str) -> str:
+    """Return what Kafka's DumpLogSegments says."""
+    return java("kafka.tools.DumpLogSegments", *options)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Broker:
+    """A node with its directory; it can be stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.data = directory / "data"
+        self._properties = directory / "server.properties"
+        self._output = directory / "output.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+        port, controller = _free_ports(2)
+        self.bootstrap = f"127.0.0.1:{port}"
+        directory.mkdir(exist_ok=True)
+        self._properties.write_text(
+            f"""process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={self.data}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+"""
+        )
+        cluster_id = java("kafka.tools.StorageTool", "random-uuid").split()[-1]
+        format_ = ["format", "-t", cluster_id, "-c", str(self._properties)]
+        java("kafka.tools.StorageTool", *format_)
+
+    def start(self) -> None:
+        """Run it, and wait until it answers."""
+        log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+        command = ["java", "-Xmx512m", log, "-cp", f"{jars()}/*", "kafka.Kafka"]
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*command, str(self._properties)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        for _ in range(START_SECONDS):
+            assert self._process.poll() is None, self._output.read_text()[-3000:]
+            try:
+                self.admin().list_topics(timeout=1)
+            except confluent_kafka.KafkaException:
+                continue
+            return
+        raise AssertionError(f"no answer: {self._output.read_text()[-3000:]}")
+
+    def stop(self) -> None:
+        """End it in an orderly way, or at all."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def admin(self) -> AdminClient:
+        """Return who asks for topics."""
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def create_topic(self, name: str, partitions: int = 1, **config: str) -> None:
+        """Make a topic; config: Kafka's names with underscores."""
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        topic = NewTopic(name, partitions, 1, config=settings)
+        admin = self.admin()  # its end would take the answer with it
+        admin.create_topics([topic])[name].result(60)
+
+    def end(self, topic: str, partition: int) -> int:
+        """Return where a partition ends."""
+        place = confluent_kafka.TopicPartition(topic, partition)
+        spec = confluent_kafka.admin.OffsetSpec.latest()
+        admin = self.admin()
+        return int(admin.list_offsets({place: spec})[place].result(60).offset)
+
+
+@contextlib.contextmanager
+def running_broker(directory: Path) -> Iterator[Broker]:
+    """Run a broker until the end of the block."""
+    broker = Broker(directory)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
