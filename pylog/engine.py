@@ -7,8 +7,8 @@ Locks: `_lock`, around the table of partitions; no I/O is done while it is held,
 `_closing`, around the end: the lock file is not closed while another thread still ends partitions.
 
 `pylog.lock` is one page that every process maps, with two counters: events, which tell waiters of
-any partition to look again, and changes of settings.  Its bytes also number the locks of
-partitions (storage/shared_page.py).
+any partition to look again, and changes of settings; and with the number of replicas in sync.  Its
+bytes also number the locks of partitions (storage/shared_page.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pylog.due_work import (
     sweep_later,
 )
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
-from pylog.log_files import map_lock_file, open_lock_file, open_properties
+from pylog.log_files import LOCK_NAME, map_lock_file, open_lock_file, open_properties
 from pylog.records import AppendEvent, ReadEvent
 from pylog.storage import layout
 from pylog.storage.descriptors import Descriptors, budget_of
@@ -51,11 +51,14 @@ from pylog.storage.files import (
     descriptor_limit,
 )
 from pylog.storage.partition import Partition
+from pylog.storage.role import NO_ROLE, Role
 
 logger = logging.getLogger("pylog")
 
 _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
-_SETTINGS_POSITION: Final = 64  # in pylog.lock: another cache line than the events'
+# In pylog.lock: another cache line than the events'.
+_SETTINGS_POSITION: Final = 64
+_IN_SYNC_POSITION: Final = 128
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -106,6 +109,9 @@ class Engine:
         self.log_id = uuid.UUID(int=0)
         # Who knows the topics says here what their settings are, and whether they still exist.
         self.settings_of: Callable[[str, uuid.UUID], TopicConfig | None] = lambda *topic: None
+        # Who knows the replicas says here what the log is among them.
+        self.role_of: Callable[[], Role] = lambda: NO_ROLE
+        self.on_lost_records: Callable[[Flushable], None] = lambda partition: None
 
     # ------------------------------------------------------------------ open and close
 
@@ -126,6 +132,7 @@ class Engine:
         self.log_id = open_properties(root, create=create)
         self._lock_file = open_lock_file(root)
         memory = map_lock_file(root)
+        self._in_sync = memoryview(memory)[_IN_SYNC_POSITION:][:4].cast("i")
         self._environment = Environment(
             lock_file=self.current_lock_file,
             boot_identity=self._file_system.boot_identity(),
@@ -137,6 +144,9 @@ class Engine:
             settings_of=lambda topic, topic_id: self.settings_of(topic, topic_id),
             decompress=codecs.decompress,
             random_bytes=os.urandom,
+            role=lambda: self.role_of(),
+            on_lost_records=lambda partition: self.on_lost_records(partition),
+            in_sync_replicas=lambda: self.in_sync_replicas,
             cleaner=self._cleaner.config,
             pace=self._cleaner.pace,
             on_attach=self._note_attached,
@@ -164,6 +174,22 @@ class Engine:
                 self._lock_file = open_lock_file(self._root)
                 self._is_forked = False
             return self._lock_file
+
+    def lock_alone(self, byte: int, *, blocking: bool) -> File | None:
+        """Return a file that holds a byte of `pylog.lock` until it is closed; None if another does.
+
+        Threads keep each other out as processes do.  The kernel lets go of it when its holder dies.
+        Raises ClosedError, OSError.
+        """
+        file = self.root.open(LOCK_NAME, writable=True)
+        try:
+            if file.lock(byte, exclusive=True, blocking=blocking):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        return None
 
     def close(self) -> None:
         """Close every partition; the first error is raised when all are closed.  Idempotent."""
@@ -213,6 +239,31 @@ class Engine:
         settings = self._open_environment().settings
         assert settings is not None
         return settings
+
+    @property
+    def root(self) -> Directory:
+        """The directory.  Raises ClosedError."""
+        self._open_environment()
+        assert self._root is not None
+        return self._root
+
+    @property
+    def boot_identity(self) -> str:
+        """A text that changes with every boot.  Raises ClosedError."""
+        return self._open_environment().boot_identity
+
+    @property
+    def in_sync_replicas(self) -> int:
+        """How many replicas have all that is acknowledged, the leader included.
+
+        As whoever leads said last, in any process; 0 before that.
+        """
+        return self._in_sync[0]
+
+    @in_sync_replicas.setter
+    def in_sync_replicas(self, count: int) -> None:
+        # One store of an aligned word: who reads beside it gets the old number or the new one.
+        self._in_sync[0] = count
 
     def _open_environment(self) -> Environment:
         environment = self._environment

@@ -24,6 +24,7 @@ from pylog.records import AppendedRecords
 from pylog.storage import policy
 from pylog.storage.encoding import BatchRules, Chunk, Headers, compression_of
 from pylog.storage.partition import Partition
+from pylog.storage.role import Role
 
 _Values = Sequence[bytes | None]
 _Span = tuple[int, int, int]  # partition, first offset, end offset
@@ -77,6 +78,8 @@ class KeyedAppender:
         config: TopicConfig,
     ) -> AppendedRecords:
         """Place what the C core can place, and let partitions place what it leaves."""
+        # Who is in sync is said of the whole log, so any partition knows whether they are enough.
+        role = self._partition_of(0).begin_append()
         rules, now = BatchRules.of(config), system_clock()
         attributes, earliest, latest, needs_key = rules.stamping(now)
         partitions, offsets, stamps, spans, left = self._router.append_many(
@@ -99,7 +102,7 @@ class KeyedAppender:
             stamps if isinstance(stamps, int) else np.frombuffer(stamps, np.int64),
         )
         failed = self._place_left(left, appended, spans)
-        self._wait_durable(spans, config)
+        self._wait_durable(spans, config, role)
         if failed is not None:
             if isinstance(failed, NotAppendedError):
                 failed.appended = _placed(appended)
@@ -126,20 +129,21 @@ class KeyedAppender:
         slow = sum(not self._partition_of(number).is_attached for number in left_of)
         return _any_error(place, left_of, waits=slow if self._is_unobserved else 0)
 
-    def _wait_durable(self, spans: list[_Span], before: TopicConfig) -> None:
+    def _wait_durable(self, spans: list[_Span], before: TopicConfig, role: Role | None) -> None:
         """Wait for all, whatever becomes of one; raises an error at the end.
 
-        before: the settings when it began.
+        before, role: the settings when it began, and what `begin_append` said then.
         """
         # Who placed a record by older settings waits as the newest say.  What was placed to wait
         # for a sync stays hidden until one, or until its partition follows other settings.
         is_needed = "fsync" in (before.durability, self._config().durability)
+        is_needed = is_needed or self._partition_of(0).waits_for_sync
         if self._is_unobserved and not is_needed:
             return
 
         def wait(span: _Span) -> None:
             number, first, end = span
-            self._partition_of(number).wait_durable(first, end)
+            self._partition_of(number).wait_durable(first, end, role)
 
         failed = _any_error(wait, spans, waits=len(spans) if self._is_unobserved else 0)
         if failed is not None:

@@ -32,7 +32,7 @@ from pylog.storage import layout
 from pylog.storage.partition import Partition
 from pylog.topics import Topic
 
-_METADATA_ID: Final = uuid.uuid5(uuid.NAMESPACE_URL, "pylog:__metadata")
+METADATA_ID: Final = uuid.uuid5(uuid.NAMESPACE_URL, "pylog:__metadata")
 # Tombstones stay: a process that looks again after days has to see which topics were deleted.
 _METADATA_CONFIG: Final = TopicConfig(
     cleanup_policy="compact", segment_bytes=4 << 20, delete_retention_ms=NEVER
@@ -72,7 +72,7 @@ class TopicRegistry:
         """The internal partition that holds the topics."""
         if self._metadata is None:
             self._metadata = self._engine.partition(
-                METADATA_TOPIC, 0, topic_id=_METADATA_ID, config=_METADATA_CONFIG
+                METADATA_TOPIC, 0, topic_id=METADATA_ID, config=_METADATA_CONFIG
             )
         return self._metadata
 
@@ -138,6 +138,11 @@ class TopicRegistry:
             facts = self._refresh_locked()
             found = (facts.get(name) for name in names)
             return [topic for topic in found if topic is not None and not topic.is_deleting]
+
+    def all_facts(self) -> list[TopicFacts]:
+        """Return what is known of all topics, internal ones and those being deleted included."""
+        with self._lock:
+            return list(self._refresh_locked().values())
 
     @property
     def version(self) -> int:
@@ -292,16 +297,17 @@ class TopicRegistry:
                 if not has_space:
                     raise
                 has_space = False
-                self._delete_partitions(facts)
+                self.delete_files(facts)
         self._finish_deletion(hidden)
 
-    def _delete_partitions(self, facts: TopicFacts) -> None:
+    def delete_files(self, facts: TopicFacts) -> None:
+        """Remove the files of a topic that is no more, or is not to be seen any more."""
         for number in range(facts.partitions):
             partition = self.partition_of(facts, number)
             self._engine.delete_partition(partition, topic_id=facts.topic_id)
 
     def _finish_deletion(self, facts: TopicFacts) -> None:
-        self._delete_partitions(facts)
+        self.delete_files(facts)
         while True:
             with self._lock:
                 current, expected = self._refresh_locked().get(facts.name), self._offset

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from pylog.accumulator import Accumulator, Batch, Lane
 from pylog.errors import (
@@ -24,10 +24,19 @@ from pylog.errors import (
 from pylog.producer_config import ProducerConfig
 from pylog.storage.partition import Placed
 from pylog.storage.producer_state import MAX_SEQUENCE, ProducedBatch
+from pylog.storage.role import Role
 
 logger = logging.getLogger("pylog")
 
 _FORKED: Final = "sent by the parent process, which alone knows what became of it"
+
+
+class _Appended(NamedTuple):
+    """A batch, where it is, and what `begin_append` said before it was there."""
+
+    batch: Batch
+    where: Placed
+    role: Role | None
 
 
 class Sender:
@@ -125,14 +134,15 @@ class Sender:
                 self._fail([batch for batch in taken if not batch.is_done], error)
             raise
 
-    def _place(self, lane: Lane, batches: list[Batch]) -> list[tuple[Batch, Placed]]:
+    def _place(self, lane: Lane, batches: list[Batch]) -> list[_Appended]:
         """Append a lane's batches in order; return those that were, and where they are."""
-        placed = []
+        placed: list[_Appended] = []
         for place, batch in enumerate(batches):
             if self.accumulator.is_late(batch):
                 self._fail([batch], self.accumulator.late_error(lane))
                 continue
             try:
+                role = lane.partition.begin_append(waits_for_all=self._acks == "all")
                 where = self._append(lane, batch)
             except (PylogError, OSError) as error:
                 if not (isinstance(error, NotAppendedError) and error.retriable):
@@ -144,7 +154,7 @@ class Sender:
             lane.error = None
             if self._acks == 0:
                 batch.resolve(*where)
-            placed.append((batch, where))
+            placed.append(_Appended(batch, where, role))
         return placed
 
     def _append(self, lane: Lane, batch: Batch) -> Placed:
@@ -169,18 +179,18 @@ class Sender:
             lane.sequence = (produced.last_sequence + 1) & MAX_SEQUENCE
         return placed
 
-    def _acknowledge(self, lane: Lane, placed: list[tuple[Batch, Placed]]) -> None:
-        """Wait until what was placed is durable, and resolve it."""
-        batches = [batch for batch, _ in placed]
-        last, where = placed[-1]
-        end_offset = where.first_offset + last.builder.count
+    def _acknowledge(self, lane: Lane, placed: list[_Appended]) -> None:
+        """Wait until what was placed is as durable as `acks` asks, and resolve it."""
+        batches = [each.batch for each in placed]
+        first, last = placed[0], placed[-1]
+        end_offset = last.where.first_offset + last.batch.builder.count
         try:
-            lane.partition.wait_durable(placed[0][1].first_offset, end_offset)
+            lane.partition.wait_durable(first.where.first_offset, end_offset, first.role)
         except (PylogError, OSError) as error:
             if self._acks == 0:
                 logger.warning("%r: %s, after it was acknowledged", lane.partition, error)
             self._fail([batch for batch in batches if not batch.is_done], error)
-        for batch, where in placed:
+        for batch, where, _ in placed:
             if not batch.is_done:
                 batch.resolve(*where)
         self.accumulator.release(batches)

@@ -13,6 +13,7 @@ from pylog.codecs import Compression
 from pylog.sender import Sender
 from pylog.storage.partition import Placed
 from pylog.storage.producer_state import ProducedBatch
+from pylog.storage.role import NO_ROLE, Role
 
 NOW = 1_700_000_000_000
 
@@ -32,6 +33,9 @@ class StubPartition:
         self.on_sync: Callable[[], object] = lambda: None
         self.gate = threading.Event()
         self.gate.set()
+
+    def begin_append(self, *, waits_for_all: bool | None = None) -> Role | None:
+        return NO_ROLE if waits_for_all else None
 
     def place_batch(
         self,
@@ -53,7 +57,7 @@ class StubPartition:
         assert numbers == ((-1, -1, -1) if produced is None else produced[:3])
         return Placed(first, None)
 
-    def wait_durable(self, start: int, end_offset: int) -> None:
+    def wait_durable(self, start: int, end_offset: int, role: Role | None) -> None:
         self.syncs.append((start, end_offset))
         self.on_sync()
         if self.sync_answers:

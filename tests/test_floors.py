@@ -116,6 +116,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "producer_files",
         "observer",
         "produced",
+        "replica_waits",
         "handle",
         "retention",
         "dirty",

@@ -272,6 +272,7 @@ class GroupLog:
                 view = self.view_locked(create=True)
                 assert view is not None
                 view.refresh()
+                role = view.partition.begin_append()
                 if attempt < _ATTEMPTS:
                     records = check(view)
                     placed = view.append(records, now) if records else None
@@ -281,7 +282,7 @@ class GroupLog:
             if not records:
                 return False
             if placed is not None:
-                view.partition.wait_durable(placed[0], placed[1])
+                view.partition.wait_durable(placed[0], placed[1], role)
                 return True
         raise AssertionError("nobody can be faster than who keeps all others out")
 

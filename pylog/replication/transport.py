@@ -85,8 +85,8 @@ class ReplicaBatches:
     from_offset: where the follower's log ends, as far as the leader knows.  If it does not, nothing
         of `data` is taken and the acknowledgement says where it ends: so a message that was lost
         can never pass for a gap that compaction left.
-    in_sync: the leader's newest.  A follower that is a member of it writes it down before it
-        acknowledges, if it has not yet; others do not.
+    in_sync: to be written down before it is acknowledged, unless it was before; None for a follower
+        that is not in sync.
     high_watermark: the leader's; a follower's is the lower of this and its own log end offset.
     log_start_offset: the leader's; what is below may be deleted.
     data: whole batches, as stored, consecutive but for what compaction took away; empty in a
@@ -99,7 +99,7 @@ class ReplicaBatches:
     epoch: int
     from_offset: int
     end_offset: int
-    in_sync: InSync
+    in_sync: InSync | None
     high_watermark: int
     log_start_offset: int
     data: bytes | bytearray | memoryview = b""

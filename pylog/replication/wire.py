@@ -318,15 +318,12 @@ def position_of(header: dict[str, Any]) -> ReplicaPosition:
 def batches_of(message: Message) -> ReplicaBatches:
     """Return batches; what is in `data` is not looked at."""
     fields = Fields(message.header)
-    partition, in_sync = fields.partition(), fields.in_sync()
-    if in_sync is None:
-        raise InvalidMessageError("batches of a leader that is not in sync")
     batches = ReplicaBatches(
-        partition=partition,
+        partition=fields.partition(),
         epoch=fields.number("epoch", MAX_EPOCH),
         from_offset=fields.number("from"),
         end_offset=fields.number("end"),
-        in_sync=in_sync,
+        in_sync=fields.in_sync(),
         high_watermark=fields.number("watermark"),
         log_start_offset=fields.number("start"),
         data=message.data,

@@ -57,6 +57,7 @@ class Environment:
     on_lost_records: told, while the log has a role, of each partition that lost or may have lost
     records which were acknowledged, before that is repaired; what it raises keeps the partition
     from being opened.
+    in_sync_replicas: how many replicas have what is acknowledged, this one included.
     random_bytes: returns so many bytes that nobody can guess.
     cleaner: how compaction works.  pace: told of the bytes that compaction is about to read or
     write; it may wait, and what it raises ends the compaction with nothing changed by it.
@@ -79,6 +80,7 @@ class Environment:
     random_bytes: Callable[[int], bytes]
     role: Callable[[], Role] = lambda: NO_ROLE
     on_lost_records: Callable[[Flushable], None] = lambda _: None
+    in_sync_replicas: Callable[[], int] = lambda: 1
     cleaner: CleanerConfig = dataclasses.field(default_factory=CleanerConfig)
     pace: Callable[[int], object] | None = None
     on_append: Callable[[AppendEvent], object] | None = None

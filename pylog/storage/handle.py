@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Final, Self
 
@@ -30,11 +30,13 @@ from pylog.storage.lifecycle import IS_DELETED
 from pylog.storage.observer import observer_of
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.storage.produced import Produced
+from pylog.storage.replica_waits import ReplicaWaits
+from pylog.storage.role import NO_ROLE, Role
 
 _STATES: Final = {_native.OPEN: "open", _native.FULL: "full", _native.FAILED: "failed"}
 
 
-class PartitionHandle(ABC):
+class PartitionHandle(ReplicaWaits):
     """The life of a partition in this process.
 
     Opens lazily: the constructor does no I/O, the first call that needs the files attaches.
@@ -98,11 +100,14 @@ class PartitionHandle(ABC):
 
         When the topic or the log is no more, as they were.  Raises CorruptionError, OSError.
         """
+        return self._known_settings().config
+
+    def _known_settings(self) -> KnownSettings:
         counter = self._environment.settings
         if counter is None or counter.value != self._settings.seen:
             with contextlib.suppress(UnknownTopicOrPartitionError, ClosedError):
-                return self._newest_settings().config
-        return self._settings.config
+                return self._newest_settings()
+        return self._settings
 
     def _settings_count(self) -> int:
         counter = self._environment.settings
@@ -131,12 +136,18 @@ class PartitionHandle(ABC):
         self._set_waiting(waits=waits or self._waits_for_sync)
         attachment.follow(settings)
         self._set_waiting(waits=waits)
+        self._use_core(attachment)
         self._environment.on_configured(self)
         attachment.settings_seen = settings.seen
 
     def _set_waiting(self, *, waits: bool) -> None:
         self._waits_for_sync = waits
         self.appender.then(self._wait_for if waits else None)
+
+    def _use_core(self, attachment: Attachment) -> None:
+        """Let the C core append, unless there is something to do before or after that it cannot."""
+        is_simple = not (self.tells_of_appends or self._asks_before_appending)
+        self.appender.use(attachment.tail.native if is_simple else None)
 
     def _wait_for(self, metadata: RecordMetadata) -> None:
         self._wait_durable(metadata.offset, metadata.offset + 1)
@@ -289,8 +300,7 @@ class PartitionHandle(ABC):
         # First: an interrupt must not leave an attachment whose records nobody waits for.
         self._set_waiting(waits=settings.config.durability == "fsync")
         self._attachment = attachment
-        if not self.tells_of_appends:
-            self.appender.use(attachment.tail.native)
+        self._use_core(attachment)
         self._environment.on_attach(self)
         self._environment.on_configured(self)
         return attachment
@@ -345,16 +355,20 @@ class PartitionHandle(ABC):
             if attachment is None or attachment.commit.wait(end_offset):
                 return end_offset
 
-    def wait_durable(self, start: int, end_offset: int) -> None:
+    def wait_durable(self, start: int, end_offset: int, role: Role | None = NO_ROLE) -> None:
         """Return when the offsets in [start, end_offset) are as durable as the topic asks.
 
-        Raises DurabilityUnknownError, ClosedError.  With durability "fsync" it blocks for a sync
-        that all waiting threads share, else it returns at once.
+        role: what `begin_append` returned before they were placed; None waits for no replica.
+        Raises DurabilityUnknownError, NotEnoughReplicasAfterAppendError, ClosedError.  With
+        durability "fsync" it blocks for a sync that all waiting threads share, where the log leads
+        replicas until they have it; else it returns at once.
         """
         observer = self._observer
         try:
             if self._waits_for_sync:
                 self._wait_durable(start, end_offset)
+            if role is not None and self._settings.role.is_held:
+                self._wait_for_replicas(start, end_offset, role)
         except BaseException:
             if observer is not None:
                 observer.given_up(start, end_offset)
@@ -428,8 +442,8 @@ class PartitionHandle(ABC):
 
     @property
     def waits_for_sync(self) -> bool:
-        """Whether an append returned only after a sync, as far as was seen by the last one."""
-        return self._waits_for_sync
+        """Whether an append has more to wait for than its place, as far as was seen by the last."""
+        return self._waits_for_sync or self._settings.role.is_held
 
     @property
     def is_attached(self) -> bool:

@@ -34,6 +34,7 @@ from pylog.storage.environment import Environment
 from pylog.storage.files import Directory
 from pylog.storage.produced import Piece, Produced, pieces_of
 from pylog.storage.producer_state import ProducedBatch
+from pylog.storage.role import Role
 from pylog.storage.segment import ReplacedError, Segment
 from pylog.storage.segments import SegmentSet, view_of
 from pylog.storage.timed import whole_number
@@ -191,13 +192,14 @@ class Partition(DecidedPartition):
     def append_chunks(self, chunks: Chunks) -> AppendedRecords:
         """Append what `encode_chunks` made; see `append_many`."""
         spans: list[range] = []
+        role = self.begin_append()
         for chunk in chunks.chunks:
             try:
                 spans.append(range(*self._write(chunk, -1)))
             except NotAppendedError as error:
-                error.appended = self._acknowledged(spans, chunks.timestamps)
+                error.appended = self._acknowledged(spans, chunks.timestamps, role)
                 raise
-        return self._acknowledged(spans, chunks.timestamps)
+        return self._acknowledged(spans, chunks.timestamps, role)
 
     def append_batches(self, data: bytes | bytearray | memoryview) -> list[range]:
         """Append whole batches that are encoded already; return the offsets of each.
@@ -216,8 +218,9 @@ class Partition(DecidedPartition):
         """
         now = self._environment.clock()
         pieces = pieces_of(memoryview(data).cast("B"), self.config, now=now)
+        role = self.begin_append()
         spans = self._produced_log().append(pieces)
-        self.wait_durable(min(s.start for s in spans), max(s.stop for s in spans))
+        self.wait_durable(min(s.start for s in spans), max(s.stop for s in spans), role)
         return spans
 
     def place_batch(
@@ -271,10 +274,12 @@ class Partition(DecidedPartition):
         """
         return self._write(chunk, -1 if expected_offset is None else expected_offset)
 
-    def _acknowledged(self, spans: list[range], timestamps: Sequence[int] | int) -> AppendedRecords:
+    def _acknowledged(
+        self, spans: list[range], timestamps: Sequence[int] | int, role: Role | None
+    ) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
-        if spans and (self._waits_for_sync or self._observer is not None):
-            self.wait_durable(spans[0].start, spans[-1].stop)
+        if spans and (self.waits_for_sync or self._observer is not None):
+            self.wait_durable(spans[0].start, spans[-1].stop, role)
         return AppendedRecords(self.topic, self.number, spans, timestamps)
 
     def _append_slowly(
@@ -294,8 +299,9 @@ class Partition(DecidedPartition):
             timestamp = whole_number("timestamp", timestamp)
         (chunk,) = self.encode_chunks((value,), (key,), (headers,), timestamp).chunks
         expected = -1 if expected_offset is None else expected_offset
+        role = self.begin_append()
         first, end_offset = self._write(chunk, expected)
-        self.wait_durable(first, end_offset)
+        self.wait_durable(first, end_offset, role)
         return RecordMetadata(self.topic, self.number, first, chunk.latest)
 
     def _write(self, chunk: Chunk, expected_offset: int) -> tuple[int, int]:
