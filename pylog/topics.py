@@ -33,8 +33,9 @@ from pylog.records import (
     Freed,
     OffsetAndTimestamp,
 )
-from pylog.storage.partition import DEFAULT_READ_BYTES, Partition
+from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
+from pylog.storage.readable import DEFAULT_READ_BYTES
 
 # (topic name, key, value, number of partitions) to one of them.
 Partitioner = Callable[[str, bytes | None, bytes | None, int], int]

@@ -122,6 +122,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "dirty",
         "compacted",
         "timed",
+        "readable",
         "decided",
         "partition",
         "__init__",

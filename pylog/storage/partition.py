@@ -3,31 +3,27 @@
 Knows how its parts work together: writable end, group commit, segments.  Must not know topics'
 meaning, groups or clients.
 
-Locks: those of handle.py, for appends that find no room.  Reads take none: one copy of the marks,
-one immutable snapshot of the segments.
+Locks: those of handle.py, for appends that find no room.  Reads take none; see readable.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pylog import _native
-from pylog._native import Marks, Reader, Record, RecordMetadata, Records, stamp_append_time
+from pylog._native import Reader, RecordMetadata, stamp_append_time
 from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
     ClosedError,
     NotAppendedError,
     OffsetMismatchError,
-    OffsetOutOfRangeError,
 )
-from pylog.records import AppendedRecords, Columns, columns_of
+from pylog.records import AppendedRecords
 from pylog.storage import encoding, policy
-from pylog.storage.attachment import Attachment
 from pylog.storage.decided import DecidedPartition
 from pylog.storage.encoding import BatchRules, Chunk, Chunks, Headers
 from pylog.storage.environment import Environment
@@ -35,11 +31,8 @@ from pylog.storage.files import Directory
 from pylog.storage.produced import Piece, Produced, pieces_of
 from pylog.storage.producer_state import ProducedBatch
 from pylog.storage.role import Role
-from pylog.storage.segment import ReplacedError, Segment
-from pylog.storage.segments import SegmentSet, view_of
 from pylog.storage.timed import whole_number
 
-DEFAULT_READ_BYTES: Final = 1 << 20
 # More rounds than this mean that something never makes room: a bug, not bad luck.
 _MAX_ROUNDS: Final = 10_000
 
@@ -82,8 +75,6 @@ class Partition(DecidedPartition):
         self._reader = Reader(topic, number, environment.decompress, self._counters)
         self._searcher = Reader(topic, number, environment.decompress)  # what it reads is not asked
         self._rules: BatchRules | None = None  # of the settings that were seen last
-        # Where the next sequential read goes on without a lookup: offset, segment, position.
-        self._place: tuple[int, Segment, int] | None = None
         if self._observer is not None:
             self._read_below = self._observer.watched(self._read_below)  # type: ignore
         # The C call waits for what is left to do, so it is the method itself: no Python frame.
@@ -330,167 +321,3 @@ class Partition(DecidedPartition):
             if result == _native.STALE:
                 raise OffsetMismatchError(expected_offset, self.log_end_offset)
         raise AssertionError(f"{self!r}: no room after {_MAX_ROUNDS} rounds")
-
-    # ------------------------------------------------------------------ read
-
-    def read(
-        self, offset: int, max_bytes: int = DEFAULT_READ_BYTES, end: int | None = None
-    ) -> Records:
-        """Return the records from `offset` on, below the high watermark, and below `end`.
-
-        offset: in [log_start_offset, log_end_offset]; at or above the high watermark the result is
-        empty.  max_bytes: of whole batches; at least one batch is returned, however large.
-        end: an offset, by default none; at or below `offset` the result is empty.
-        The result is iterated for `Record`s; its `next_offset` is where to go on.  It holds on to
-        the bytes that were read, and so does each of its records.
-        Raises OffsetOutOfRangeError, CorruptRangeError when `offset` lies in damaged bytes (go on
-        at its `last` + 1), TypeError, ValueError for max_bytes below 1, ClosedError, OSError, and
-        what opening raises.  Iterating raises CorruptRangeError for a record that does not parse,
-        InvalidRecordError and MissingExtraError for a batch that cannot be decompressed.
-        O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
-        """
-        return self._read_below(offset, max_bytes, end)
-
-    def _read_below(self, offset: int, max_bytes: int, end: int | None) -> Records:
-        """Read as `read` does, below `end` if it is given."""
-        attachment = self._attachment or self._attached()
-        if attachment is None:
-            return self._nothing_at(offset, max_bytes, None)
-        try:
-            marks = attachment.page.marks()
-        except ClosedError:
-            return Partition._read_below(self._again(attachment), offset, max_bytes, end)
-        limit = marks.high_watermark
-        if end is not None and end < limit:
-            limit = end
-        if not marks.log_start_offset <= offset < limit or max_bytes < 1:
-            return self._nothing_at(offset, max_bytes, marks)
-        place, records = self._place, None
-        if place is not None and place[0] == offset:
-            _, segment, position = place
-            view = view_of(segment, marks)
-            try:
-                records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
-            except ReplacedError:
-                # Deleted or cleaned: another segment goes on here.
-                self._place = None
-        if records is None:
-            found = self._find(attachment, marks, offset, limit, max_bytes)
-            if found is None:
-                return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
-            segment, records = found
-        # One assignment: another thread sees the old place or the new one.
-        self._place = records.next_offset, segment, records.end_position
-        return records
-
-    def read_placed(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Records:
-        """Read as `read` does, also what is placed and not visible yet.
-
-        For who only appends behind what it read: after a power cut none of that is there without
-        what it was decided from.
-        """
-        attachment = self._attachment or self._attached()
-        if attachment is None:
-            return self._nothing_at(offset, max_bytes, None)
-        try:
-            marks = attachment.page.marks()
-        except ClosedError:
-            return self._again(attachment).read_placed(offset, max_bytes)
-        limit = marks.log_end_offset
-        if not marks.log_start_offset <= offset < limit:
-            return self._nothing_at(offset, max_bytes, marks)
-        found = self._find(attachment, marks, offset, limit, max_bytes)
-        if found is None:
-            return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
-        return found[1]
-
-    def _find(
-        self, attachment: Attachment, marks: Marks, offset: int, limit: int, max_bytes: int
-    ) -> tuple[Segment, Records] | None:
-        """Return the first records at or after `offset`, and the segment that holds them."""
-        self._was_used = True
-        while True:
-            segments = attachment.segments(marks)
-            assert segments.manifest is not None, "there are records"
-            # The manifest may be newer than the marks: then segments that it leaves out are gone.
-            self._check_start(offset, segments.manifest.log_start_offset)
-            try:
-                return self._find_in(segments, marks, offset, limit, max_bytes)
-            except ReplacedError:
-                # Newer marks find a newer snapshot; what they show besides can wait.
-                marks = attachment.page.marks()
-
-    def _find_in(
-        self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int
-    ) -> tuple[Segment, Records] | None:
-        for position in range(segments.floor(offset), len(segments.segments)):
-            segment = segments.segments[position]
-            view = view_of(segment, marks)
-            start = max(offset, segment.base_offset)
-            if start < view.end_offset:
-                records = segment.read(self._reader, start, view, limit, max_bytes)
-                if records is not None:
-                    return segment, records
-        return None
-
-    def _check_start(self, offset: int, log_start_offset: int) -> None:
-        if offset < log_start_offset:
-            raise OffsetOutOfRangeError(offset, log_start_offset, self.log_end_offset)
-
-    def _nothing_at(self, offset: int, max_bytes: int, marks: Marks | None) -> Records:
-        start, end = (0, 0) if marks is None else (marks.log_start_offset, marks.log_end_offset)
-        if not start <= offset <= end:
-            raise OffsetOutOfRangeError(offset, start, end)
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes={max_bytes}: expected at least 1")
-        return Records(b"", next_offset=offset, topic=self.topic, partition=self.number)
-
-    def read_columns(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Columns:
-        """Return the records from `offset` on as numpy arrays, one row a record.
-
-        Arguments, errors and cost as `read`, without an object per record.
-        """
-        return columns_of(self.read(offset, max_bytes))
-
-    def records(
-        self,
-        start: int | None = None,
-        end: int | None = None,
-        *,
-        follow: bool = False,
-        max_bytes: int = DEFAULT_READ_BYTES,
-    ) -> Iterator[Record]:
-        """Iterate over the records in [start, end).
-
-        start: by default the log start offset.  end: by default the high watermark at the first
-        step, or never with `follow`, which waits for records to be appended by anybody.
-        Raises what `read` raises.  A wait holds no GIL and ends on Ctrl-C.
-        """
-        # A chain asks for the next read only when one is used up; per record it costs no frame.
-        return itertools.chain.from_iterable(self._reads(start, end, max_bytes, follow=follow))
-
-    def _reads(
-        self, start: int | None, end: int | None, max_bytes: int, *, follow: bool
-    ) -> Iterator[Records]:
-        """Yield what is read, one read after the other; see `records`."""
-        offset = self.log_start_offset if start is None else start
-        if end is None and not follow:
-            end = self.high_watermark
-            if offset >= end:
-                self.read(offset)  # raises when the offset is out of range
-        while end is None or offset < end:
-            try:
-                records = self._read_below(offset, max_bytes, end)
-            except OffsetOutOfRangeError:
-                if start is not None:
-                    raise
-                # Retention was faster than this first read, which is to begin where the log does.
-                offset = self.log_start_offset
-                continue
-            start = offset
-            yield records
-            if records.next_offset == offset:
-                if not follow:
-                    return
-                self.wait(offset)
-            offset = records.next_offset
