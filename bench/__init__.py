@@ -1,1 +1,1 @@
-"""Benchmarks: pylog beside bare files and py-lmdb.  Begin with `python -m pytest bench`."""
+"""Benchmarks: pylog beside bare files and its peers.  Begin with `python -m pytest bench`."""
