@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.turns import Clock, Race
+from pylog.storage.files import OsFiles
 
 # Nothing here takes longer; a hang ends the run instead of stopping it for ever.
 TIMEOUT_SECONDS = 1800
 CLOCK = Clock()
 
 
+PACKAGES = (
+    "pylog numpy lz4 crc32c lmdb rocksdict persist-queue diskcache litequeue confluent-kafka"
+).split()
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of what takes part in the races."""
+    versions = {"sqlite3": sqlite3.sqlite_version}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="full sizes: 10^7 records, gigabytes, many minutes"
+    )
+    parser.addoption(
+        "--scaling",
+        action="store_true",
+        help="also the curves: cost against records, partitions, threads, processes and sizes;"
+        " with --full up to 10^8 records and 100,000 partitions",
     )
 
 
@@ -42,6 +67,15 @@ def size(request: pytest.FixtureRequest) -> Callable[..., int]:
         return full if is_full else small if is_measured else small // 100
 
     return pick
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """Note what else a figure depends on, for the report."""
+    machine_info["packages"] = installed_packages()
+    machine_info["arguments"] = list(config.invocation_params.args)
+    machine_info["file_system"] = OsFiles().file_system_type(str(config.rootpath))
 
 
 @pytest.fixture(scope="module")

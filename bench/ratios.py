@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Line:
     records: int
     bytes: int
     best_seconds: float
+    durability: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,13 @@ def read_lines(result: dict[str, Any]) -> Lines:
         extra = benchmark["extra_info"]
         if "records" in extra:
             stats = benchmark["stats"]
-            line = Line(stats["median"], extra["records"], extra["bytes"], stats["min"])
+            line = Line(
+                stats["median"],
+                extra["records"],
+                extra["bytes"],
+                stats["min"],
+                extra["durability"],
+            )
             lines[benchmark["group"], benchmark["param"]] = line
     return lines
 
@@ -111,13 +118,21 @@ def judge(lines: Lines, rows: Iterable[Row] = ROWS) -> list[Verdict | Row]:
     return verdicts
 
 
+COLUMNS = ("row", "pylog", "baseline", "figure", "best rounds", "target", "met")
+
+
 def table(verdicts: Iterable[Verdict | Row]) -> str:
     """Return the table as Markdown."""
-    cells: list[tuple[str, ...]] = [
-        ("row", "pylog", "baseline", "figure", "best rounds", "target", "met")
-    ]
-    cells.append(("---", "---:", "---:", "---:", "---:", "---:", "---"))
-    cells += [_cells(verdict) for verdict in verdicts]
+    return markdown(COLUMNS, [cells_of(verdict) for verdict in verdicts], numbers=(1, 6))
+
+
+def markdown(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: tuple[int, int]
+) -> str:
+    """Return a table as Markdown.  numbers: [start, end) of the columns to align right."""
+    start, end = numbers
+    lines = ["---:" if start <= column < end else "---" for column in range(len(columns))]
+    cells = [tuple(columns), tuple(lines), *map(tuple, rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = (
         " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -126,7 +141,8 @@ def table(verdicts: Iterable[Verdict | Row]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _cells(verdict: Verdict | Row) -> tuple[str, ...]:
+def cells_of(verdict: Verdict | Row) -> tuple[str, ...]:
+    """Return one row of the table."""
     if isinstance(verdict, Row):
         return verdict.text, "not run", "", "", "", _figure(verdict, verdict.target), ""
     row = verdict.row

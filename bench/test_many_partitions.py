@@ -92,7 +92,7 @@ def test_many_partitions(show: Callable[..., None], many: Race, name: str) -> No
 
 @pytest.fixture(scope="module")
 def idle(directory: Path, size: Callable[..., int]) -> Race:
-    count = size(1000, 1000)
+    count = size(300, 1000)
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(
         [sys.executable, "-c", ATTACH, str(directory / "idle"), str(count)],
