@@ -29,6 +29,7 @@ _FAILURES: Final = (
     errors.DurabilityUnknownError,
     errors.CommitFailedError,
     errors.LockTimeoutError,
+    errors.MirrorError,
 )
 
 

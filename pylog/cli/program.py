@@ -8,7 +8,7 @@ from typing import Final
 import click
 from click.shell_completion import shell_complete
 
-from pylog.cli import bench, files, groups, options, produce, read, show, topics, upkeep
+from pylog.cli import bench, files, groups, mirror, options, produce, read, show, topics, upkeep
 
 NAME: Final = "pylog"
 _COMPLETE: Final = "_PYLOG_COMPLETE"  # as click names it; see its documentation of completion
@@ -59,7 +59,7 @@ def program(context: click.Context, directory: str) -> None:
     context.default_map = {name: {"directory": directory} for name in program.commands}
 
 
-for _module in (topics, produce, read, groups, upkeep, files, bench):
+for _module in (topics, produce, read, groups, upkeep, mirror, files, bench):
     for _command in _module.COMMANDS:
         program.add_command(_command)
 
