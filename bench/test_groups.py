@@ -49,7 +49,7 @@ def test_commits_on_one_thread(log: Log) -> None:
 
     def one_by_one() -> None:
         for offset in range(count):
-            member.commit_one("events", 7, offset)
+            member.commit({TopicPartition("events", 7): OffsetAndMetadata(offset)})
 
     many = {TopicPartition("events", number): OffsetAndMetadata(5) for number in range(100)}
 

@@ -34,17 +34,7 @@ class OffsetStore(Protocol):
     """Where offsets are committed: a Membership, or a group without members."""
 
     def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit all or nothing."""
-
-    def commit_one(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        leader_epoch: int | None = None,
-        metadata: str = "",
-    ) -> None:
-        """Commit one offset."""
+        """Commit all or nothing; none of them is nothing."""
 
     def committed(
         self, partitions: Collection[TopicPartition]
@@ -154,13 +144,7 @@ class Commits:
         """Commit positions, and note that they are."""
         store = self.store
         assert store is not None
-        if len(positions) == 1:
-            ((cursor, position),) = positions.items()
-            partition = cursor.partition
-            store.commit_one(
-                partition.topic, partition.number, position, cursor.leader_epoch, metadata
-            )
-        elif positions:
+        if positions:
             store.commit(
                 {
                     name_of(cursor): OffsetAndMetadata(position, metadata, cursor.leader_epoch)
@@ -178,11 +162,7 @@ class Commits:
         """Commit just these offsets.  Raises what `OffsetStore.commit` raises."""
         store = self.store
         assert store is not None
-        if len(offsets) == 1:
-            (((topic, number), one),) = offsets.items()
-            store.commit_one(topic, number, one.offset, one.leader_epoch, one.metadata)
-        elif offsets:
-            store.commit(offsets)
+        store.commit(offsets)
         # Nothing that was done before is committed over it.
         self._loop = None
         for name, one in offsets.items():

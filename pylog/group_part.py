@@ -68,18 +68,6 @@ class GroupOffsets:
 
         self._coordinator.commit(self._group, offsets, check=check)
 
-    def commit_one(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        leader_epoch: int | None = None,
-        metadata: str = "",
-    ) -> None:
-        """Commit one offset, as `commit`."""
-        one = OffsetAndMetadata(offset, metadata, leader_epoch)
-        self.commit({TopicPartition(topic, partition): one})
-
     def committed(
         self, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, OffsetAndMetadata | None]:

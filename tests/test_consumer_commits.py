@@ -126,7 +126,7 @@ def test_a_commit_that_fails_by_itself_is_said_and_made_later(
         raise PartitionFullError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(consumer._part._membership, "commit_one", full)  # type: ignore[union-attr]
+        patch.setattr(consumer._part._membership, "commit", full)  # type: ignore[union-attr]
         assert len(consumer.poll(0, 10)) == 10
     assert "not committed yet: [Errno 28] no space" in caplog.text
     consumer.poll(0, 1)
@@ -348,7 +348,7 @@ def test_where_the_latest_was_is_committed_as_soon_as_it_can_be(
         raise PartitionFullError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Membership, "commit_one", full)
+        patch.setattr(Membership, "commit", full)
         assert consumer.poll(0) == []
     assert "not committed yet: [Errno 28] no space" in caplog.text
     append(log.topic("t"), 0, 3)

@@ -63,6 +63,11 @@ def settle(*members: Membership) -> None:
 ORDERS_0 = TopicPartition("orders", 0)
 
 
+def at(number: int, offset: int) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return what is to be committed in one partition of orders."""
+    return {TopicPartition("orders", number): OffsetAndMetadata(offset)}
+
+
 # ---------------------------------------------------------------- membership
 
 
@@ -108,7 +113,7 @@ def test_a_second_member_with_the_same_instance_id_fences_the_first(groups: Coor
     first.look()
     second = groups.join("g", ["orders"], instance_id="w1")
     assert len(second.look().assigned) == 6
-    for call in (first.look, lambda: first.commit_one("orders", 0, 1)):
+    for call in (first.look, lambda: first.commit(at(0, 1))):
         with pytest.raises(FencedInstanceIdError):
             call()
     with pytest.raises(FencedInstanceIdError):
@@ -160,11 +165,11 @@ def test_a_member_that_does_not_look_for_too_long_is_dropped(log: Log) -> None:
         assert len(other.look().assigned) == 3
     now[0] += 9000
     slow.look()  # late, but nobody missed it
-    slow.commit_one("orders", next(iter(slow.look().assigned)).partition, 1)
+    slow.commit(dict.fromkeys(slow.look().assigned, OffsetAndMetadata(1)))
     now[0] += 3000
     assert len(other.look().assigned) == 6
     with pytest.raises(UnknownMemberIdError):
-        slow.commit_one("orders", 0, 1)
+        slow.commit(at(0, 1))
     with pytest.raises(UnknownMemberIdError):
         slow.look()
 
@@ -207,8 +212,8 @@ def test_what_is_committed_is_known_to_all_and_after_a_restart(
         TopicPartition("orders", 1): OffsetAndMetadata(7),
     }
     member.commit(offsets)
-    member.commit_one("orders", 2, 9, 1, "m")
-    member.commit_one("orders", 2, 10)
+    member.commit({TopicPartition("orders", 2): OffsetAndMetadata(9, "m", 1)})
+    member.commit(at(2, 10))
     member.commit({})
     expected = offsets | {
         TopicPartition("orders", 2): OffsetAndMetadata(10),
@@ -229,10 +234,10 @@ def test_what_is_not_a_members_is_not_committed_and_nothing_with_it(
 ) -> None:
     other = groups.join("g", ["orders"])
     to_revoke = member.look().to_revoke
-    member.commit_one("orders", 5, 1)  # it has to let it go, and has it still
+    member.commit(at(5, 1))  # it has to let it go, and has it still
     member.let_go(to_revoke)
     both = {ORDERS_0: OffsetAndMetadata(1), TopicPartition("orders", 5): OffsetAndMetadata(2)}
-    for call in (lambda: member.commit(both), lambda: member.commit_one("orders", 5, 2)):
+    for call in (lambda: member.commit(both), lambda: member.commit(at(5, 2))):
         with pytest.raises(StaleMemberEpochError) as caught:
             call()
         assert (caught.value.topic, caught.value.partition) == ("orders", 5)
@@ -241,7 +246,7 @@ def test_what_is_not_a_members_is_not_committed_and_nothing_with_it(
         TopicPartition("orders", 5): OffsetAndMetadata(1),
     }
     other.look()
-    other.commit_one("orders", 5, 2)
+    other.commit(at(5, 2))
 
 
 def test_what_was_read_before_a_partition_went_and_came_back_is_not_committed(
@@ -251,10 +256,10 @@ def test_what_was_read_before_a_partition_went_and_came_back_is_not_committed(
     let_go_unseen(member)
     other.leave()
     with pytest.raises(StaleMemberEpochError):
-        member.commit_one("orders", 5, 1)
-    member.commit_one("orders", 0, 1)
+        member.commit(at(5, 1))
+    member.commit(at(0, 1))
     member.look()
-    member.commit_one("orders", 5, 1)
+    member.commit(at(5, 1))
 
 
 def let_go_unseen(member: Membership) -> None:
@@ -288,10 +293,10 @@ def test_an_offset_that_cannot_be_is_refused(
     with pytest.raises(error):
         member.commit({ORDERS_0: offset})
     with pytest.raises(error):
-        member.commit_one("orders", 0, offset.offset, offset.leader_epoch, offset.metadata)
+        member.commit({ORDERS_0: offset} | at(1, 1))
     with pytest.raises(error):
         groups.commit("other", {ORDERS_0: offset})
-    member.commit_one("orders", 0, 2**63 - 1, 2**31 - 1, "ü" * 2048)
+    member.commit({ORDERS_0: OffsetAndMetadata(2**63 - 1, "ü" * 2048, 2**31 - 1)})
 
 
 def test_who_is_no_member_commits_only_where_nobody_is(groups: Coordinator) -> None:
@@ -400,7 +405,7 @@ def test_a_join_that_fails_leaves_nothing(
         Failing(log, patched, PartitionFullError("no space"))
         for call in (
             lambda: groups.join("g", ["orders"]),
-            lambda: stays.commit({ORDERS_0: OffsetAndMetadata(1)}),
+            lambda: stays.commit(at(0, 1)),
             lambda: groups.groups.remove_members("g", [stays.member_id]),
         ):
             with pytest.raises(PartitionFullError):
@@ -410,7 +415,7 @@ def test_a_join_that_fails_leaves_nothing(
     second = groups.join("g", ["orders"])
     settle(stays, second)
     assert len(second.look().assigned) == 3
-    stays.commit_one("orders", next(iter(stays.look().assigned)).partition, 1)
+    stays.commit(dict.fromkeys(stays.look().assigned, OffsetAndMetadata(1)))
 
 
 def test_a_leave_that_fails_is_noticed_by_others(
@@ -475,7 +480,7 @@ def test_threads_that_join_at_once_all_get_their_share(groups: Coordinator) -> N
 def test_threads_commit_side_by_side(member: Membership, groups: Coordinator) -> None:
     def work(number: int) -> None:
         for offset in range(200):
-            member.commit_one("orders", number, offset)
+            member.commit(at(number, offset))
 
     run_all([lambda number=number: work(number) for number in range(6)])  # type: ignore[misc]
     partitions = [TopicPartition("orders", number) for number in range(6)]

@@ -49,20 +49,19 @@ def groups(log: Log) -> Coordinator:
 def test_a_late_commit_is_not_of_the_topic_that_was_made_anew(
     log: Log, groups: Coordinator, is_one: bool
 ) -> None:
+    orders_1 = TopicPartition("orders", 1)
     member, idle = groups.join("g", ["orders"]), groups.join("h", ["orders", "others"])
     assert member.look().assigned == {ORDERS_0, TopicPartition("orders", 1)}
-    member.commit_one("orders", 0, 50)
+    member.commit({ORDERS_0: OffsetAndMetadata(50)})
     log.delete_topic("orders")
     log.create_topic("orders", 2)
     with pytest.raises(StaleMemberEpochError):
-        if is_one:
-            member.commit_one("orders", 0, 100)
-        else:
-            member.commit({ORDERS_0: OffsetAndMetadata(100)})
+        offset = OffsetAndMetadata(100)
+        member.commit({ORDERS_0: offset} if is_one else {ORDERS_0: offset, orders_1: offset})
     assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: None}
     # What it gets now is the new one.
     assert member.look().assigned == {ORDERS_0, TopicPartition("orders", 1)}
-    member.commit_one("orders", 0, 1)
+    member.commit({ORDERS_0: OffsetAndMetadata(1)})
     assert groups.committed("g", [ORDERS_0]) == {ORDERS_0: OffsetAndMetadata(1)}
     assert len(idle.look().assigned) == 2
     assert groups.groups.describe("h").state == "stable"
@@ -96,7 +95,7 @@ def test_a_commit_too_large_for_one_batch_is_refused_whole(
     log.create_topic("wide", 40)
     member = groups.join("g", ["wide"])
     wide = member.look().assigned
-    member.commit_one("wide", 0, 1)
+    member.commit({TopicPartition("wide", 0): OffsetAndMetadata(1)})
     log.alter_topic(OFFSETS_TOPIC, segment_bytes=segment_bytes, max_message_bytes=16 << 10)
     end = log.topic(OFFSETS_TOPIC).partition(0).log_end_offset
     with pytest.raises(RecordTooLargeError, match="max_message_bytes of __consumer_offsets is"):
@@ -268,4 +267,4 @@ def test_a_target_of_a_later_epoch_than_the_groups_is_made_anew(
     log.topic(OFFSETS_TOPIC).partition(0).append(value, key)
     member = groups.join("g", ["orders"])
     assert len(member.look().assigned) == 2
-    member.commit_one("orders", 0, 1)
+    member.commit({ORDERS_0: OffsetAndMetadata(1)})

@@ -36,6 +36,11 @@ PARTITIONS = 6
 WORKERS = 12
 
 
+def at(number: int, offset: int) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return what is to be committed in one partition of orders."""
+    return {TopicPartition("orders", number): OffsetAndMetadata(offset)}
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     with children() as born:
@@ -128,13 +133,13 @@ def test_who_slept_through_its_removal_commits_nothing(
         settings = {"instance_id": "w1"} if is_static else {"max_poll_interval_ms": 300}
         member = join(log, **settings)
         follow(log, member, lambda count: count == PARTITIONS)
-        member.commit_one("orders", 0, 1)
+        member.commit(at(0, 1))
         state[0] = 1
         os.kill(os.getpid(), signal.SIGSTOP)
         expected = FencedInstanceIdError if is_static else UnknownMemberIdError
         for call in (
-            lambda: member.commit_one("orders", 0, 2),
-            lambda: member.commit({TopicPartition("orders", 0): OffsetAndMetadata(2)}),
+            lambda: member.commit(at(0, 2)),
+            lambda: member.commit(at(0, 2) | at(1, 2)),
             member.look,
         ):
             with pytest.raises(expected):
@@ -146,7 +151,7 @@ def test_who_slept_through_its_removal_commits_nothing(
     with pylog.open(path) as log:
         member = join(log, instance_id="w1" if is_static else None)
         follow(log, member, lambda count: count == PARTITIONS)
-        member.commit_one("orders", 0, 7)
+        member.commit(at(0, 7))
         os.kill(child.pid, signal.SIGCONT)
         child.join()
         assert state[0] == 2
@@ -170,20 +175,20 @@ def test_a_forked_child_is_not_its_parents_member_and_may_join_itself(
         follow(log, member, lambda count: count == PARTITIONS)
 
         def work() -> None:
-            for call in (member.look, lambda: member.commit_one("orders", 0, 1)):
+            for call in (member.look, lambda: member.commit(at(0, 1))):
                 with pytest.raises(ClosedError):
                     call()
             member.leave()  # not its own: nothing happens
             own = join(log)
             follow(log, own, lambda count: count == PARTITIONS // 2)
-            own.commit_one("orders", next(iter(own.look().assigned)).partition, 5)
+            own.commit(dict.fromkeys(own.look().assigned, OffsetAndMetadata(5)))
             own.leave()
 
         child = start(work)
         follow(log, member, lambda count: count == PARTITIONS // 2)
         follow(log, member, lambda count: count == PARTITIONS)
         child.join()
-        member.commit_one("orders", 0, 1)
+        member.commit(at(0, 1))
 
 
 @pytest.mark.parametrize("who", ["another process", "its child"])
@@ -267,7 +272,7 @@ def work_for_ever(path: Path, arena: Arena, worker: int, instance_id: str | None
             offset = 1 + (committed.offset if committed else 0)
             # A rebalance between the look and here: what is refused is not done.
             with contextlib.suppress(CommitFailedError):
-                member.commit_one(*partition, offset, None, member.member_id)
+                member.commit({partition: OffsetAndMetadata(offset, member.member_id)})
             arena.work[worker] += 1
         pause.wait(0.003)  # or the history is nothing but commits
 

@@ -180,7 +180,7 @@ def test_a_compacted_log_says_the_same_to_who_opens_it_and_to_who_was_behind(log
         member = groups.join("g", ["orders"])
         member.look()
         for offset in range(100):
-            member.commit_one("orders", offset % 2, offset)
+            member.commit({TopicPartition("orders", offset % 2): OffsetAndMetadata(offset)})
         log.alter_topic(OFFSETS_TOPIC, delete_retention_ms=0)
         partition = log.topic(OFFSETS_TOPIC).partition(0)
         for _ in range(2):  # tombstones go with the second
@@ -189,7 +189,7 @@ def test_a_compacted_log_says_the_same_to_who_opens_it_and_to_who_was_behind(log
         told = groups.groups.describe("g")
         assert behind._coordinator.groups.describe("g") == told
         assert [one.group for one in behind._coordinator.groups.list()] == ["g"]
-        member.commit_one("orders", 0, 100)
+        member.commit({TopicPartition("orders", 0): OffsetAndMetadata(100)})
         assert behind._coordinator.committed("g", [ORDERS]) == {ORDERS: OffsetAndMetadata(100)}
     with pylog.open(log.path) as again:
         assert again._coordinator.committed("g", [ORDERS]) == {ORDERS: OffsetAndMetadata(100)}

@@ -280,10 +280,15 @@ class Membership:
         Raises StaleMemberEpochError for a partition that it has not, or not without interruption
         since the last `look`; ValueError, OffsetMetadataTooLargeError; RecordTooLargeError for more
         than one batch holds, some 100,000 offsets.
-        One batch; check and append are one step among all processes.
+        One batch; check and append are one step among all processes.  One offset is one C append
+        where no sync is waited for.
         """
         self._check_open()
-        if not offsets:
+        if len(offsets) == 1:
+            ((partition, offset),) = offsets.items()
+            if self._commit_one(partition, offset):
+                return
+        elif not offsets:
             return
         now = self._log.clock()
         records = offset_records(self.group, offsets, now=now)
@@ -296,39 +301,30 @@ class Membership:
 
         self._log.write(check, now)
 
-    def commit_one(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        leader_epoch: int | None = None,
-        metadata: str = "",
-    ) -> None:
-        """Commit one offset, as `commit` does; one C append where no sync is waited for."""
-        if self._is_closed or self._forks != self._log.forks:
-            self._check_open()
+    def _commit_one(self, partition: TopicPartition, one: OffsetAndMetadata) -> bool:
+        """Try to commit one offset in a single call; return whether that was done."""
         log = self._log
-        one = TopicPartition(topic, partition)
-        encoded = check_offset(OffsetAndMetadata(offset, metadata, leader_epoch))
-        key = self._keys.get(one)
+        metadata = check_offset(one)
+        key = self._keys.get(partition)
         if key is None:
-            key = self._keys[one] = encode_key(OffsetKey(self.group, topic, partition))
+            key = self._keys[partition] = encode_key(OffsetKey(self.group, *partition))
         with log.lock:
             view = log.view_locked(create=True)
             assert view is not None
             view.refresh()
             group = view.groups.get(self.group)
-            self._check_own_locked(group, one)
+            self._check_own_locked(group, partition)
             assert group is not None
             # Where a sync is waited for, others shall not wait for it too, but with it.
-            if not view.partition.waits_for_sync:
-                now = log.clock()
-                value = encode_offset(offset, leader_epoch, encoded, now)
-                if view.append_one(key, value, now):
-                    group.offsets[one] = OffsetValue(offset, leader_epoch, metadata, now)
-                    view.offset += 1
-                    return
-        self.commit({one: OffsetAndMetadata(offset, metadata, leader_epoch)})
+            if view.partition.waits_for_sync:
+                return False
+            now = log.clock()
+            value = encode_offset(one.offset, one.leader_epoch, metadata, now)
+            if not view.append_one(key, value, now):
+                return False
+            group.offsets[partition] = OffsetValue(one.offset, one.leader_epoch, one.metadata, now)
+            view.offset += 1
+            return True
 
     def _check_own_locked(self, group: Group | None, partition: TopicPartition) -> None:
         """Raise unless the member has a partition as it had it at its last look."""
