@@ -100,7 +100,7 @@ def test_a_killed_static_member_is_awaited_and_then_dropped(path: Path, start: S
 
     def live() -> None:
         log = pylog.open(path)
-        member = join(log, instance_id="w1", session_timeout_ms=700)
+        member = join(log, instance_id="w1")
         follow(log, member, lambda count: count == PARTITIONS // 2)
         has[0] = 1
         follow(log, member, lambda count: False)
@@ -119,6 +119,9 @@ def test_a_killed_static_member_is_awaited_and_then_dropped(path: Path, start: S
 
         follow(log, member, is_away)
         assert len(member.look().assigned) == PARTITIONS // 2
+        groups = log._coordinator.log
+        clock, monotonic = groups.clock, groups.monotonic
+        groups.clock, groups.monotonic = lambda: clock() + 45_000, lambda: monotonic() + 45
         follow(log, member, lambda count: count == PARTITIONS)
 
 
@@ -170,6 +173,7 @@ def is_stopped(pid: int) -> bool:
 def test_a_forked_child_is_not_its_parents_member_and_may_join_itself(
     path: Path, start: Start
 ) -> None:
+    has_shared = Numbers(1)
     with pylog.open(path) as log:
         member = join(log)
         follow(log, member, lambda count: count == PARTITIONS)
@@ -182,10 +186,12 @@ def test_a_forked_child_is_not_its_parents_member_and_may_join_itself(
             own = join(log)
             follow(log, own, lambda count: count == PARTITIONS // 2)
             own.commit(dict.fromkeys(own.look().assigned, OffsetAndMetadata(5)))
+            wait_until(lambda: has_shared[0] == 1)
             own.leave()
 
         child = start(work)
         follow(log, member, lambda count: count == PARTITIONS // 2)
+        has_shared[0] = 1
         follow(log, member, lambda count: count == PARTITIONS)
         child.join()
         member.commit(at(0, 1))
