@@ -163,7 +163,7 @@ class Engine:
 
         Byte 0: the log is open; 1: its files are made; from 2 on those of partitions (see
         storage/shared_page.py); from 2**62 on those of groups (see groups/liveness.py); from
-        2**62 + 2**61 on those of mirrors (see interop/kafka/mirror.py).
+        2**62 + 2**61 on those of mirrors (see interop/kafka/holding.py).
         In a forked child another opening of it than the parent's.  Raises ClosedError, OSError.
         """
         with self._lock:

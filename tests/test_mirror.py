@@ -120,9 +120,9 @@ def test_memory_for_a_thousand_messages_is_enough(
         poll(self, seconds)
 
     monkeypatch.setattr(writers.Writer, "poll", counting)
-    mirrored.topic.append_many([b"x" * 10] * 5000, partition=1)
+    mirrored.topic.append_many([b"x" * 10] * 4000, partition=1)
     mirrored.mirror(max_in_flight_bytes=1).run()
-    assert mirrored.check() == 5000
+    assert mirrored.check() == 4000
     assert waits.count(client.POLL_SECONDS) > 5
 
 
@@ -235,17 +235,17 @@ def test_killed_mirrors_lose_nothing_and_send_nothing_twice(
 ) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)
-    mirrored.fill(seed, 2000)
-    for life in range(3):
-        goal = mirrored.cluster.end(mirrored.name, 0) + chance.randrange(1, 1500)
+    mirrored.fill(seed, 1000)
+    for life in range(2):
+        goal = mirrored.cluster.end(mirrored.name, 0) + chance.randrange(1, 800)
         kill_mirror(
             [log.path, mirrored.cluster.bootstrap, mirrored.name, mirrored.state_topic, "auto"],
             lambda: mirrored.cluster.end(mirrored.name, 0),
-            goal=min(goal, 2000 * (life + 1)),
+            goal=min(goal, 1000 * (life + 1)),
         )
-        mirrored.fill(seed + life + 1, 2000)
+        mirrored.fill(seed + life + 1, 1000)
     mirrored.mirror(settle_ms=200).run()
-    assert mirrored.check() == 2000 * 4 * PARTITIONS
+    assert mirrored.check() == 1000 * 3 * PARTITIONS
 
 
 # ---------------------------------------------------------------------- what goes wrong

@@ -84,6 +84,14 @@ class Cluster:
                 raise KafkaUnavailableError("_TIMED_OUT", f"topic {name} was made and is not seen")
             time.sleep(POLL_SECONDS)
 
+    def topic_settings(self, name: str) -> dict[str, str]:
+        """Return what a topic is set to, of what means the same in a log."""
+        kind = admin_library().ConfigResource
+        wanted = kind(kind.Type.TOPIC, name)
+        futures = self._admin.describe_configs([wanted], request_timeout=REQUEST_SECONDS)
+        entries = _result(futures[wanted])
+        return {name: entries[name].value for name in _TRANSLATED if name in entries}
+
     def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """Return the offsets [start, end) of partitions that exist: end is the high watermark."""
         deadline = time.monotonic() + REQUEST_SECONDS
@@ -124,7 +132,7 @@ class Cluster:
         found: dict[TopicPartition, Message[bytes, bytes]] = {}
         waiting = set(offsets)
         for message in self._messages(offsets, "read_uncommitted"):
-            partition = _place(message)
+            partition = place_of(message)
             if message.error() is None:
                 found.setdefault(partition, message)
             waiting.discard(partition)
@@ -208,7 +216,8 @@ def kafka_settings(config: TopicConfig) -> dict[str, str]:
     return settings
 
 
-def _place(message: Message[bytes, bytes]) -> TopicPartition:
+def place_of(message: Message[bytes, bytes]) -> TopicPartition:
+    """Return which partition a message is of."""
     topic, partition = message.topic(), message.partition()
     assert topic is not None and partition is not None
     return TopicPartition(topic, partition)

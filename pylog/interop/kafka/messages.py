@@ -12,7 +12,7 @@ from pylog.records import Record
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    Headers = list[tuple[str, bytes | None]]
+Headers = list[tuple[str, bytes | None]]
 
 
 def headers_of(message: Message[bytes, bytes]) -> Headers:

@@ -6,28 +6,22 @@ records are sent.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
-from pylog.errors import InvalidConfigurationError, MirrorRunningError
+from pylog.errors import InvalidConfigurationError
 from pylog.interop.kafka.client import Settings, library, settings_of
+from pylog.interop.kafka.holding import held
 from pylog.interop.kafka.lanes import MirrorProgress
 from pylog.interop.kafka.offsets import CopiedOffset, copy_groups, translate
 from pylog.interop.kafka.session import Options, Progress, Session
 from pylog.log import Log
-from pylog.log_files import LOCK_NAME
 from pylog.records import TopicPartition
-from pylog.storage.files import OsFiles
 from pylog.topics import Topic
 
 _OFFSETS: Final = ("auto", "identity", "recorded")
-# Of pylog.lock, above those of groups; see Engine.current_lock_file.
-_FIRST_BYTE: Final = 2**62 + 2**61
-_BYTES: Final = 2**61 - 1
 
 
 class Mirror:
@@ -124,7 +118,7 @@ class Mirror:
         was named, InvalidConfigurationError; what `Partition.read` raises, also for damaged bytes.
         Blocks; waits for records without polling.  Other threads may use the log meanwhile.
         """
-        with self._held():
+        with held(self._log, "mirror", self._name):
             session = Session(self._options, self._stop, progress)
             try:
                 session.open()
@@ -177,16 +171,3 @@ class Mirror:
         if self._pattern is not None:
             names = [name for name in names if self._pattern.fullmatch(name)]
         return [self._log.topic(name) for name in names]
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """Be the only one that runs this mirror; the kernel lets go when the process dies."""
-        digest = hashlib.blake2b(self._name.encode(), digest_size=8).digest()
-        byte = _FIRST_BYTE + int.from_bytes(digest, "big") % _BYTES
-        file = OsFiles().root(self._log.path, create=False).open(LOCK_NAME, writable=True)
-        try:
-            if not file.lock(byte, exclusive=True, blocking=False):
-                raise MirrorRunningError(self._log.path, self._name)
-            yield
-        finally:
-            file.close()

@@ -32,7 +32,7 @@ from pylog.interop.kafka.runs import Run
 from pylog.interop.kafka.states import (
     LaneKey,
     LaneState,
-    offsets_entry,
+    offsets_entries,
     position_entry,
     prepare,
     read_positions,
@@ -291,8 +291,8 @@ class Session:
         """
         lane.offsets, lane.is_marked = "recorded", False
         if lane.sent:
-            entry = offsets_entry(lane.key, [Run(0, 0, lane.sent)], lane.sent)
-            self._plain.send_entry(self._options.state_topic, entry)
+            for entry in offsets_entries(lane.key, [Run(0, 0, lane.sent)]):
+                self._plain.send_entry(self._options.state_topic, entry)
         self._note(lane)
         self._plain.finish()
 

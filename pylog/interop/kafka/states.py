@@ -26,6 +26,7 @@ from pylog.interop.kafka.runs import Run, decode_runs, encode_runs
 POSITIONS: Final = 0
 OFFSETS: Final = 1
 PARTITIONS: Final = 2
+_RUNS_IN_ENTRY: Final = 10_000  # some 150 kB
 CONFIG: Final = {"cleanup.policy": "compact", "message.timestamp.type": "CreateTime"}
 
 Offsets = Literal["identity", "recorded"]
@@ -70,22 +71,25 @@ class Entry(NamedTuple):
 
 def position_entry(key: LaneKey, state: LaneState) -> Entry:
     """Return the record that says how far a partition is."""
-    return Entry(POSITIONS, _encode(["position", *key]), _encode(dataclasses.asdict(state)))
+    return Entry(POSITIONS, encode(["position", *key]), encode(dataclasses.asdict(state)))
 
 
-def offsets_entry(key: LaneKey, runs: list[Run], position: int) -> Entry:
-    """Return the record of what one transaction brought; position: behind it in the source."""
-    return Entry(OFFSETS, _encode(["offsets", *key, position]), encode_runs(runs))
+def offsets_entries(key: LaneKey, runs: list[Run]) -> Iterator[Entry]:
+    """Yield the records of what one transaction brought: one, but for very many runs."""
+    for first in range(0, len(runs), _RUNS_IN_ENTRY):
+        part = runs[first : first + _RUNS_IN_ENTRY]
+        position = part[-1].source + part[-1].length
+        yield Entry(OFFSETS, encode(["offsets", *key, position]), encode_runs(part))
 
 
 def read_positions(cluster: Cluster, topic: str) -> dict[LaneKey, LaneState]:
     """Return how far each partition is, as the last record of it says."""
     states: dict[LaneKey, LaneState] = {}
     for message in cluster.committed_messages(topic, POSITIONS):
-        kind, *key = _decode(message.key())
+        kind, *key = decode(message.key())
         if kind != "position":
             continue  # of a later version
-        fields = _decode(message.value())
+        fields = decode(message.value())
         try:
             states[LaneKey(*key)] = LaneState(**fields)
         except TypeError as error:
@@ -96,7 +100,7 @@ def read_positions(cluster: Cluster, topic: str) -> dict[LaneKey, LaneState]:
 def read_runs(cluster: Cluster, topic: str) -> Iterator[tuple[LaneKey, Run]]:
     """Yield the runs of all partitions, in the order they were written."""
     for message in cluster.committed_messages(topic, OFFSETS):
-        kind, *key = _decode(message.key())
+        kind, *key = decode(message.key())
         if kind == "offsets":
             for run in decode_runs(message.value() or b""):
                 yield LaneKey(*key[:-1]), run
@@ -111,11 +115,13 @@ def prepare(cluster: Cluster, topic: str, replication_factor: int) -> None:
         check_partitions(topic, has, PARTITIONS)
 
 
-def _encode(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
+    """Return a key or value as it is written down."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _decode(data: bytes | None) -> Any:
+def decode(data: bytes | None) -> Any:
+    """Return a key or value.  Raises KafkaRefusedError for what nobody wrote."""
     try:
         return json.loads(data or b"")
     except ValueError as error:

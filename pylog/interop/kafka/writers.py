@@ -28,7 +28,7 @@ from pylog.interop.kafka.client import (
 )
 from pylog.interop.kafka.lanes import Lane, Piece, not_sendable
 from pylog.interop.kafka.runs import Run, runs_of
-from pylog.interop.kafka.states import Entry, offsets_entry, position_entry
+from pylog.interop.kafka.states import Entry, offsets_entries, position_entry
 from pylog.records import Record, TopicPartition
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ END_SECONDS: Final = 5.0  # how long a run that is to end waits for what is in f
 _MESSAGE_BYTES: Final = 128  # that librdkafka keeps besides a message's own (guessed)
 _MAX_TRANSACTION_RECORDS: Final = 100_000
 _MAX_TRANSACTION_SECONDS: Final = 1.0  # how late records may be seen in the cluster (guessed)
-_RUNS_IN_ENTRY: Final = 10_000  # some 150 kB
 
 
 class Writer:
@@ -213,6 +212,80 @@ class PlainWriter(Writer):
             lane.acknowledge(piece, offset + 1)
 
 
+class Transactions(Writer):
+    """A producer of transactions.  transactional_id: the same for who goes on after this one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        memory: int,
+        timeout: float,
+        stop: threading.Event,
+        transactional_id: str,
+    ) -> None:
+        super().__init__(
+            settings,
+            memory=memory,
+            timeout=timeout,
+            stop=stop,
+            transactional_id=transactional_id,
+        )
+        self._began: float | None = None
+
+    def open(self) -> None:
+        """End what a predecessor left, and shut it out.
+
+        Raises KafkaUnavailableError, KafkaRefusedError.  Blocks for half a minute at most.
+        """
+        with translated():
+            self._producer.init_transactions(REQUEST_SECONDS)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the transaction that is under way was begun, 0 when none is."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def begin(self) -> None:
+        """Begin a transaction, unless one is under way."""
+        if self._began is None:
+            with translated():
+                self._producer.begin_transaction()
+            self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Commit the transaction that is under way."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                self._producer.commit_transaction(REQUEST_SECONDS)
+            except library().KafkaException as error:
+                reason = error.args[0]
+                if not reason.retriable() or time.monotonic() > deadline:
+                    raise self._reason(reason) from error
+            else:
+                break
+        self._began = None
+
+    def abort(self, seconds: float) -> None:
+        """End the transaction that is under way, if there is one, without what belongs to it."""
+        if self._began is not None:
+            self._began = None
+            with translated():
+                self._producer.abort_transaction(seconds)
+
+    def take_offset(
+        self, targets: list[int], error: KafkaError | None, message: Message[bytes, bytes]
+    ) -> None:
+        """Note the offset that a record got."""
+        if error is not None:
+            self._fail(error_of(error))
+            return
+        offset = message.offset()
+        assert offset is not None
+        targets.append(offset)
+
+
 class _Share:
     """What one transaction has of a lane."""
 
@@ -225,50 +298,23 @@ class _Share:
         return [record.offset for piece in self.pieces for record in piece.records]
 
 
-class TransactionalWriter(Writer):
-    """Sends records in transactions.  transactional_id: the same for who goes on after this one."""
+class TransactionalWriter(Transactions):
+    """Sends records in transactions, and with them what is to be remembered of them."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        memory: int,
-        timeout: float,
-        stop: threading.Event,
-        transactional_id: str,
-        state_topic: str,
-    ) -> None:
-        super().__init__(
-            settings,
-            memory=memory,
-            timeout=timeout,
-            stop=stop,
-            transactional_id=transactional_id,
-        )
-        self._memory = memory
+    def __init__(self, settings: Settings, *, state_topic: str, **more: Any) -> None:
+        super().__init__(settings, **more)
+        self._memory: int = more["memory"]
         self._state_topic = state_topic
         self._shares: dict[Lane, _Share] = {}
-        self._began: float | None = None
         self._count = self._size = 0
-
-    def open(self) -> None:
-        """End what a predecessor left, and shut it out.
-
-        Raises KafkaUnavailableError, KafkaRefusedError.  Blocks for half a minute at most.
-        """
-        with translated():
-            self._producer.init_transactions(REQUEST_SECONDS)
 
     def send(self, lane: Lane, piece: Piece) -> None:
         """Send records in the transaction that is under way, or begin one; may commit it."""
-        if self._began is None:
-            with translated():
-                self._producer.begin_transaction()
-            self._began = time.monotonic()
+        self.begin()
         share = self._shares.setdefault(lane, _Share())
         share.pieces.append(piece)
         self.send_records(
-            lane.target, piece.records, functools.partial(self._delivered, share.targets)
+            lane.target, piece.records, functools.partial(self.take_offset, share.targets)
         )
         self._count += len(piece.records)
         self._size += piece.size_bytes
@@ -276,19 +322,9 @@ class TransactionalWriter(Writer):
         if (
             self._count >= _MAX_TRANSACTION_RECORDS
             or self._size >= self._memory
-            or time.monotonic() - self._began > _MAX_TRANSACTION_SECONDS
+            or self.age > _MAX_TRANSACTION_SECONDS
         ):
             self.commit()
-
-    def _delivered(
-        self, targets: list[int], error: KafkaError | None, message: Message[bytes, bytes]
-    ) -> None:
-        if error is not None:
-            self._fail(error_of(error))
-            return
-        offset = message.offset()
-        assert offset is not None
-        targets.append(offset)
 
     def commit(self) -> None:
         """End the transaction that is under way, if there is one, with all that belongs to it."""
@@ -298,38 +334,16 @@ class TransactionalWriter(Writer):
         self.finish()
         for lane, share in self._shares.items():
             self._record(lane, share, runs_of(share.sources, share.targets))
-        self._commit()
+        self.end()
         shares, self._shares = self._shares, {}
-        self._began, self._count, self._size = None, 0, 0
+        self._count = self._size = 0
         for lane, share in shares.items():
             end = share.targets[-1] + 1
             for piece in share.pieces:
                 lane.acknowledge(piece, end)
 
     def _record(self, lane: Lane, share: _Share, runs: list[Run]) -> None:
-        for first in range(0, len(runs), _RUNS_IN_ENTRY):
-            part = runs[first : first + _RUNS_IN_ENTRY]
-            behind = part[-1].source + part[-1].length
-            self.send_entry(self._state_topic, offsets_entry(lane.key, part, behind))
+        for entry in offsets_entries(lane.key, runs):
+            self.send_entry(self._state_topic, entry)
         state = lane.state_at(share.pieces[-1].next_offset, share.targets[-1] + 1)
         self.send_entry(self._state_topic, position_entry(lane.key, state))
-
-    def _commit(self) -> None:
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                self._producer.commit_transaction(REQUEST_SECONDS)
-            except library().KafkaException as error:
-                reason = error.args[0]
-                if not reason.retriable() or time.monotonic() > deadline:
-                    raise self._reason(reason) from error
-            else:
-                return
-
-    def abort(self, seconds: float) -> None:
-        """End the transaction that is under way, if there is one, without what belongs to it."""
-        if self._began is not None:
-            self._began = None
-            self._shares = {}
-            with translated():
-                self._producer.abort_transaction(seconds)
