@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Entry = tuple[int, int]
 
 LAG_MS = 100
-BATCH = 3
 ELECTOR = "elector"
 CLUSTER = uuid.UUID(int=7)
 
@@ -78,6 +77,12 @@ class Disk:
     def start_anew(self, offset: int) -> None:
         self.entries, self.epochs = [], LeaderEpochs()
         self.start = self.durable = self.high_watermark = offset
+
+    def check(self) -> None:
+        """Assert that the epochs tell of which epoch each entry is."""
+        self.epochs.check()
+        for offset, (epoch, _) in enumerate(self.entries, self.start):
+            assert self.epochs.epoch_for_offset(offset) == epoch, (offset, epoch, self.epochs)
 
     def position(self) -> ReplicaPosition:
         return ReplicaPosition(
@@ -149,7 +154,6 @@ class Leader:
 
     def obey(self) -> None:
         """Do what the rules ask for after any event."""
-        self.rules.check()
         while (unwritten := self.rules.unwritten) is not None:
             self.node.rules.note(unwritten)
             self.rules.noted(unwritten)
@@ -205,9 +209,9 @@ class Leader:
             # What it lacks was deleted meanwhile.
             self.begin(name)
             return
-        entries = disk.read(offset, BATCH)
+        entries = disk.read(offset, self.world.batch_size())
         session.sent[number] = offset + len(entries)
-        note, mark = self.rules.to_note(name), self.rules.high_watermark(number)
+        note, mark = self.rules.to_note(name), self.world.some_of(self.rules.high_watermark(number))
         facts = (number, offset, entries, note, mark, disk.start)
         self.tell(name, "batches", session.number, *facts)
 
@@ -228,6 +232,10 @@ class Leader:
         session.unaligned = list(range(len(self.node.disks)))
         self.rules.attached(name, in_sync, now_ms=self.node.now)
         self.ask(name, session)
+
+    def hear_over(self, name: str, number: int) -> None:
+        if self.session_of(name, number) is not None:
+            self.begin(name)
 
     def hear_position(self, name: str, number: int, call: int, theirs: ReplicaPosition) -> None:
         session = self.session_of(name, number)
@@ -262,7 +270,7 @@ class Leader:
 class Node:
     """One replica: its disk, its durable state, and the process that runs, or not."""
 
-    def __init__(self, world: World, name: str, durabilities: list[bool]) -> None:
+    def __init__(self, world: World, name: str, durabilities: tuple[bool, ...]) -> None:
         self.world = world
         self.name = name
         self.disks = [Disk(is_synced=is_synced) for is_synced in durabilities]
@@ -301,6 +309,7 @@ class Node:
                 self.world.post(self.name, sender, "fence", error.promised)
             except InvalidMessageError:
                 self.world.count("messages of sessions that are over")
+                self.answer(sender, "over", facts[1])
         self.settle()
 
     def settle(self) -> None:
@@ -319,9 +328,10 @@ class Node:
         self.world.became_visible(self, number, before, offset)
 
     def sync(self) -> None:
-        """Let everything be durable, and say so."""
+        """Let everything be durable, and say so; the kernel takes its time where nobody asked."""
         for number, disk in enumerate(self.disks):
-            if disk.durable < disk.end:
+            is_due = disk.is_synced or self.world.source.random() < 0.2
+            if disk.durable < disk.end and is_due:
                 disk.durable = disk.end
                 if self.leader is not None:
                     self.leader.told_of(number)
@@ -413,8 +423,7 @@ class Node:
             cluster_id=None,
             promised_epoch=self.state.promised_epoch,
             in_sync=self.state.in_sync,
-            # Of those who are as good as each other any may be chosen: so any is.
-            log_end_offset=self.world.source.randrange(3),
+            log_end_offset=self.world.told_length(self),
         )
         self.world.post(self.name, ELECTOR, "promised", epoch, status)
 
@@ -439,15 +448,16 @@ class Node:
         self.is_up, self.leader = False, None
         self.rules = FollowerState(self.state)
 
-    def cut_power(self) -> None:
+    def cut_power(self, *, keeps_nothing: bool = False) -> None:
         """Lose what was not synced, or a part of it, and what only memory knew."""
         source, lost = self.world.source, False
         self.kill()
         for disk in self.disks:
             lost |= not disk.is_synced and disk.durable < disk.end
-            disk.truncate(source.randint(disk.durable, disk.end))
+            known = min(disk.high_watermark, disk.durable)
+            disk.truncate(disk.durable if keeps_nothing else source.randint(disk.durable, disk.end))
             # The last one that a manifest happened to be written with.
-            disk.high_watermark = source.randint(disk.start, min(disk.high_watermark, disk.end))
+            disk.high_watermark = disk.start if keeps_nothing else source.randint(disk.start, known)
             disk.durable = disk.end
         self.rules = FollowerState(self.state.after_power_cut(lost_acknowledged=lost))
         self.world.count("power cuts that lost something" if lost else "power cuts")

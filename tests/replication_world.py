@@ -16,53 +16,90 @@ from typing import Any
 from replication_model import ELECTOR, LAG_MS, Entry, Leader, Node
 
 from pylog.errors import FencedLeaderEpochError, NotEligibleError
-from pylog.replication.election import best_candidate, quorum
+from pylog.replication import election
 from pylog.replication.facts import InSync, ReplicaStatus
 from pylog.storage.role import RoleKind
 
 MAX_MESSAGES = 80
+RARE = ("take_truncate", "hear_position", "promote", "fence")  # repeated more often than others
 Message = tuple[str, str, str, tuple[Any, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a world is made of.
+
+    needed: min_insync_replicas, of each partition; an election goes by the least.  is_synced: of
+    each partition, whether its durability is "fsync"; else "os".  batch: entries in one message.
+    roughness: how bad it is; some worlds are calm enough for long histories.  steps: how long.
+    """
+
+    replicas: int = 3
+    needed: tuple[int, ...] = (2,)
+    is_synced: tuple[bool, ...] = (True,)
+    batch: int = 3
+    roughness: float = 0.0
+    steps: int = 0
+    is_established: bool = True
+
+    @classmethod
+    def random(cls, source: random.Random) -> Shape:
+        replicas = source.choice((2, 3, 3, 3, 3, 4, 5))
+        partitions = range(source.choice((1, 2, 2)))
+        least = source.choice((1, 2, 2, 2, 3))
+        durability = source.choice(("fsync", "fsync", "os", "mixed"))
+        return cls(
+            replicas=replicas,
+            needed=tuple(min(replicas, least + source.choice((0, 0, 0, 1))) for _ in partitions),
+            is_synced=tuple(
+                durability == "fsync" or (durability == "mixed" and number == 0)
+                for number in partitions
+            ),
+            batch=source.choice((1, 2, 3)),
+            roughness=source.choice((0.15, 0.3, 0.6, 1.0)),
+            steps=source.choice((150, 150, 300, 1000)),
+            is_established=source.random() < 0.9,
+        )
 
 
 class World:
     """Replicas, the network between them, who elects, and what was promised to clients."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, shape: Shape | None = None) -> None:
         self.source = source = random.Random(seed)
-        count = source.choice((2, 3, 3, 3, 3, 4, 5))
-        self.names = [f"r{number}" for number in range(count)]
-        partitions = source.choice((1, 2, 2))
-        least = source.choice((1, 2, 2, 2, 3))
-        # min_insync_replicas, of each partition; an election goes by the least.
-        self.needed = [min(count, least + source.choice((0, 0, 0, 1))) for _ in range(partitions)]
-        durability = source.choice(("fsync", "fsync", "os", "mixed"))
-        is_synced = [
-            durability == "fsync" or (durability == "mixed" and number == 0)
-            for number in range(partitions)
-        ]
+        self.shape = shape = shape or Shape.random(source)
+        self.names = [f"r{number}" for number in range(shape.replicas)]
+        self.needed = shape.needed
         self.now = 1_000_000
         self.numbers = 0
         self.epoch = 0
         self.messages: list[Message] = []
+        self.late: list[Message] = []  # to be delivered once more
         self.clogged: set[str] = set()
+        self.slow: set[str] = set()
         self.answers: dict[int, dict[str, ReplicaStatus]] = {}
         self.last_session: dict[str, int] = {}
         self.done: Counter[str] = Counter()
         # What readers saw: by partition and offset, what stood there, and the leader's epoch.
-        self.visible: list[dict[int, tuple[Entry, int]]] = [{} for _ in range(partitions)]
-        self.kept: list[dict[int, Entry]] = [{} for _ in range(partitions)]  # acknowledged to all
-        self.deleted = [0] * partitions
-        self.nodes = {name: Node(self, name, is_synced) for name in self.names}
-        # How rough this world is: some are calm enough for long histories.
-        self.roughness = source.choice((0.2, 0.5, 1.0, 1.5))
+        self.visible: list[dict[int, tuple[Entry, int]]] = [{} for _ in self.needed]
+        self.kept: list[dict[int, Entry]] = [{} for _ in self.needed]  # acknowledged to all
+        self.written: set[tuple[int, int, int]] = set()
+        self.deleted = [0] * len(self.needed)
+        self.nodes = {name: Node(self, name, shape.is_synced) for name in self.names}
         first = self.nodes[self.names[0]]
         # The first one is promoted by people: it never had a role, so it has all that there is.
         first.rules.state = dataclasses.replace(first.state, kind=RoleKind.NONE)
         self.epoch = 1
         first.promote(1)
-        if source.random() < 0.9:
+        if shape.is_established:
             self.let_all_be_in_sync(first)
         first.settle()
+
+    def live(self) -> None:
+        """Live, then heal."""
+        for _ in range(self.shape.steps):
+            self.step()
+        self.heal()
 
     def let_all_be_in_sync(self, first: Node) -> None:
         """Begin with replicas that were well: otherwise many worlds are stuck before they live."""
@@ -83,6 +120,10 @@ class World:
     @property
     def least_needed(self) -> int:
         return min(self.needed)
+
+    @property
+    def quorum(self) -> int:
+        return election.quorum(replicas=len(self.names), min_insync_replicas=self.least_needed)
 
     def leaders(self) -> list[Leader]:
         return [node.leader for node in self.nodes.values() if node.leader is not None]
@@ -105,15 +146,40 @@ class World:
             return
         if target != ELECTOR and self.nodes[target].is_paused:
             return
-        chance = source.random()
-        if chance > 0.03 * self.roughness:
-            del self.messages[index]
-        else:
-            self.count("repeated")
-        if chance > 1 - 0.04 * self.roughness:
+        if target in self.slow and source.random() < 0.9:
+            return
+        del self.messages[index]
+        if source.random() < (0.2 if message[2] in RARE else 0.03) * self.shape.roughness:
+            self.late.append(message)
+        if source.random() < 0.04 * self.shape.roughness:
             self.count("lost")
             return
         self.hand_over(message)
+
+    def repeat(self) -> None:
+        """Deliver a message once more, or the first time, if it was lost."""
+        if self.late:
+            self.messages.append(self.late.pop(self.source.randrange(len(self.late))))
+            self.count("repeated")
+
+    def batch_size(self) -> int:
+        """Return how many entries go into the next message: at times none, as in a heartbeat."""
+        is_empty = self.shape.roughness and self.source.random() < 0.3
+        return 0 if is_empty else self.shape.batch
+
+    def told_length(self, node: Node) -> int:
+        """Return how much a node says it has.
+
+        Of those who are as good as each other any may be elected; so in rough worlds any is.
+        """
+        if self.shape.roughness:
+            return self.source.randrange(3)
+        return sum(disk.end for disk in node.disks)
+
+    def some_of(self, offset: int) -> int:
+        """Return an offset or an older one: what a leader says first may arrive last."""
+        is_newest = not self.shape.roughness or self.source.random() < 0.5
+        return offset if is_newest else self.source.randint(0, offset)
 
     def hand_over(self, message: Message) -> None:
         sender, target, kind, facts = message
@@ -125,10 +191,12 @@ class World:
 
     # ------------------------------------------------------------ elections
 
-    def elect(self) -> None:
+    def elect(self, *asked: str) -> None:
+        """Begin an election; ask all, or just as few as it needs."""
         self.epoch += 1
         self.answers[self.epoch] = {}
-        for name in self.names:
+        asked = self.names if len(asked) < self.quorum else asked
+        for name in asked:
             self.post(ELECTOR, name, "fence", self.epoch)
         self.count("elections")
 
@@ -139,12 +207,11 @@ class World:
 
     def conclude(self) -> None:
         """Promote whom the last election names, if enough have answered."""
-        needed = quorum(replicas=len(self.names), min_insync_replicas=self.least_needed)
         epoch = max(self.answers, default=0)
-        if len(self.answers.get(epoch, ())) < needed:
+        if len(self.answers.get(epoch, ())) < self.quorum:
             return
         try:
-            name = best_candidate(
+            name = election.best_candidate(
                 list(self.answers[epoch].values()),
                 epoch=epoch,
                 replicas=len(self.names),
@@ -185,6 +252,14 @@ class World:
                     found = disk.entries[offset - disk.start]
                     assert found == entry, f"{node.name}: {number}@{offset} {found}, was {entry}"
 
+    def check_disks(self) -> None:
+        """Assert what holds of every log, and of what leaders believe."""
+        for leader in self.leaders():
+            leader.rules.check()
+        for node in self.nodes.values():
+            for disk in node.disks:
+                disk.check()
+
     def check_kept(self, node: Node) -> None:
         """Assert that no acknowledged record is lost."""
         for number, disk in enumerate(node.disks):
@@ -196,12 +271,13 @@ class World:
 
     def step(self) -> None:
         source = self.source
-        self.now += source.choice((0, 0, 1, 5))
+        self.now += source.choice((0, 0, 0, 1, 2))
         chance = source.random()
         if chance < 0.52:
             self.deliver()
         elif chance < 0.66:
-            self.pulse(self.nodes[source.choice(self.names)])
+            if leaders := self.leaders():
+                self.pulse(source.choice(leaders).node)
         elif chance < 0.80:
             if leaders := self.leaders():
                 self.append(source.choice(leaders))
@@ -209,9 +285,11 @@ class World:
             node = self.nodes[source.choice(self.names)]
             if node.is_up and not node.is_paused:
                 node.sync()
-        elif chance < 0.90:
+        elif chance < 0.89:
             self.conclude()
-        elif source.random() < self.roughness:
+        elif chance < 0.91:
+            self.repeat()
+        elif source.random() < self.shape.roughness:
             self.trouble()
 
     def pulse(self, node: Node) -> None:
@@ -226,6 +304,9 @@ class World:
         acks_all = self.source.random() < 0.7
         if leader.append(number, self.new_number(), acks_all=acks_all):
             self.count("appends")
+            place = number, leader.epoch, leader.node.disks[number].end
+            assert place not in self.written, "two records have one epoch and one offset"
+            self.written.add(place)
         else:
             self.count("refused: too few in sync")
         leader.node.settle()
@@ -239,7 +320,7 @@ class World:
         elif chance < 0.35:
             self.reset_connections()
         elif chance < 0.40:
-            self.elect()
+            self.elect(*self.few())
         elif chance < 0.53:
             self.usurp()
         elif chance < 0.66:
@@ -281,17 +362,24 @@ class World:
                 self.append(leader)
             if self.source.random() < 0.7:
                 self.clogged.add(leader.node.name)
-        self.elect()
+        self.elect(*self.few())
+
+    def few(self) -> list[str]:
+        count = self.quorum if self.source.random() < 0.5 else len(self.names)
+        return self.source.sample(self.names, count)
 
     def swizzle(self, node: Node) -> None:
         """Clog or pause a node; or clear one, or all."""
         chance = self.source.random()
-        if chance < 0.35:
+        if chance < 0.25:
             self.clogged ^= {node.name}
-        elif chance < 0.7:
+        elif chance < 0.5:
             node.is_paused = not node.is_paused
+        elif chance < 0.75:
+            self.slow ^= {node.name}
         else:
             self.clogged.clear()
+            self.slow.clear()
             for other in self.nodes.values():
                 other.is_paused = False
         self.count("swizzles")
@@ -305,6 +393,8 @@ class World:
             self.count("killed")
         else:
             node.cut_power()
+        if self.source.random() < 0.4:
+            node.start()
 
     def delete_records(self, node: Node) -> None:
         if node.leader is None or node.is_paused:
@@ -324,12 +414,14 @@ class World:
         That is when too few replicas can tell what they have: unclean elections lose records.
         """
         self.clogged.clear()
+        self.slow.clear()
+        self.late.clear()
         for node in self.nodes.values():
             node.is_paused = False
             if not node.is_up:
                 node.start()
         self.answers.clear()
-        for _ in range(200):
+        for _ in range(2000):
             self.calm_round()
             self.calm_election()
             leader = self.leader_of_all()
@@ -338,6 +430,7 @@ class World:
                     self.count("stuck")
                     return False
             elif self.is_whole(leader):
+                self.check_disks()
                 self.check_leader(leader.node, is_last=True)
                 self.check_kept(leader.node)
                 return True
@@ -369,8 +462,7 @@ class World:
 
     def can_elect(self) -> bool:
         eligible = sum(node.state.in_sync is not None for node in self.nodes.values())
-        least = self.least_needed
-        return eligible >= quorum(replicas=len(self.names), min_insync_replicas=least)
+        return eligible >= self.quorum
 
     def is_whole(self, leader: Leader) -> bool:
         """Return whether all are in sync, a new record is acknowledged, and all have the same."""

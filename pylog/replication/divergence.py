@@ -48,7 +48,10 @@ def divergence(leader: ReplicaPosition, follower: ReplicaPosition) -> Truncate |
         # Where they part is gone from the leader, and with it what the follower should have there;
         # or the follower begins behind all that the leader has.
         return StartAnew(leader.log_start_offset)
-    if agreed < follower.log_end_offset:
+    is_led = bool(follower.epochs) and follower.epochs[-1][1] >= follower.log_end_offset
+    if agreed < follower.log_end_offset or is_led:
+        # An epoch that it led and wrote nothing in has to go, too: records of older epochs will
+        # stand there.  Source: Kafka UnifiedLog.truncateTo.
         return Truncate(agreed)
     return None
 

@@ -6,9 +6,9 @@ the caller then takes what came out (`unwritten`, `take_moved`, `to_note`).
 **Who is in sync** changes by versions (`InSync`).  A new one is first written down by the leader
 (`noted`), then sent to its members, who write it down and say so.  When all have, it is settled.
 
-    added    when it has everything below the high watermark, and everything that was there when
-             this leader began: that may be acknowledged, too.  The high watermark waits for it from
-             the moment of the proposal, and already before, once it is caught up in time.
+    added    when it is in time: it has had, in its session, everything that was there; for what was
+             there when this leader began may be acknowledged, too.  And it has everything below the
+             high watermark, which waits for it once it is in time.
     dropped  when it lacks what was appended replica_lag_time_max_ms ago, or is silent for so long,
              or comes back with less than it had.  The high watermark waits for it until all who
              stay have written down that it is gone: it could be elected before that.
@@ -36,21 +36,12 @@ _NOTHING_NOTED: Final = (-1, -1)
 
 @dataclasses.dataclass(slots=True)
 class _Partition:
-    """What the leader itself has.
-
-    needed: min_insync_replicas.  floor: its log end offset when this leader began.
-    """
+    """What the leader itself has; needed: min_insync_replicas."""
 
     end_offset: int
     own_offset: int
     high_watermark: int
-    floor: int
     needed: int
-
-    @property
-    def threshold(self) -> int:
-        """What a replica must have to be in sync."""
-        return max(self.high_watermark, self.floor)
 
 
 @dataclasses.dataclass(slots=True)
@@ -179,7 +170,7 @@ class LeaderState:
         """
         assert partition not in self._partitions, partition
         self._partitions[partition] = _Partition(
-            end_offset, own_offset, high_watermark, end_offset, min_insync_replicas
+            end_offset, own_offset, high_watermark, min_insync_replicas
         )
         now_ms = self._at(now_ms)
         for follower in self._followers.values():
@@ -285,7 +276,7 @@ class LeaderState:
         if known is None:
             return
         is_member = replica_id in self._newest.members
-        if is_member and partition not in follower.offsets and end_offset < known.threshold:
+        if is_member and partition not in follower.offsets and end_offset < known.high_watermark:
             # It wrote down that it has more, and has not: not to be relied on.
             self._propose(self._newest.members - {replica_id})
         if end_offset > follower.offsets.get(partition, _UNKNOWN):
@@ -348,7 +339,7 @@ class LeaderState:
 
     def _has_everything(self, follower: _Follower) -> bool:
         return all(
-            follower.offsets.get(key, _UNKNOWN) >= self._partitions[key].threshold
+            follower.offsets.get(key, _UNKNOWN) >= self._partitions[key].high_watermark
             for key in follower.lags
         )
 
