@@ -319,6 +319,10 @@ class Events:
     def wait(self, seen: int, timeout: float | None = None) -> bool: ...
     def notify(self) -> None: ...
 
+def wait_for_events(
+    pairs: Sequence[tuple[Events, int]], timeout: float | None = None, /
+) -> bool: ...
+
 @final
 class CommitQueue:
     """Where threads of a process wait for a sync that one of them makes for all."""

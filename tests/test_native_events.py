@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 from tail_memory import IS_PORTABLE, in_thread, run_threads, tiny_switch_interval, wait_for_sleeper
@@ -135,3 +136,58 @@ def test_many_waiters_and_notifiers_lose_nothing() -> None:
 
     assert events.value == last
     assert max(waits) < 0.4
+
+
+def test_waiting_for_several_ends_with_a_change_of_any() -> None:
+    first, second = _native.Events(bytearray(8)), _native.Events(bytearray(8))
+
+    assert not _native.wait_for_events([(first, 0), (second, 0)], 0.01)
+    assert _native.wait_for_events([(first, 0), (second, 7)], 0)
+    assert not _native.wait_for_events([], 0.01)
+    memory = bytearray(8)
+    late = _native.Events(memory)
+    thread = in_thread(lambda: _native.wait_for_events([(first, 0), (late, 0), (second, 0)], 10))
+    wait_for_sleeper(memory)
+    late.notify()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("count", [2, 128, 129])  # the kernel takes 128, more are polled
+def test_no_wake_up_is_lost_where_several_are_waited_for(count: int) -> None:
+    rounds = 300
+    served = [_native.Events(bytearray(8)) for _ in range(count)]
+    answers = _native.Events(bytearray(8))
+
+    def answer() -> None:
+        seen = [0] * count
+        for _ in range(rounds):
+            assert _native.wait_for_events(list(zip(served, seen, strict=True)), 10)
+            seen = [one.value for one in served]
+            answers.notify()
+
+    def serve() -> None:
+        for turn in range(rounds):
+            served[turn * 7 % count].notify()
+            assert answers.wait(turn, 10)
+
+    with tiny_switch_interval():
+        run_threads(answer, serve)
+
+    assert sum(one.value for one in served) == answers.value == rounds
+
+
+@pytest.mark.parametrize(
+    "pairs", [[None], [[_native.Events(bytearray(8)), 0]], [(1, 0)], [(None, 0)], 5]
+)
+def test_what_is_waited_for_are_pairs(pairs: Any) -> None:
+    with pytest.raises(TypeError):
+        _native.wait_for_events(pairs, 0)
+
+
+def test_a_signal_ends_a_wait_for_several() -> None:
+    pairs = [(_native.Events(bytearray(8)), 0), (_native.Events(bytearray(8)), 0)]
+    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        _native.wait_for_events(pairs)

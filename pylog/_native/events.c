@@ -81,8 +81,6 @@ void plog_events_notify(plog_events *events)
     }
 }
 
-#ifdef PLOG_PORTABLE
-
 plog_status plog_poll_pause(int64_t *pause_ns, int64_t deadline_ns)
 {
     int64_t left = deadline_ns - plog_monotonic_ns();
@@ -94,6 +92,30 @@ plog_status plog_poll_pause(int64_t *pause_ns, int64_t deadline_ns)
     return nanosleep(&pause, NULL) == 0 ? PLOG_OK : PLOG_INTERRUPTED;
 }
 
+/* Whether one of the values differs from what was seen of it. */
+static bool has_changed(plog_events *const *events, const uint32_t *seen, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (plog_events_value(events[i]) != seen[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static plog_status poll_any(plog_events *const *events, const uint32_t *seen, size_t count,
+                            int64_t deadline_ns)
+{
+    int64_t pause_ns = PLOG_POLL_FIRST_NS;
+    plog_status status = PLOG_OK;
+    while (status == PLOG_OK && !has_changed(events, seen, count)) {
+        status = plog_poll_pause(&pause_ns, deadline_ns);
+    }
+    return status;
+}
+
+#ifdef PLOG_PORTABLE
+
 void plog_events_wake(plog_events *events)
 {
     (void)events; /* waiters look by themselves */
@@ -101,12 +123,13 @@ void plog_events_wake(plog_events *events)
 
 plog_status plog_events_wait(plog_events *events, uint32_t seen, int64_t deadline_ns)
 {
-    int64_t pause_ns = PLOG_POLL_FIRST_NS;
-    plog_status status = PLOG_OK;
-    while (status == PLOG_OK && plog_events_value(events) == seen) {
-        status = plog_poll_pause(&pause_ns, deadline_ns);
-    }
-    return status;
+    return poll_any(&events, &seen, 1, deadline_ns);
+}
+
+plog_status plog_events_wait_any(plog_events *const *events, const uint32_t *seen, size_t count,
+                                 int64_t deadline_ns)
+{
+    return poll_any(events, seen, count, deadline_ns);
 }
 
 #else
@@ -128,23 +151,74 @@ void plog_events_wake(plog_events *events)
     }
 }
 
+/* Set the sleepers flag: true with the word to sleep on, false when the value is not `seen`. */
+static bool lie_down(plog_events *events, uint32_t seen, uint32_t *word)
+{
+    uint32_t now = atomic_load(&events->word);
+    while (now / ONE_EVENT == seen) {
+        if ((now & SLEEPERS) != 0 ||
+            atomic_compare_exchange_weak(&events->word, &now, now | SLEEPERS)) {
+            *word = now | SLEEPERS;
+            return true;
+        }
+    }
+    return false;
+}
+
+static plog_status status_of_errno(void)
+{
+    return errno == EINTR ? PLOG_INTERRUPTED : (errno == ETIMEDOUT ? PLOG_TIMED_OUT : PLOG_SYSTEM);
+}
+
 plog_status plog_events_wait(plog_events *events, uint32_t seen, int64_t deadline_ns)
 {
     const struct timespec deadline = plog_timespec_from_ns(deadline_ns);
-    uint32_t word = atomic_load(&events->word);
-    while (word / ONE_EVENT == seen) {
-        if ((word & SLEEPERS) == 0 &&
-            !atomic_compare_exchange_weak(&events->word, &word, word | SLEEPERS)) {
-            continue;
-        }
+    uint32_t word;
+    while (lie_down(events, seen, &word)) {
         /* The bitset form, unlike plain WAIT, takes a point of the monotonic clock. */
-        if (futex(events, FUTEX_WAIT_BITSET, word | SLEEPERS, &deadline) != 0 && errno != EAGAIN) {
-            return errno == EINTR ? PLOG_INTERRUPTED
-                                  : (errno == ETIMEDOUT ? PLOG_TIMED_OUT : PLOG_SYSTEM);
+        if (futex(events, FUTEX_WAIT_BITSET, word, &deadline) != 0 && errno != EAGAIN) {
+            return status_of_errno();
         }
-        word = atomic_load(&events->word);
     }
     return PLOG_OK;
+}
+
+/* What the kernel takes for several words, since 5.16; older headers do not know it. */
+typedef struct {
+    uint64_t value, address;
+    uint32_t flags, reserved;
+} futex_waiter;
+
+enum { FUTEX_WAITV_CALL = 449, FUTEX_WAITV_MOST = 128, FUTEX_WAITER_32_BITS = 2 };
+
+plog_status plog_events_wait_any(plog_events *const *events, const uint32_t *seen, size_t count,
+                                 int64_t deadline_ns)
+{
+    if (count == 1) {
+        return plog_events_wait(events[0], seen[0], deadline_ns);
+    }
+    if (count == 0 || count > FUTEX_WAITV_MOST) {
+        return poll_any(events, seen, count, deadline_ns);
+    }
+    const struct timespec deadline = plog_timespec_from_ns(deadline_ns);
+    futex_waiter waiters[FUTEX_WAITV_MOST];
+    for (;;) {
+        for (size_t i = 0; i < count; i++) {
+            uint32_t word;
+            if (!lie_down(events[i], seen[i], &word)) {
+                return PLOG_OK;
+            }
+            waiters[i] = (futex_waiter){.value = word,
+                                        .address = (uintptr_t)&events[i]->word,
+                                        .flags = FUTEX_WAITER_32_BITS};
+        }
+        if (syscall(FUTEX_WAITV_CALL, waiters, count, 0, &deadline, CLOCK_MONOTONIC) < 0 &&
+            errno != EAGAIN) {
+            /* Kernels before 5.16 do not have it; some sandboxes forbid what they do not know. */
+            return errno == ENOSYS || errno == EPERM ? poll_any(events, seen, count, deadline_ns)
+                                                     : status_of_errno();
+        }
+    }
 }
 
 #endif

@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -34,6 +35,11 @@ void plog_events_notify(plog_events *events);
  * or PLOG_SYSTEM.  Bound the wait, and look then at what is counted: see events.c on killed
  * writers. */
 plog_status plog_events_wait(plog_events *events, uint32_t seen, int64_t deadline_ns);
+/* Wait until one of `count` values differs from what was seen of it; else as plog_events_wait.
+ * Several are waited for by Linux 5.16 and later; elsewhere they are polled, and so are very many.
+ */
+plog_status plog_events_wait_any(plog_events *const *events, const uint32_t *seen, size_t count,
+                                 int64_t deadline_ns);
 
 /* The clock of all deadlines: it neither jumps nor goes back. */
 int64_t plog_monotonic_ns(void);
@@ -42,12 +48,10 @@ int64_t plog_coarse_monotonic_ns(void);
 int64_t plog_wall_clock_ns(void);
 struct timespec plog_timespec_from_ns(int64_t ns);
 
-#ifdef PLOG_PORTABLE
 /* A poll starts with a pause too short to notice and ends with one that costs nothing.  Guessed. */
 enum { PLOG_POLL_FIRST_NS = 50 * 1000, PLOG_POLL_LAST_NS = 1000 * 1000 };
 
 /* Pause once, and longer the next time: PLOG_OK, PLOG_TIMED_OUT or PLOG_INTERRUPTED. */
 plog_status plog_poll_pause(int64_t *pause_ns, int64_t deadline_ns);
-#endif
 
 #endif

@@ -106,6 +106,30 @@ static PyObject *events_notify(PyObject *object, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+/* Wait in slices, so that signals are noticed: True, or False at the deadline. */
+static PyObject *wait_any(plog_events *const *events, const uint32_t *seen, size_t count,
+                          int64_t deadline_ns)
+{
+    for (;;) {
+        plog_status status;
+        Py_BEGIN_ALLOW_THREADS status = plog_events_wait_any(
+            events, seen, count, plog_slice_end(deadline_ns, PLOG_EVENTS_SLICE_MS));
+        Py_END_ALLOW_THREADS if (status == PLOG_OK)
+        {
+            Py_RETURN_TRUE;
+        }
+        if (status == PLOG_SYSTEM) {
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        if (status == PLOG_TIMED_OUT && plog_monotonic_ns() >= deadline_ns) {
+            Py_RETURN_FALSE;
+        }
+    }
+}
+
 static PyObject *events_wait(PyObject *object, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"seen", "timeout", NULL};
@@ -117,22 +141,56 @@ static PyObject *events_wait(PyObject *object, PyObject *args, PyObject *keyword
         plog_deadline_from_object(timeout, &deadline_ns) < 0) {
         return NULL;
     }
-    while (plog_events_value(events) == seen) {
-        plog_status status;
-        Py_BEGIN_ALLOW_THREADS status =
-            plog_events_wait(events, seen, plog_slice_end(deadline_ns, PLOG_EVENTS_SLICE_MS));
-        Py_END_ALLOW_THREADS if (status == PLOG_SYSTEM)
-        {
-            return PyErr_SetFromErrno(PyExc_OSError);
-        }
-        if (status != PLOG_OK && PyErr_CheckSignals() < 0) {
-            return NULL;
-        }
-        if (status == PLOG_TIMED_OUT && plog_monotonic_ns() >= deadline_ns) {
-            Py_RETURN_FALSE;
-        }
+    if (plog_events_value(events) != seen) {
+        Py_RETURN_TRUE;
     }
-    Py_RETURN_TRUE;
+    return wait_any(&events, &seen, 1, deadline_ns);
+}
+
+static PyObject *wait_for_events(PyObject *module, PyObject *args)
+{
+    PyObject *given, *timeout = Py_None; /* borrowed */
+    if (!PyArg_ParseTuple(args, "O|O", &given, &timeout)) {
+        return NULL;
+    }
+    plog_events **events = NULL;
+    uint32_t *seen = NULL;
+    PyObject *result = NULL;
+    PyObject *pairs = PySequence_Tuple(given); /* strong: keeps the memory, nobody can change it */
+    if (pairs == NULL) {
+        return NULL;
+    }
+    const Py_ssize_t count = PyTuple_Size(pairs);
+    events = PyMem_New(plog_events *, (size_t)count);
+    seen = PyMem_New(uint32_t, (size_t)count);
+    if (events == NULL || seen == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    PyTypeObject *type = ((plog_module_state *)PyModule_GetState(module))->types[PLOG_EVENTS_TYPE];
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *one; /* borrowed */
+        unsigned int value;
+        PyObject *pair = PyTuple_GetItem(pairs, i); /* borrowed */
+        if (!PyTuple_Check(pair)) {
+            PyErr_SetString(PyExc_TypeError, "expected tuples of events and the value seen");
+            goto done;
+        }
+        if (!PyArg_ParseTuple(pair, "O!I", type, &one, &value)) {
+            goto done;
+        }
+        events[i] = plog_events_of(one);
+        seen[i] = value;
+    }
+    int64_t deadline_ns;
+    if (plog_deadline_from_object(timeout, &deadline_ns) == 0) {
+        result = wait_any(events, seen, (size_t)count, deadline_ns);
+    }
+done:
+    PyMem_Free(seen);
+    PyMem_Free(events);
+    Py_DECREF(pairs);
+    return result;
 }
 
 int plog_add_events_type(PyObject *module)
@@ -167,5 +225,15 @@ int plog_add_events_type(PyObject *module)
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
         .slots = slots,
     };
-    return plog_add_type(module, &spec, PLOG_EVENTS_TYPE, true);
+    static PyMethodDef functions[] = {
+        {"wait_for_events", wait_for_events, METH_VARARGS,
+         "wait_for_events(pairs, timeout=None) -> bool: as Events.wait, for one of several.\n\n"
+         "pairs: tuples of Events and the value seen of each.  Sleeps in one system call; where\n"
+         "there is none for several (Linux before 5.16, more than 128), it polls every\n"
+         "millisecond."},
+        {NULL, NULL, 0, NULL},
+    };
+    return plog_add_type(module, &spec, PLOG_EVENTS_TYPE, true) < 0
+               ? -1
+               : PyModule_AddFunctions(module, functions);
 }
