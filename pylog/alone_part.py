@@ -72,6 +72,10 @@ class AlonePart:
         self._version = version
         return True
 
+    def is_due(self) -> bool:
+        """Return whether `refresh` would do anything.  One copy of the marks."""
+        return self._topics.version != self._version
+
     def look(self) -> None:
         """Read what is meant now.  Raises what `refresh` and `Commits.begin` raise."""
         self.refresh()

@@ -92,6 +92,14 @@ class Commits:
         self._given.clear()
         self._loop = None
 
+    def is_due(self, now: float) -> bool:
+        """Return whether `commit_due` would commit anything, once what was given is done.
+
+        now: seconds.
+        """
+        is_done = self._is_automatic and (self._given or self._done)
+        return now >= self._due and bool(is_done or self._pins)
+
     def commit_due(self, now: float) -> None:
         """Commit what is done if the time for that has come.
 

@@ -238,14 +238,21 @@ class Consumer(PositionedConsumer):
         evenly while they have enough.
         Raises what `records` raises, and ValueError; what other partitions have is returned first.
         """
+        limit = self._limit(max_records)
+        return self._collect(functools.partial(self._await, self._deadline(timeout)), limit)
+
+    def _limit(self, max_records: int | None) -> int:
         limit = self.config.max_poll_records if max_records is None else max_records
         if limit < 1:
             raise ValueError(f"max_records={limit}: expected at least 1")
-        deadline = self._deadline(timeout)
+        return limit
+
+    def _collect(self, next_ready: Callable[[], Cursor | None], limit: int) -> list[Record]:
+        """Return the records of `poll`; next_ready: returns who has some, None for no more."""
         taken: list[Record] = []
         before: dict[Cursor, int] = {}
         try:
-            while not taken and (cursor := self._await(deadline)) is not None:
+            while not taken and (cursor := next_ready()) is not None:
                 self._take(cursor, limit, taken, before)
         except (PylogError, OSError):
             if not taken:
@@ -274,12 +281,13 @@ class Consumer(PositionedConsumer):
     def _next_piece(self, timeout: float | None) -> Iterator[Record] | None:
         """Return some records for a loop, None when none came in time."""
         cursor = self._await(self._deadline(timeout))
-        if cursor is None:
-            return None
+        return None if cursor is None else self._piece(cursor, _PIECE_SECONDS)
+
+    def _piece(self, cursor: Cursor, seconds: float) -> Iterator[Record]:
         assert cursor.rest is not None
         if self._commits is not None:
             self._commits.note_loop(cursor)
-        return cursor.rest.piece(_PIECE_SECONDS)
+        return cursor.rest.piece(seconds)
 
     def _await(self, deadline: float | None) -> Cursor | None:
         """Return the next partition that has records, waiting for some; None after the deadline."""
@@ -315,16 +323,20 @@ class Consumer(PositionedConsumer):
             commits.commit_due(now)
 
     def _next_ready(self) -> Cursor | None:
-        config = self.config
-        share = config.fetch_max_bytes // max(len(self._cursors), 1)
-        max_bytes = max(min(share, config.max_partition_fetch_bytes), 1)
         while True:
             try:
-                return self._cursors.next_ready(max_bytes)
+                return self._cursors.next_ready(self._read_bytes)
             except (UnknownTopicOrPartitionError, ClosedError):
                 # A topic was deleted, here or elsewhere: a pattern does not match it any more.
                 if not self._refresh():
                     raise
+
+    @property
+    def _read_bytes(self) -> int:
+        """The bytes of one read, at most."""
+        config = self.config
+        share = config.fetch_max_bytes // max(len(self._cursors), 1)
+        return max(min(share, config.max_partition_fetch_bytes), 1)
 
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._monotonic() + timeout

@@ -54,6 +54,17 @@ class Cursor:
             self._offset = self._locate(self.partition, None)
         return self._offset
 
+    @property
+    def distance(self) -> int | None:
+        """How many offsets lie before the high watermark: negative behind it, None if unknown.
+
+        Unknown is where it begins, before the first look at the partition.  Copies the marks.
+        Raises what `Partition.high_watermark` raises.
+        """
+        if self.rest is None and self._offset is None:
+            return None
+        return self.partition.high_watermark - self.position
+
     def seek(self, offset: int) -> None:
         """Go on at `offset`; who iterates over `rest` is at its end."""
         self.stop()

@@ -87,6 +87,11 @@ class Gate:
         self._is_woken = True
         self._events.notify()
 
+    @property
+    def is_called(self) -> bool:
+        """Whether `check` would raise."""
+        return self._is_closing or self._is_woken
+
     def close(self) -> None:
         """Let nobody in any more, and end the wait that is going on.  Idempotent.
 

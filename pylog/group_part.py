@@ -159,6 +159,14 @@ class GroupPart:
 
     # ------------------------------------------------------------------ what is given
 
+    def is_due(self) -> bool:
+        """Return whether `refresh` or `look` may do anything; raises what `look` raises."""
+        return (
+            self._membership is None
+            or self._topics.version != self._version
+            or self._membership.is_due(self._standing)
+        )
+
     def look(self) -> None:
         """Follow what the group decided: give back, tell the listeners, take.  And `refresh`.
 

@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pylog._native import Events, Record
 from pylog.cleaner_config import CleanerConfig
@@ -37,6 +37,8 @@ from pylog.storage.policy import is_compacted
 from pylog.table import Table
 from pylog.table_replay import Replay
 from pylog.topics import Partitioner, Topic
+
+_Consumer = TypeVar("_Consumer", bound=Consumer)
 
 
 class Log:
@@ -273,8 +275,7 @@ class Log:
             auto_commit_interval_ms=auto_commit_interval_ms,
             assignor=assignor,
         )
-        consumer = Consumer(self._registry, config, coordinator=self._coordinator)
-        self._engine.clients.add(consumer.gate)
+        consumer = self._new_consumer(Consumer, config)
         if topics or pattern is not None:
             consumer.subscribe(
                 *topics,
@@ -283,6 +284,12 @@ class Log:
                 on_revoked=on_revoked,
                 on_lost=on_lost,
             )
+        return consumer
+
+    def _new_consumer(self, kind: type[_Consumer], config: ConsumerConfig) -> _Consumer:
+        """Return a consumer that reads nothing yet.  `pylog.aio` has a kind of its own."""
+        consumer = kind(self._registry, config, coordinator=self._coordinator)
+        self._engine.clients.add(consumer.gate)
         return consumer
 
     @property

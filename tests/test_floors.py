@@ -61,7 +61,7 @@ HOUSE: list[tuple[str, ...] | set[str]] = [
     ("table_position", "table_state", "table_store", "follower", "table_replay"),
     {"table", "queue"},
     ("log",),
-    ("interop", "cli"),  # the command line has a command for each
+    ("aio", "interop", "cli"),  # the command line has commands for the room before it
     ("__init__", "__main__"),
 ]
 
@@ -149,6 +149,17 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "link_session",
         "follower_link",
         "replicating",
+        "__init__",
+    ),
+    "aio": (
+        "calls",
+        "watch",
+        "listening",
+        "prompt",
+        "consumer",
+        "producer",
+        "table",
+        "log",
         "__init__",
     ),
     "groups": (

@@ -81,6 +81,12 @@ class _Care:
     turn: int = dataclasses.field(default_factory=lambda: uuid.uuid4().fields[0])
     count: int = 0
 
+    def has_missed(self, group: Group, topics_version: int) -> bool:
+        """Return whether topics changed since, or the group, which has not all that it decided."""
+        return topics_version != self.topics_version or (
+            group.target_epoch != group.epoch and self.group_version != group.version
+        )
+
     def next_asked(self, group: Group) -> list[str]:
         """Return the members that are to be asked for now."""
         if group is not self.state[0] or group.version != self.state[1]:
@@ -338,9 +344,7 @@ class GroupLog:
             care = self._cares.setdefault(name, _Care())
         topics_version = self.registry.version
         now = self.monotonic()
-        is_due = topics_version != care.topics_version or (
-            group.target_epoch != group.epoch and care.group_version != group.version
-        )
+        is_due = care.has_missed(group, topics_version)
         if not is_due and now < care.look_again:
             return
         with self.lock:
@@ -356,6 +360,15 @@ class GroupLog:
             care.topics_version = topics_version
         finally:
             care.is_busy = False
+
+    def is_due(self, name: str, group: Group) -> bool:
+        """Return whether `look_after` would do anything, and nobody else does it just now."""
+        care = self._cares.get(name)
+        if care is None:
+            return True
+        return not care.is_busy and (
+            care.has_missed(group, self.registry.version) or self.monotonic() >= care.look_again
+        )
 
     def _has_lost(self, group: Group, asked: Iterable[str]) -> bool:
         """Return whether a member's time is over, or the process of one of those asked for died."""

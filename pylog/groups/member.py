@@ -156,6 +156,27 @@ class Membership:
                 self._take_standing_locked(group)
             return self._standing
 
+    def is_due(self, standing: Standing | None) -> bool:
+        """Return whether `look` may do anything, or return another standing than this one.
+
+        Waits for nobody.  Some copies of marks, and it takes in what was committed meanwhile.
+        """
+        self._check_open()
+        log = self._log
+        if not log.lock.acquire(blocking=False):
+            return True
+        try:
+            group = self._group_locked()
+        finally:
+            log.lock.release()
+        return (
+            standing is not self._standing
+            or group is not self._looked[0]
+            or group.version != self._looked[1]
+            or self._is_silent(group)
+            or log.is_due(self.group, group)
+        )
+
     def _look_after(self, group: Group) -> None:
         """Do what is due in the group, as far as anything can be appended now.
 
@@ -196,12 +217,7 @@ class Membership:
 
     def _say_progress(self, group: Group) -> None:
         """Say now and then that the member polls, if it may be dropped for not doing so."""
-        interval = self._said.rebalance_timeout_ms
-        if interval is None:
-            return
-        member = membership.member_of(group, self.member_id, self.instance_id)
-        now = self._log.clock()
-        if abs(now - member.said_at) < interval // _PROGRESS_PARTS:
+        if not self._is_silent(group):
             return
 
         def check(view: View) -> list[EncodedRecord]:
@@ -213,7 +229,15 @@ class Membership:
             key = MemberKey(self.group, self.member_id)
             return [(encode_key(key), encode_value(said))]
 
-        self._log.write(check, now)
+        self._log.write(check, self._log.clock())
+
+    def _is_silent(self, group: Group) -> bool:
+        """Return whether it is time to say that the member polls."""
+        interval = self._said.rebalance_timeout_ms
+        if interval is None:
+            return False
+        member = membership.member_of(group, self.member_id, self.instance_id)
+        return abs(self._log.clock() - member.said_at) >= interval // _PROGRESS_PARTS
 
     def let_go(self, partitions: Collection[TopicPartition]) -> Standing:
         """Say that these are not read any more; return what the member may do now.
