@@ -44,7 +44,8 @@ def divergence(leader: ReplicaPosition, follower: ReplicaPosition) -> Truncate |
     """
     # Below its own start a follower has nothing that could be wrong.
     agreed = max(_agreed_end(leader, follower), follower.log_start_offset)
-    if not leader.log_start_offset <= agreed <= leader.log_end_offset:
+    is_behind = follower.log_start_offset > leader.log_end_offset
+    if agreed < leader.log_start_offset or is_behind:
         # Where they part is gone from the leader, and with it what the follower should have there;
         # or the follower begins behind all that the leader has.
         return StartAnew(leader.log_start_offset)
