@@ -43,6 +43,11 @@ class Child:
         status = Path(f"/proc/{self.pid}/stat")
         return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "S"
 
+    def is_stopped(self) -> bool:
+        """Whether a SIGSTOP reached it."""
+        status = Path(f"/proc/{self.pid}/stat")
+        return status.read_text().rpartition(")")[2].split()[0] == "T"
+
     def has_failed(self) -> bool:
         """Whether it has ended by itself, which one that works until it is killed never does."""
         if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import threading
 from collections import Counter
@@ -12,15 +13,13 @@ from typing import Any
 
 import pytest
 from consuming import Told, append, make, member, numbers, places, told_when_waiting
-from processes import children
+from processes import Numbers, children
 from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Consumer, Log, TopicPartition
 from pylog import consumer as consumer_module
-from pylog.errors import (
-    ClosedError,
-)
+from pylog.errors import ClosedError, FencedInstanceIdError, UnknownMemberIdError
 
 
 @pytest.fixture
@@ -231,6 +230,51 @@ def test_a_child_that_is_made_in_a_loop_gets_none_of_the_records_that_are_left(l
     with children() as start:
         start(work).join()
     assert places([*before, *itertools.islice(records, 4400)]) == [(0, n) for n in range(5000)]
+
+
+# ---------------------------------------------------------------- sleeps
+
+
+@pytest.mark.parametrize("is_static", [True, False])
+def test_who_slept_through_the_loss_of_its_partitions_commits_nothing_and_begins_anew(
+    tmp_path: Path, is_static: bool
+) -> None:
+    state = Numbers(1)
+    settings: dict[str, Any] = {"max_poll_interval_ms": 200}
+    if is_static:
+        settings = {"instance_id": "w1"}
+    with pylog.open(tmp_path) as log:
+        make(log, "t", records=10)
+
+    def sleep() -> None:
+        told = Told()
+        with pylog.open(tmp_path) as log, member(log, told, **settings) as consumer:
+            records = consumer.poll(0, 5)
+            consumer.commit(records[0])
+            told.take()
+            state[0] = 1
+            os.kill(os.getpid(), signal.SIGSTOP)
+            for what in (records[-1], None, {("t", 0): 4}):
+                with pytest.raises(FencedInstanceIdError if is_static else UnknownMemberIdError):
+                    consumer.commit(what)
+            if is_static:
+                with pytest.raises(FencedInstanceIdError):
+                    consumer.poll(0)
+            else:
+                consumer.poll(0)
+            assert told.take()[0] == ("lost", [0])
+
+    with children() as start:
+        child = start(sleep)
+        wait_until(lambda: state[0] == 1 and child.is_stopped())
+        with pylog.open(tmp_path) as log, member(log, **settings) as consumer:
+            records: list[Any] = []
+            wait_until(lambda: bool(records.extend(consumer.poll(0)) or records))
+            assert places(records) == [(0, offset) for offset in range(1, 10)]
+            consumer.commit()
+            os.kill(child.pid, signal.SIGCONT)
+            child.join()
+            assert consumer.committed()["t", 0].offset == 10
 
 
 # ---------------------------------------------------------------- all together

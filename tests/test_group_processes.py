@@ -150,7 +150,7 @@ def test_who_slept_through_its_removal_commits_nothing(
         state[0] = 2
 
     child = start(sleep)
-    wait_until(lambda: state[0] == 1 and is_stopped(child.pid))
+    wait_until(lambda: state[0] == 1 and child.is_stopped())
     with pylog.open(path) as log:
         member = join(log, instance_id="w1" if is_static else None)
         follow(log, member, lambda count: count == PARTITIONS)
@@ -160,11 +160,6 @@ def test_who_slept_through_its_removal_commits_nothing(
         assert state[0] == 2
         zero = TopicPartition("orders", 0)
         assert member.committed([zero]) == {zero: OffsetAndMetadata(7)}
-
-
-def is_stopped(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat").read_text()
-    return status.rpartition(")")[2].split()[0] == "T"
 
 
 # ---------------------------------------------------------------- forks
