@@ -57,7 +57,8 @@ class AlonePart:
     def refresh(self) -> bool:
         """Follow topics that were made, grew or were deleted; return whether any was.
 
-        Raises what `Subscription.partitions` raises; what is no more is not read then.
+        Raises what `Subscription.partitions` raises; what is no more is not read then.  And what
+        finding the places raises where reading begins, which is tried again with the next look.
         Without news: one copy of the marks.
         """
         version = self._topics.version
@@ -70,6 +71,7 @@ class AlonePart:
             raise
         self._later.update(self._follow(partitions))
         self._version = version
+        self._begin()
         return True
 
     def is_due(self) -> bool:
@@ -77,9 +79,9 @@ class AlonePart:
         return self._topics.version != self._version
 
     def look(self) -> None:
-        """Read what is meant now.  Raises what `refresh` and `Commits.begin` raise."""
+        """Read what is meant now.  Raises what `refresh` raises."""
         self.refresh()
-        self._begin()
+        self._begin()  # what could not begin before
 
     def leave(self, *, is_told: bool) -> None:
         """Read nothing any more; nobody is told.  Raises what the last commit raises."""

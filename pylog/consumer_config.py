@@ -61,8 +61,8 @@ class ConsumerConfig:
         member begins by the time it does, "latest" or "by_duration", is committed in any case.
     auto_commit_interval_ms: how often; besides, before a partition is given to another member, and
         at the end.
-    assignor: who decides which member gets what: "uniform", "range", "roundrobin", or a function;
-        of several in one group the one that most members ask for.
+    assignor: who decides which member gets what: "uniform", also called "sticky", "range",
+        "round_robin", or a function; of several in one group the one that most members ask for.
 
     Raises InvalidConfigurationError that names setting, value and what is allowed.
     """

@@ -101,7 +101,7 @@ class GroupPart:
         self._standing: Standing | None = None
         self._held: frozenset[TopicPartition] = _NONE
         self._topic_ids: Mapping[str, bytes] = {}  # of what is held
-        self._untold: frozenset[TopicPartition] = _NONE  # held, but on_assigned was not told yet
+        self._told: frozenset[TopicPartition] = _NONE  # of those: on_assigned was told
         self._fresh: dict[Cursor, None] = {}  # read, but where they begin is not committed yet
         self._is_telling = False
 
@@ -113,34 +113,39 @@ class GroupPart:
         Raises what `Subscription.names` and `Coordinator.join` raise, with nothing changed.
         """
         version = self._topics.version
-        names = subscription.existing(self._topics)
-        for topic in map(self._topics.get, names):
-            self._counts.setdefault(topic.topic_id.bytes, len(topic))
-        self._want(subscription, names)
-        self._subscription, self._version = subscription, version
+        names = frozenset(subscription.existing(self._topics))
+        self._count(names)
+        if self._membership is None:
+            self._join(subscription, names)
+        else:
+            # One that was removed joins again with its next look.
+            with contextlib.suppress(UnknownMemberIdError):
+                self._membership.subscribe(names, pattern=_text_of(subscription))
+        self._subscription, self._names, self._version = subscription, names, version
 
     def refresh(self) -> bool:
         """Follow topics that were made or deleted; return whether any topic changed.
 
-        Raises what `Subscription.names` raises.  Without news: one copy of the marks.
+        Others hear of it with the next look.  Raises what `Subscription.existing` raises.  Without
+        news: one copy of the marks.
         """
         version = self._topics.version
         if version == self._version:
             return False
-        self._want(self._subscription, self._subscription.existing(self._topics))
+        self._names = frozenset(self._subscription.existing(self._topics))
+        assert self._membership is not None
+        self._membership.want(self._names, pattern=_text_of(self._subscription))
         self._read()
         self._version = version
         return True
 
-    def _want(self, subscription: Subscription, names: Collection[str]) -> None:
-        wanted = frozenset(names)
-        if self._membership is None:
-            self._join(subscription, wanted)
-        elif wanted != self._names:
-            # One that was removed joins again with its next look.
-            with contextlib.suppress(UnknownMemberIdError):
-                self._membership.subscribe(wanted, pattern=_text_of(subscription))
-        self._names = wanted
+    def _count(self, names: Collection[str]) -> None:
+        """Note how many partitions topics have now."""
+        for name in names:
+            # One that a pattern matched may be deleted meanwhile.
+            with contextlib.suppress(UnknownTopicOrPartitionError):
+                topic = self._topics.get(name)
+                self._counts.setdefault(topic.topic_id.bytes, len(topic))
 
     def _join(self, subscription: Subscription, names: Collection[str]) -> Membership:
         config = self._config
@@ -184,10 +189,10 @@ class GroupPart:
             self._follow_group(self._membership)
         except UnknownMemberIdError as error:
             logger.warning("%s: it joins again", error)
-            self._lose()
+            self._lose_all()
             self._follow_group(self._join(self._subscription, self._names))
         except FencedInstanceIdError:
-            self._lose()
+            self._lose_all()
             raise
 
     def _follow_group(self, membership: Membership) -> None:
@@ -201,12 +206,11 @@ class GroupPart:
         while standing.to_revoke:
             standing = self._give_back(membership, standing.to_revoke)
             self._drop_lost(standing)
-        self._untold = (self._untold | (standing.assigned - self._held)) & standing.assigned
         self._held, self._topic_ids = standing.assigned, standing.topic_ids
         self._read()
         self._begin()
         self._standing = standing
-        gained, self._untold = self._untold, _NONE
+        gained, self._told = self._held - self._told, self._held
         self._tell(self.listeners.on_assigned, gained)
 
     def _drop_lost(self, standing: Standing) -> None:
@@ -215,8 +219,7 @@ class GroupPart:
         lost = self._held - standing.assigned - standing.to_revoke
         lost |= {one for one in self._held if before[one.topic] != now.get(one.topic)}
         if lost:
-            self._drop(lost)
-        self._tell_lost(lost)
+            self._lose(lost)
 
     def _begin(self) -> None:
         """Decide where those are read from that are new; what raises is tried again."""
@@ -235,8 +238,9 @@ class GroupPart:
         When the listener raises, what is not committed is read again by the next owner.
         """
         is_told = False
+        told, self._told = partitions & self._told, self._told - partitions
         try:
-            self._tell(self.listeners.on_revoked, partitions & self._held)
+            self._tell(self.listeners.on_revoked, told)
             is_told = True
         finally:
             if is_told:
@@ -272,13 +276,15 @@ class GroupPart:
         for cursor in gone:
             self._fresh.pop(cursor, None)
 
-    def _lose(self) -> None:
-        lost, self._standing = self._held, None
-        self._drop(lost)
-        self._tell_lost(lost)
+    def _lose(self, partitions: frozenset[TopicPartition]) -> None:
+        """Read these no more, and tell the listener."""
+        told, self._told = partitions & self._told, self._told - partitions
+        self._drop(partitions)
+        self._tell(self.listeners.on_lost or self.listeners.on_revoked, told)
 
-    def _tell_lost(self, partitions: frozenset[TopicPartition]) -> None:
-        self._tell(self.listeners.on_lost or self.listeners.on_revoked, partitions)
+    def _lose_all(self) -> None:
+        self._standing = None
+        self._lose(self._held)
 
     def _tell(self, listener: Listener | None, partitions: frozenset[TopicPartition]) -> None:
         if listener is not None and partitions:
@@ -301,9 +307,10 @@ class GroupPart:
         Raises what the listener and the last commit raise; the group is left nevertheless.
         """
         on_revoked = self.listeners.on_revoked
+        told, self._told = self._told, _NONE
         try:
             if is_told:
-                self._tell(on_revoked, self._held)
+                self._tell(on_revoked, told)
             elif on_revoked is not None:
                 logger.warning("closed by another thread: on_revoked is not called, nor a commit")
             if is_told or on_revoked is None:

@@ -16,6 +16,7 @@ from pylog import consumer as consumer_module
 from pylog.errors import (
     ConcurrentUseError,
     FencedInstanceIdError,
+    PartitionFullError,
     StaleMemberEpochError,
     UnknownMemberIdError,
     UnknownTopicOrPartitionError,
@@ -170,6 +171,31 @@ def test_a_topic_that_is_deleted_while_its_turn_comes_is_read_no_more(log: Log) 
     assert consumer.poll(0) == []
 
 
+def test_a_topic_that_matches_is_wanted_as_soon_as_that_can_be_said(
+    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(log, "t1", records=5)
+    consumer = log.consumer(pattern="t.*", group="g", enable_auto_commit=False)
+    consumer.poll(0, 2)
+    commits = log.topic("__consumer_offsets").partition(0)
+
+    def full(*_: Any) -> None:
+        raise PartitionFullError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "place", full)
+        make(log, "t2", records=5)
+        # Who only asks what it reads says nothing; and reading needs no space.
+        assert consumer.assignment() == {("t1", 0)}
+        assert places(consumer.poll(0)) == [(0, 2), (0, 3), (0, 4)]
+    assert "has to wait" in caplog.text
+    end = commits.log_end_offset
+    assert consumer.assignment() == {("t1", 0)}
+    assert commits.log_end_offset == end
+    assert len(consumer.poll(0)) == 5
+    assert consumer.assignment() == {("t1", 0), ("t2", 0)}
+
+
 def test_an_own_assignor_decides(log: Log) -> None:
     def first_takes_all(subscribers: Any, partitions: Any) -> Any:
         everything = [TopicPartition(topic, n) for topic in partitions for n in range(4)]
@@ -185,6 +211,10 @@ def test_an_own_assignor_decides(log: Log) -> None:
 
 
 # ---------------------------------------------------------------- listeners
+
+
+def member_id_of(consumer: Consumer) -> str:
+    return consumer._part._membership.member_id  # type: ignore[union-attr, return-value]
 
 
 def test_a_listener_may_commit_what_is_taken_from_it(log: Log) -> None:
@@ -307,6 +337,10 @@ def test_a_partition_is_pinned_and_a_listener_told_when_the_first_look_at_it_fai
         patch.setattr(Membership, "committed", fail)
         with pytest.raises(OSError, match="cannot read"):
             consumer.poll(0)
+        log._coordinator.log.end_member("g", member_id_of(consumer), is_final=True)
+        with pytest.raises(OSError, match="cannot read"):
+            consumer.poll(0)
+    # What it was never told of it is not told that it lost, either.
     assert told.take() == []
     consumer.poll(0)
     assert told.take() == [("assigned", [0, 1])]
@@ -375,14 +409,14 @@ def test_who_was_removed_is_told_and_joins_again(log: Log) -> None:
     consumer.poll(0, 4)
     consumer.commit()
     consumer.poll(0, 2)
-    old = consumer._part._membership.member_id  # type: ignore[union-attr]
+    old = member_id_of(consumer)
     log._coordinator.log.end_member("g", old, is_final=True)
     with pytest.raises(UnknownMemberIdError):
         consumer.commit()
     told.take()
     assert rest(consumer) == [(number, offset) for number in range(2) for offset in range(2, 10)]
     assert told.take() == [("lost", [0, 1]), ("assigned", [0, 1])]
-    assert consumer._part._membership.member_id != old  # type: ignore[union-attr]
+    assert member_id_of(consumer) != old
 
 
 def test_who_was_removed_may_want_other_topics_before_it_knows(log: Log) -> None:
@@ -390,7 +424,7 @@ def test_who_was_removed_may_want_other_topics_before_it_knows(log: Log) -> None
     make(log, "u", records=1)
     consumer = member(log)
     consumer.poll(0)
-    old = consumer._part._membership.member_id  # type: ignore[union-attr]
+    old = member_id_of(consumer)
     log._coordinator.log.end_member("g", old, is_final=True)
     consumer.subscribe("t", "u")
     consumer.poll(0)

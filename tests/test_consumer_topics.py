@@ -96,6 +96,16 @@ def test_added_partitions_are_read_from_their_beginning_and_others_go_on(log: Lo
         assert got == [(0, consumer.position("t", 0) - 1), *((count, n) for n in range(3))]
 
 
+def test_what_is_sought_in_an_added_partition_counts(log: Log) -> None:
+    topic = make(log, "t")
+    consumer = log.consumer("t", auto_offset_reset="latest")
+    topic.add_partitions(2)
+    append(topic, 1, 3)
+    assert consumer.assignment() == {("t", 0), ("t", 1)}
+    consumer.seek("t", 1, offset=2)
+    assert rest(consumer) == [(1, 2)]
+
+
 def test_a_topic_that_does_not_exist_is_an_error_and_changes_nothing(log: Log) -> None:
     make(log, "t", records=3)
     with pytest.raises(UnknownTopicOrPartitionError):

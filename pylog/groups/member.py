@@ -121,6 +121,7 @@ class Membership:
         self._forks = log.forks
         self._is_closed = False
         self._is_behind = False  # nothing could be appended at the last look, which was told
+        self._is_said = True  # what it wants
         self._standing = Standing(-1, _NO_PARTITIONS, _NO_PARTITIONS, {})
         self._looked: tuple[Group | None, int] = (None, -1)  # the state that the standing is of
         # What may be committed, and the state of the group that says so, which may be a later one.
@@ -186,6 +187,8 @@ class Membership:
         try:
             # First: who is late, and was not missed by anybody, goes on.
             self._say_progress(group)
+            if not self._is_said:
+                self._say_wanted()
             self._log.look_after(self.group, group)
         except DurabilityUnknownError:
             raise
@@ -263,17 +266,30 @@ class Membership:
         Raises InvalidAssignmentError, with nothing changed.
         """
         self._check_open()
-        names = tuple(sorted(set(topics)))
+        before = self._said, self._is_said
+        self.want(topics, pattern=pattern)
+        try:
+            self._say_wanted()
+        except BaseException:
+            self._said, self._is_said = before
+            raise
+        return self.look()
+
+    def want(self, topics: Collection[str], *, pattern: str | None = None) -> None:
+        """Want these topics from the next look on that can say so.  No I/O."""
+        said = self._said.subscribed(tuple(sorted(set(topics))), pattern)
+        self._is_said = self._is_said and said == self._said
+        self._said = said
+
+    def _say_wanted(self) -> None:
+        """Say which topics the member wants.  Raises what `GroupLog.change` raises."""
 
         def event(draft: Group) -> bool:
-            member = membership.member_of(draft, self.member_id, self.instance_id)
-            assert member.said is not None
-            said = self._said.subscribed(names, pattern)
-            return membership.subscribe(draft, self.member_id, said, now=self._log.clock())
+            membership.member_of(draft, self.member_id, self.instance_id)
+            return membership.subscribe(draft, self.member_id, self._said, now=self._log.clock())
 
         self._log.change(self.group, event)
-        self._said = self._said.subscribed(names, pattern)
-        return self.look()
+        self._is_said = True
 
     def leave(self) -> None:
         """End: what a dynamic member has is others' at once; a static one is awaited.  Idempotent.
