@@ -53,6 +53,7 @@ class Life:
         "retain": 1,
         "reopen": 1,
     }
+    make_history: type[History] = History
     # How a partition is read after a crash, and held to its promise; what opening may change.
     read = staticmethod(read_all)
     check = staticmethod(check_contents)
@@ -215,7 +216,7 @@ class Explorer:
     def explore(self) -> Iterator[ViolationError]:
         """Yield each broken promise."""
         rng = random.Random(self.seed)
-        history = History(Promise(0, 0, 0, []), appended_end=0)
+        history = self.profile.life.make_history(Promise(0, 0, 0, []), appended_end=0)
         life = self.profile.life(Disk(), 1, history, self.profile, rng, level=1)
         yield from self._explore_life(life, rng, level=1, steps=self.profile.steps, where="")
 
@@ -269,7 +270,7 @@ class Explorer:
             return
         if level < MAX_LEVELS and rng.random() < (0.02 if level == 1 else 0.01):
             # A kill promises nothing more to the power cut that follows it.
-            history = History(durable, appended_end=promise.end)
+            history = self.profile.life.make_history(durable, appended_end=promise.end)
             following = self.profile.life(state, boot, history, self.profile, rng, level=level + 1)
             yield from self._explore_life(
                 following, rng, level=level + 1, steps=2, where=where + " > "

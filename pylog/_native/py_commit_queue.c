@@ -251,6 +251,17 @@ static PyObject *queue_finish(PyObject *object, PyObject *offset)
     Py_RETURN_NONE;
 }
 
+static PyObject *queue_restart(PyObject *object, PyObject *offset)
+{
+    queue_object *self = (queue_object *)object;
+    int64_t durable_offset;
+    if (plog_int64_from_object(offset, "durable_offset", &durable_offset) < 0) {
+        return NULL;
+    }
+    self->durable_offset = durable_offset;
+    Py_RETURN_NONE;
+}
+
 static PyObject *queue_end(PyObject *object, PyObject *Py_UNUSED(unused))
 {
     queue_object *self = (queue_object *)object;
@@ -305,6 +316,9 @@ int plog_add_commit_queue_type(PyObject *module)
          "blocking: wait for it, before all others.  Who leads already leads once more."},
         {"finish", queue_finish, METH_O,
          "Say that all below `durable_offset` is durable, and give up the lead."},
+        {"restart", queue_restart, METH_O,
+         "Believe only what is below `durable_offset` to be durable: others have the offsets "
+         "above."},
         {"give_up", queue_give_up, METH_NOARGS,
          "Let another lead; nothing when this one does not."},
         {"end", queue_end, METH_NOARGS, "Send away who waits, and who comes from now on."},

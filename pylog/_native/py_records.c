@@ -246,6 +246,19 @@ static PyObject *records_nbytes(PyObject *self, void *closure)
     return PyLong_FromSize_t(((plog_records *)self)->end - ((plog_records *)self)->start);
 }
 
+static PyObject *records_batches(PyObject *object, void *closure)
+{
+    (void)closure;
+    plog_records *self = (plog_records *)object;
+    PyObject *whole = PyMemoryView_FromObject(self->data); /* strong */
+    if (whole == NULL) {
+        return NULL;
+    }
+    PyObject *part = PySequence_GetSlice(whole, (Py_ssize_t)self->start, (Py_ssize_t)self->end);
+    Py_DECREF(whole);
+    return part;
+}
+
 static PyObject *records_end_position(PyObject *self, void *closure)
 {
     (void)closure;
@@ -253,6 +266,7 @@ static PyObject *records_end_position(PyObject *self, void *closure)
 }
 
 static PyGetSetDef records_getters[] = {
+    {"batches", records_batches, NULL, "A view of the whole batches, as stored.", NULL},
     {"end_position", records_end_position, NULL,
      "Where the next batch begins in the file it was read from, -1 when that is not known.", NULL},
     {"first_max_timestamp", plog_records_first_max_timestamp, NULL,

@@ -89,7 +89,8 @@ class Attachment(PartitionWriter):
                 logger.warning("%s: no space for repairs; reading goes on", self._directory.path)
         if opened.manifest is not None:
             self._segments.take(opened.manifest)
-            sweep(self._directory, self._segments.current.bases)
+            is_truncated = opened.manifest.truncated_at > 0
+            sweep(self._directory, self._segments.current.bases, is_truncated=is_truncated)
         marks = lifecycle.initial_marks(
             opened,
             is_repaired=is_repaired,
@@ -188,7 +189,7 @@ class Attachment(PartitionWriter):
         elif marks.is_held:
             high_watermark = max(marks.high_watermark, marks.durable_offset)
             self.page.publish(is_held=0, high_watermark=high_watermark)
-            self._tell_readers()
+            self.tell_readers()
         if not (role.is_held or self._is_fsync):
             self._show_placed_locked()
 
@@ -200,7 +201,7 @@ class Attachment(PartitionWriter):
         marks = self.page.marks()
         if marks.high_watermark < marks.log_end_offset and marks.state != _native.FAILED:
             self.page.publish(high_watermark=marks.log_end_offset)
-            self._tell_readers()
+            self.tell_readers()
 
     def close(self, *, sync: bool) -> None:
         """Leave; the last one to leave syncs and promises a clean end.

@@ -291,14 +291,15 @@ def with_cleaned(
     """Return the manifest with one segment in the place of its sources; None if they are gone.
 
     sources: neighbours, as they were when they were read.  Others may have deleted them since, all
-    or the first ones.  dropped_tombstones_end: behind the last one that is left out for its age.
+    or the first ones, or have truncated the last.
+    dropped_tombstones_end: behind the last one that is left out for its age.
     """
     bases = [facts.base_offset for facts in manifest.segments]
     if sources[0].base_offset not in bases:
         return None
     place = bases.index(sources[0].base_offset)
     found = manifest.segments[place : place + len(sources)]
-    if [one.identity for one in found] != [one.identity for one in sources]:
+    if [(one.identity, one.size) for one in found] != [(one.identity, one.size) for one in sources]:
         return None
     # Their append time may have been settled meanwhile.
     cleaned = dataclasses.replace(cleaned, append_time=found[-1].append_time)

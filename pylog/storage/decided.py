@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pylog.storage.encoding import Chunk
-from pylog.storage.readable import ReadablePartition
+from pylog.storage.replicated import ReplicatedPartition
 
 
-class DecidedPartition(ReadablePartition):
+class DecidedPartition(ReplicatedPartition):
     """Where nobody can append between a decision and its append."""
 
     def place_decided(self, decide: Callable[[int], Chunk | None]) -> tuple[int, int] | None:

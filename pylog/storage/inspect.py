@@ -247,8 +247,8 @@ def _published(extent: Extent, marks: Marks) -> Extent:
     if extent.base_offset > marks.base_offset:
         # A roll was committed after the marks were copied: nothing of it is known.
         return dataclasses.replace(extent, rest=Rest.OTHERS, is_index_due=False)
-    if extent.base_offset < marks.base_offset or extent.revision > 0:
-        return extent  # cleaned, perhaps since the marks were copied
+    if extent.base_offset < marks.base_offset or extent.revision > marks.generation:
+        return extent  # cleaned, perhaps since the marks were copied, or of a later truncation
     return dataclasses.replace(
         extent,
         end_offset=marks.log_end_offset,

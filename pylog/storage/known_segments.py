@@ -98,8 +98,9 @@ class KnownSegments:
         # Another thread may have read a newer manifest meanwhile.
         if segments.generation >= previous.generation:
             self.current = segments
+            kept = {id(segment) for segment in segments.segments}
             for segment in previous.segments:
-                if not segments.names(segment.facts):
+                if id(segment) not in kept:
                     segment.forget_files()
         return segments
 

@@ -49,12 +49,14 @@ IS_DELETED: Final = 8  # the topic is gone; nothing can be done
 IS_ROLLING: Final = 16  # a roll may have been committed; the manifest on disk tells
 # The log start may have been moved, or segments cleaned; the manifest on disk tells.
 IS_CHANGING: Final = 32
+# The end may have been cut off, or the log begun anew; the manifest on disk tells.
+IS_TRUNCATING: Final = 64
 # The flags that may stand beside writes; with any other nothing was written since it was set.
-WHILE_WRITING: Final = IS_ROLLING | IS_CHANGING
+WHILE_WRITING: Final = IS_ROLLING | IS_CHANGING | IS_TRUNCATING
 
 _TIME_ENTRY: Final = struct.Struct(">qi")
 assert _TIME_ENTRY.size == TIME_ENTRY_BYTES
-_EMPTY_SEGMENT: Final = {
+EMPTY_SEGMENT: Final = {  # marks of an active segment that holds nothing
     "position": 0,
     "allocated": 0,
     "index_entries": 0,
@@ -90,7 +92,7 @@ def initial_marks(
             ("log_start_offset", "high_watermark", "log_end_offset", "durable_offset"), 0
         )
         flags = {"flags": IS_NEW, "generation": 0, "base_offset": 0, "append_time": -1}
-        return common | offsets | flags | _EMPTY_SEGMENT
+        return common | offsets | flags | EMPTY_SEGMENT
     active, end = manifest.segments[-1], manifest.log_end_offset
     visible_end = end if high_watermark is None else min(high_watermark, end)
     is_exact = opened.repairs is None and active.append_time >= 0
@@ -202,7 +204,7 @@ def roll_locked(
     try:
         create_segment(directory, base)
         for segment in unsynced:
-            _sync_locked(page, segment)
+            sync_locked(page, segment)
         time_entries = _seal_timeindex(directory, marks)
     except OSError:
         with contextlib.suppress(OSError):
@@ -231,7 +233,8 @@ def roll_locked(
     return manifest
 
 
-def _sync_locked(page: SharedPage, segment: Segment) -> None:
+def sync_locked(page: SharedPage, segment: Segment) -> None:
+    """Make a segment's log durable.  Raises PartitionFailedError: so the partition is, then."""
     file = segment.file()
     try:
         file.sync_data()
@@ -249,7 +252,7 @@ def _publish_roll_locked(page: SharedPage, manifest: Manifest) -> None:
     marks = page.marks()
     durable_offset = max(marks.durable_offset, manifest.durable_offset)
     page.publish(
-        **_EMPTY_SEGMENT,
+        **EMPTY_SEGMENT,
         durable_offset=durable_offset,
         high_watermark=visible_end(marks, durable_offset),
         base_offset=manifest.segments[-1].base_offset,
@@ -298,7 +301,7 @@ def advance_start_locked(
     facts = manifest.segments[-1]
     if log_start_offset > facts.end_offset:
         # After a power cut the log must not end below its start.
-        _sync_locked(page, active)
+        sync_locked(page, active)
         facts = active_facts(manifest, marks)
     segments = policy.segments_from((*manifest.segments[:-1], facts), log_start_offset)
     manifest = dataclasses.replace(

@@ -74,6 +74,7 @@ class Produced:
         self._lock = threading.RLock()
         self._state: ProducerState | None = None
         self._saved_offset = -1
+        self._truncated_at = 0
 
     def forget(self) -> None:
         """Know nothing any more: others may do anything to the log that is let go."""
@@ -158,9 +159,17 @@ class Produced:
                 continue  # what was read by then was taken; the rest is in other files now
 
     def _caught_up(self, attachment: Attachment, now: int) -> ProducerState:
+        """Return the state as of now, with snapshots of the rolls that were passed.
+
+        Raises ReplacedError when segments went while they were read; what was read by then counts.
+        """
         marks = attachment.page.marks()
         segments = attachment.segments(marks)
         state = self._state
+        if marks.truncated_at != self._truncated_at:
+            # What others have the place of now says nothing any more.
+            state = self._state = None
+            self._truncated_at, self._saved_offset = marks.truncated_at, -1
         if state is None:
             state = load_state(self._directory, self._reader, segments, marks, now=now)
             self._state = state

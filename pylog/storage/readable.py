@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pylog._native import Marks, Reader, Record, Records
-from pylog.errors import ClosedError, OffsetOutOfRangeError
+from pylog.errors import ClosedError, CorruptRangeError, OffsetOutOfRangeError
 from pylog.records import Columns, columns_of
 from pylog.storage.attachment import Attachment
 from pylog.storage.segment import ReplacedError, Segment
@@ -27,8 +27,9 @@ class ReadablePartition(TimedPartition):
     """What is in a partition."""
 
     _reader: Reader
-    # Where the next sequential read goes on without a lookup: offset, segment, position.
-    _place: tuple[int, Segment, int] | None = None
+    # Where the next sequential read goes on without a lookup: offset, segment, position, and the
+    # truncation by which that may be another place.
+    _place: tuple[int, Segment, int, int] | None = None
 
     def read(
         self, offset: int, max_bytes: int = DEFAULT_READ_BYTES, end: int | None = None
@@ -63,8 +64,8 @@ class ReadablePartition(TimedPartition):
         if not marks.log_start_offset <= offset < limit or max_bytes < 1:
             return self._nothing_at(offset, max_bytes, marks)
         place, records = self._place, None
-        if place is not None and place[0] == offset:
-            _, segment, position = place
+        if place is not None and place[0] == offset and place[3] == marks.truncated_at:
+            _, segment, position, _ = place
             view = view_of(segment, marks)
             try:
                 records = segment.read_on(self._reader, position, offset, view, limit, max_bytes)
@@ -72,12 +73,15 @@ class ReadablePartition(TimedPartition):
                 # Deleted or cleaned: another segment goes on here.
                 self._place = None
         if records is None:
-            found = self._find(attachment, marks, offset, limit, max_bytes)
+            try:
+                found = self._find(attachment, marks, offset, limit, max_bytes)
+            except ReplacedError:
+                return ReadablePartition._read_below(self, offset, max_bytes, end)
             if found is None:
                 return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
             segment, records = found
         # One assignment: another thread sees the old place or the new one.
-        self._place = records.next_offset, segment, records.end_position
+        self._place = records.next_offset, segment, records.end_position, marks.truncated_at
         return records
 
     def read_placed(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> Records:
@@ -96,7 +100,10 @@ class ReadablePartition(TimedPartition):
         limit = marks.log_end_offset
         if not marks.log_start_offset <= offset < limit:
             return self._nothing_at(offset, max_bytes, marks)
-        found = self._find(attachment, marks, offset, limit, max_bytes)
+        try:
+            found = self._find(attachment, marks, offset, limit, max_bytes)
+        except ReplacedError:
+            return self.read_placed(offset, max_bytes)
         if found is None:
             return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
         return found[1]
@@ -104,18 +111,30 @@ class ReadablePartition(TimedPartition):
     def _find(
         self, attachment: Attachment, marks: Marks, offset: int, limit: int, max_bytes: int
     ) -> tuple[Segment, Records] | None:
-        """Return the first records at or after `offset`, and the segment that holds them."""
+        """Return the first records at or after `offset`, and the segment that holds them.
+
+        Raises ReplacedError when there are none, and the log was truncated since the marks.
+        """
         self._was_used = True
+        truncated_at = marks.truncated_at
         while True:
             segments = attachment.segments(marks)
             assert segments.manifest is not None, "there are records"
             # The manifest may be newer than the marks: then segments that it leaves out are gone.
             self._check_start(offset, segments.manifest.log_start_offset)
             try:
-                return self._find_in(segments, marks, offset, limit, max_bytes)
+                found = self._find_in(segments, marks, offset, limit, max_bytes)
             except ReplacedError:
                 # Newer marks find a newer snapshot; what they show besides can wait.
                 marks = attachment.page.marks()
+                continue
+            except CorruptRangeError:
+                if attachment.page.marks().truncated_at == truncated_at:
+                    raise
+                found = None
+            if found is None and attachment.page.marks().truncated_at != truncated_at:
+                raise ReplacedError(repr(self))
+            return found
 
     def _find_in(
         self, segments: SegmentSet, marks: Marks, offset: int, limit: int, max_bytes: int

@@ -17,12 +17,14 @@ Must not know the shared page: it returns the marks to begin with.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 
 from pylog._native import Scanner
 from pylog.errors import CorruptFileError
 from pylog.storage import layout, segment_files
 from pylog.storage.adoption import manifest_from_files
+from pylog.storage.cleaned_files import open_revision, put_in_place
 from pylog.storage.epoch_checkpoint import load_epochs, save_epochs
 from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import (
@@ -230,7 +232,7 @@ def _unsynced_segments(manifest: Manifest) -> tuple[SegmentFacts, ...]:
 
     What was cleaned was synced before it counted.
     """
-    sealed = [facts for facts in manifest.segments[:-1] if facts.revision == 0]
+    sealed = filter(manifest.was_appended_to, manifest.segments[:-1])
     return tuple(facts for facts in sealed if facts.end_offset > manifest.durable_offset)
 
 
@@ -239,7 +241,8 @@ def _walk_active(
 ) -> tuple[Walk, int]:
     """Scan the active segment; returns the walk and where the torn bytes after it end."""
     try:
-        file = directory.open(layout.log_name(known.base_offset))
+        name = layout.log_name(known.base_offset)
+        file = open_revision(directory, name, known.revision, writable=False)
     except FileNotFoundError:
         return Walk((), 0, known.base_offset, "the file is missing"), known.size
     try:
@@ -295,7 +298,8 @@ def _repaired_manifest(
     )
     if is_short:
         end = active.end_offset
-        segments += (SegmentFacts(base_offset=end, end_offset=end, size=0, max_timestamp=-1),)
+        new = SegmentFacts(base_offset=end, end_offset=end, size=0, max_timestamp=-1)
+        segments += (dataclasses.replace(new, revision=manifest.truncated_at),)
         facts = ActiveFacts()
     return dataclasses.replace(
         manifest,
@@ -318,6 +322,7 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     if repairs.damaged_manifest:
         set_aside(directory, MANIFEST_NAME)
     segment_files.drop_snapshots_after(directory, repairs.durable_offset)
+    _finish_truncation(directory, repairs)
     for facts in repairs.unsynced:
         _sync_again(directory, facts)
     _repair_log(directory, repairs)
@@ -332,6 +337,20 @@ def repair(directory: Directory, repairs: Repairs) -> None:
     replace_file(directory, MANIFEST_NAME, encode_manifest(manifest))
 
 
+def _finish_truncation(directory: Directory, repairs: Repairs) -> None:
+    """Give the files that a truncation made their names, and cut the segment before them."""
+    truncated_at = repairs.manifest.truncated_at
+    if truncated_at == 0:
+        return
+    if repairs.active.revision > 0:
+        # What was found may be a manifest that a power cut would still take back.
+        directory.sync()
+        put_in_place(directory, repairs.active)
+    for before, after in itertools.pairwise(repairs.manifest.segments):
+        if before.revision != truncated_at == after.revision:
+            segment_files.cut_behind(directory, before)
+
+
 def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
     """Mend what rolls left unsynced; return the manifest with the index counts that are true now.
 
@@ -344,7 +363,7 @@ def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
     known = segments.index(repairs.active)
     for place in range(known - 1, -1, -1):
         facts = segments[place]
-        if facts.revision > 0:
+        if not repairs.manifest.was_appended_to(facts):
             continue
         was_cut = cut_zeros(directory, layout.log_name(facts.base_offset), facts.size)
         if _indexes_agree(directory, facts) and not was_cut:

@@ -84,7 +84,8 @@ class Segment:
         """Take newer facts of the same files; readers see the old or the new ones, whole.
 
         A thread that read an older manifest may come late with what that said: it is not listened
-        to, because a segment only grows, and readers of the newer set hold this very object.
+        to, because a segment only grows, and readers of the newer set hold this very object.  One
+        that is truncated gets a new object.
         """
         assert facts.identity == self.facts.identity
         if facts.end_offset >= self.facts.end_offset:

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from pylog.storage import layout
+from pylog.storage.cleaned_files import open_revision
 from pylog.storage.files import TEMPORARY_SUFFIX, Directory, File
+from pylog.storage.manifest import SegmentFacts
 from pylog.storage.scan import last_nonzero
 
 logger = logging.getLogger("pylog")
@@ -57,6 +59,19 @@ def cut_zeros(directory: Directory, name: str, size: int) -> bool:
         return True
     finally:
         file.close()
+
+
+def cut_behind(directory: Directory, facts: SegmentFacts) -> None:
+    """Cut what lies behind the end of a sealed segment's log, durably.  Raises OSError."""
+    name = layout.log_name(facts.base_offset)
+    with contextlib.suppress(FileNotFoundError):
+        file = open_revision(directory, name, facts.revision, writable=True)
+        try:
+            if file.size() > facts.size:
+                file.truncate(facts.size)
+                file.sync()
+        finally:
+            file.close()
 
 
 def write_index(directory: Directory, name: str, data: bytes) -> None:
@@ -113,15 +128,18 @@ def remove_indexes(directory: Directory, base_offset: int) -> None:
             directory.unlink(name)
 
 
-def unlisted_bases(directory: Directory, listed: Collection[int]) -> list[int]:
+def unlisted_bases(
+    directory: Directory, listed: Collection[int], *, is_truncated: bool = False
+) -> list[int]:
     """Return the base offsets of segments that have files and do not count, ascending.
 
     listed: of all that count, with the active one, which is the last: what lies behind it may be
-    the beginning of a roll.
+    the beginning of a roll, and counts unless `is_truncated`.
     """
     parsed = map(layout.parse_segment_name, directory.names())
-    found = {one[0] for one in parsed if one is not None and one[0] < max(listed, default=0)}
-    return sorted(found.difference(listed))
+    found = {one[0] for one in parsed if one is not None}
+    last = max(listed, default=0)
+    return sorted(base for base in found.difference(listed) if is_truncated or base < last)
 
 
 def deleted_names(directory: Directory) -> list[str]:
@@ -129,17 +147,18 @@ def deleted_names(directory: Directory) -> list[str]:
     return [name for name in directory.names() if layout.parse_deleted_name(name) is not None]
 
 
-def sweep(directory: Directory, listed: Collection[int]) -> None:
+def sweep(directory: Directory, listed: Collection[int], *, is_truncated: bool) -> None:
     """Remove what dead processes left half done; the caller is alone.  Errors are only reported.
 
-    listed: the base offsets of all segments that count.  Files of others before the last are those
+    listed: the base offsets of all segments that count.  is_truncated: what lies behind the last
+    one was cut off with the log.  Files of others before the last are those
     of a process that died before it renamed them: they are renamed now, and removed when they are
     found so the next time, which gives somebody who put them there by hand a chance.
     """
     try:
         for name in [*deleted_names(directory), *_unfinished_snapshots(directory)]:
             directory.unlink(name)
-        for base_offset in unlisted_bases(directory, listed):
+        for base_offset in unlisted_bases(directory, listed, is_truncated=is_truncated):
             mark_deleted(directory, base_offset)
     except OSError as error:
         logger.warning("%s: deleted files are left: %s", directory.path, error)

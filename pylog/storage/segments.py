@@ -57,7 +57,8 @@ def segments_of(
         segment = known.get(facts.base_offset)
         if segment is not None and segment.facts == facts:
             return segment
-        if segment is not None and segment.facts.identity == facts.identity:
+        is_same = segment is not None and segment.facts.identity == facts.identity
+        if segment is not None and is_same and segment.facts.end_offset <= facts.end_offset:
             # It was active and is sealed now, or its end was written down: the same files.
             segment.learn(facts)
             return segment
@@ -78,9 +79,11 @@ def segments_of(
 def is_active(segment: Segment, marks: Marks) -> bool:
     """Return whether a segment was the writable one at the moment of `marks`.
 
-    Its snapshot may be newer: by then the segment may be sealed, and even cleaned.
+    Its snapshot may be newer: by then the segment may be sealed, and even cleaned, or the log may
+    have been truncated and begun there anew.  Such files are of a later revision than the marks.
     """
-    return segment.base_offset == marks.base_offset and segment.facts.revision == 0
+    is_known = segment.facts.revision <= marks.generation
+    return is_known and segment.base_offset == marks.base_offset
 
 
 def view_of(segment: Segment, marks: Marks) -> SegmentView:

@@ -43,6 +43,7 @@ class GroupCommit:
         self._log_events = log_events
         self._path = path
         self._queue = CommitQueue()
+        self._truncated_at = page.marks().truncated_at
 
     def wait(self, end_offset: int, start: int | None = None) -> bool:
         """Return True when every record below `end_offset` is on disk.
@@ -55,6 +56,10 @@ class GroupCommit:
         Source: MySQL's binary log group commit, whose leader is who finds the queue empty.
         """
         queue = self._queue
+        marks = self._page.marks()
+        if marks.truncated_at != self._truncated_at:
+            queue.restart(marks.durable_offset)
+            self._truncated_at = marks.truncated_at
         while True:
             try:
                 answer = queue.wait(end_offset)
@@ -79,6 +84,8 @@ class GroupCommit:
         marks = self._page.marks()
         if marks.state == _native.FAILED and marks.durable_offset < end_offset:
             raise self._unknown("an earlier sync failed", errno.EIO, start, end_offset)
+        if marks.log_end_offset < end_offset:
+            raise self._unknown("the log was truncated meanwhile", None, start, end_offset)
         durable_offset = marks.durable_offset
         if durable_offset < end_offset:  # else somebody else has synced
             try:

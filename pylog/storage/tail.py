@@ -216,13 +216,16 @@ class WritableTail:
         log.fill_zeros(start, min(end, max(log.size(), start)))
         self._page.set_intent(0, 0)
 
-    def write_locked(self, data: bytearray, expected_offset: int) -> tuple[int, int] | int:
-        """Place whole batches by one pwrite; returns (first, end offset) or a status.
+    def write_locked(
+        self, data: bytearray, expected_offset: int, *, keeps_offsets: bool = False
+    ) -> tuple[int, int] | int:
+        """Place whole batches by one pwrite; returns (log end before, end offset) or a status.
 
+        keeps_offsets: they have offsets and leader epochs already, which follow what is there.
         Raises PartitionFullError or OSError with nothing appended; if the cleaning up fails too,
         the OSError of that is raised from the first.
         """
-        result = self.native.stamp(data, expected_offset)
+        result = self.native.stamp(data, expected_offset, keeps_offsets=keeps_offsets)
         if isinstance(result, int):
             return result
         position, first = result
@@ -234,7 +237,7 @@ class WritableTail:
             _undo_write(log, position, self._page.marks().allocated)
             self._page.set_intent(0, 0)
             raise full_error(error, log.path) or error from error
-        return first, self.native.publish(data)
+        return first, self.native.publish(data, keeps_offsets=keeps_offsets)
 
     def detach(self) -> None:
         """Let go of the maps and files; the native tail then answers NOT_OPEN."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pylog import _native
 from pylog._native import Counters, Marks, SharedPage
@@ -26,6 +26,7 @@ from pylog.errors import (
 from pylog.storage import lifecycle
 from pylog.storage.environment import Environment, KnownSettings
 from pylog.storage.epoch_checkpoint import advance_epochs, load_epochs, save_epochs
+from pylog.storage.epochs import LeaderEpochs
 from pylog.storage.files import Directory
 from pylog.storage.known_segments import KnownSegments
 from pylog.storage.manifest import Manifest
@@ -35,6 +36,7 @@ from pylog.storage.segment_files import sync_indexes
 from pylog.storage.segments import SegmentSet
 from pylog.storage.tail import WritableTail, refusal_of
 from pylog.storage.tail_rules import should_roll
+from pylog.storage.truncation import Cut, finish_truncation_locked, truncate_locked
 
 
 class PartitionWriter:
@@ -117,9 +119,9 @@ class PartitionWriter:
         if self._rolled and self._is_fsync:
             self._sync_indexes()
         if not self._is_fsync:
-            self._tell_readers()
+            self.tell_readers()
 
-    def _tell_readers(self) -> None:
+    def tell_readers(self) -> None:
         """Let who waits for any partition look whether there is more to see in this one."""
         if self._environment.log_events is not None:
             self._environment.log_events.notify()
@@ -148,10 +150,19 @@ class PartitionWriter:
 
     def make_ready(self) -> None:
         """Do what the flags ask for before the first write; raises what `write` raises."""
+        with self.changing():
+            pass
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[tuple[Marks, SegmentSet]]:
+        """Hold the page lock with nothing left to do before a write; yields marks and segments.
+
+        Raises what `write` raises, and notes the state that errors lead to.
+        """
         with self.page, self._noting_state_locked():
             marks = self.page.marks()
             self.check_writable(marks)
-            self.ready_locked(marks)
+            yield self.ready_locked(marks)
 
     @contextlib.contextmanager
     def _noting_state_locked(self) -> Iterator[None]:
@@ -190,6 +201,26 @@ class PartitionWriter:
             self.tail.clean_intent_locked()
         return marks, segments
 
+    def note_epochs_locked(self, found: Sequence[tuple[int, int]], *, is_empty: bool) -> None:
+        """Write down the epochs and first offsets of batches before they are placed.
+
+        is_empty: nothing is there, so that nothing that is known counts.  Raises OSError.
+        """
+        known = load_epochs(self._directory)
+        epochs = LeaderEpochs() if is_empty else known
+        for epoch, offset in found:
+            epochs = epochs.assign(epoch, offset)
+        if epochs != known:
+            save_epochs(self._directory, epochs)
+
+    def end_epochs_locked(self, end_offset: int) -> None:
+        """Forget epochs that begin at the log's end or behind it.  Raises OSError."""
+        known = load_epochs(self._directory)
+        epochs = known.truncate_from_end(end_offset)
+        if epochs != known:
+            save_epochs(self._directory, epochs)
+            self.page.publish(leader_epoch=max(epochs.latest_epoch, 0))
+
     def begin_epoch_locked(self, epoch: int) -> None:
         """Let batches carry a later leader epoch from here on; it is on disk before the first does.
 
@@ -199,6 +230,41 @@ class PartitionWriter:
         epochs = load_epochs(self._directory)
         save_epochs(self._directory, epochs.assign(epoch, end_offset))
         self.page.publish(leader_epoch=epoch)
+
+    def replicate_locked(
+        self, data: bytearray, *, span: int, timestamp: int, has_gaps: bool
+    ) -> None:
+        """Place batches that have offsets and epochs, in one piece, within `changing`.
+
+        span: offsets from the log end to theirs.  timestamp: the greatest.  has_gaps: there are
+        offsets before them or between them that no batch has.  Raises NotAppendedError, OSError.
+        """
+        while True:
+            if has_gaps:
+                self._allow_gaps_locked()
+            result = self.tail.write_locked(data, -1, keeps_offsets=True)
+            if isinstance(result, tuple):
+                return
+            self._make_room_locked(len(data), span, timestamp)
+
+    def _allow_gaps_locked(self) -> None:
+        """Let who reads the active segment not miss what was compacted before it came here."""
+        segments = self.segments(self.page.marks())
+        assert segments.manifest is not None, "it is ready"
+        *sealed, active = segments.manifest.segments
+        if not active.is_compacted:
+            active = dataclasses.replace(active, is_compacted=True)
+            manifest = dataclasses.replace(segments.manifest, segments=(*sealed, active))
+            self.commit_locked(manifest)
+
+    def truncate_locked(self, segments: SegmentSet, cut: Cut, *, log_start_offset: int) -> None:
+        """End the log as planned, within `changing`.  Raises what truncation.py's function does."""
+        self.tail.detach()
+        manifest = truncate_locked(
+            self._directory, self.page, segments, cut, log_start_offset=log_start_offset
+        )
+        self._segments.take(manifest)
+        self.tell_readers()
 
     def roll_locked(self, marks: Marks) -> None:
         """Seal the active segment, which is not empty, and open the next one.  Raises OSError."""
@@ -215,6 +281,11 @@ class PartitionWriter:
     def _begin_locked(self, marks: Marks) -> None:
         """Do what the flags ask for before the first write."""
         directory, page, now = self._directory, self.page, self._environment.clock()
+        if marks.flags & lifecycle.IS_TRUNCATING:
+            self._segments.take(finish_truncation_locked(directory, page))
+            marks = page.marks()
+            if not marks.flags:
+                return
         if marks.flags & lifecycle.IS_CHANGING:
             self._segments.take(lifecycle.finish_change_locked(directory, page))
             marks = page.marks()
