@@ -17,7 +17,7 @@ from bench.plots import PEERS_PREFIX
 from bench.ratios import Line, Lines
 from bench.turns import DISK, KERNEL, MEMORY
 
-HOW = "python -m bench run --output docs/benchmarks"
+HOW = "python -m bench run --scaling"
 SHORT = {MEMORY: "memory", KERNEL: "kill -9", DISK: "power loss"}
 
 _PAGE = """<!doctype html>
@@ -63,11 +63,13 @@ def write(results: Iterable[Path], output: Path) -> int:
 
     results: of one machine; where several have a line, the last one counts.
     """
-    merged: dict[str, Any] = {"benchmarks": []}
+    commands: list[str] = []
+    merged: dict[str, Any] = {"benchmarks": [], "commands": commands}
     for path in results:
         result = json.loads(path.read_text("utf-8"))
         merged |= {name: result[name] for name in ("machine_info", "commit_info", "datetime")}
         merged["benchmarks"] += result["benchmarks"]
+        commands.append(_command_of(result["machine_info"]))
     lines = ratios.read_lines(merged)
     curves = plots.read_curves(merged)
     sections = list(sections_of(lines))
@@ -93,7 +95,6 @@ def about_of(result: dict[str, Any]) -> list[str]:
     machine, commit = result["machine_info"], result["commit_info"]
     processor = machine.get("cpu", {}).get("brand_raw", machine.get("processor", "unknown"))
     packages = machine.get("packages", {})
-    arguments = [item for item in machine.get("arguments", []) if not item.endswith(".json")]
     return [
         f"Machine: {machine.get('cpu', {}).get('count', '?')} processors ({processor}),"
         f" {machine['system']} {machine['release']},"
@@ -102,8 +103,18 @@ def about_of(result: dict[str, Any]) -> list[str]:
         + ", ".join(f"{name} {packages[name]}" for name in sorted(packages))
         + ".",
         f"Commit {str(commit.get('id', 'unknown'))[:12]}, {result['datetime'][:10]}, by"
-        f" `python -m pytest {' '.join(arguments)}`; remade by `{HOW}`.",
+        f" {', '.join(result['commands'])}; remade by `{HOW}`.",
     ]
+
+
+def _command_of(machine: dict[str, Any]) -> str:
+    """Return the command of a result; where the result was written is nobody's business."""
+    arguments = [
+        item
+        for item in machine.get("arguments", [])
+        if not item.startswith("--benchmark-json") and not item.endswith(".json")
+    ]
+    return f"`python -m pytest {' '.join(arguments)}`"
 
 
 # ------------------------------------------------------------------ tables

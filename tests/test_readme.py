@@ -60,6 +60,12 @@ def test_every_path_that_readme_names_exists() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_every_page_and_picture_that_readme_shows_exists() -> None:
+    links = re.findall(r"\]\(([\w/.-]+)\)", README)
+    assert len(links) >= 4
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_every_error_that_readme_names_exists() -> None:
     names = set(re.findall(r"\b(\w+Error)\b", README)) - {"TypeError", "KeyError", "CancelledError"}
     assert len(names) >= 7
