@@ -277,9 +277,7 @@ class World:
             self.deliver()
         elif chance < 0.66:
             if leaders := self.leaders():
-                leader = source.choice(leaders)
-                self.pulse(leader.node)
-                leader.resend(source.choice(self.names))
+                self.pulse(source.choice(leaders).node)
         elif chance < 0.80:
             if leaders := self.leaders():
                 self.append(source.choice(leaders))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import confluent_kafka
 import pytest
 from kafka_broker import Broker, dump, jars, running_broker
 from kafka_cluster import Sent, append_all, kill_mirror, random_records, read_partition, sent
+from test_kafka_transport import Leader, batch
 
 import pylog
-from pylog.errors import KafkaRefusedError
+from pylog.errors import FencedLeaderEpochError, KafkaRefusedError, ReplicationError
 from pylog.interop import kafka
+from pylog.replication.facts import PartitionId
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
@@ -144,6 +147,77 @@ def test_groups_go_on_in_the_cluster(broker: Broker, log: pylog.Log) -> None:
             mirror.copy_groups(["readers"])
     finally:
         reader.close()
+
+
+def test_leader_whose_time_is_over_writes_nothing_more(broker: Broker) -> None:
+    partition = PartitionId("replicated", 0, uuid.uuid4())
+    records = random_records(1, 30)
+    transports = [
+        kafka.KafkaTransport(broker.bootstrap, state_topic="replica-state") for _ in range(2)
+    ]
+    try:
+        old = Leader(transports[0], epoch=1, name="old")
+        assert old.transport.position(partition).log_end_offset == 0
+        old.send(partition, 0, batch(records[:10], 0), end=10)
+        assert old.acknowledged().log_end_offset == 10
+        new = Leader(transports[1], epoch=2, name="new")
+        position = new.transport.position(partition)
+        assert (position.log_end_offset, position.epochs) == (10, ((1, 0),))
+        old.send(partition, 10, batch(records[20:], 10), end=20)
+        with pytest.raises(ReplicationError):
+            old.acknowledged()
+        new.send(partition, 10, batch(records[10:20], 10, epoch=2), end=20)
+        assert new.acknowledged().log_end_offset == 20
+        with pytest.raises(FencedLeaderEpochError):
+            Leader(transports[0], epoch=1, name="old")
+        there = read_partition(
+            broker.bootstrap, "replicated", 0, **{"isolation.level": "read_committed"}
+        )
+        assert list(there.values()) == records[:20]
+    finally:
+        for transport in transports:
+            transport.close()
+
+
+def test_topic_of_the_cluster_is_copied_with_its_gaps_and_settings(
+    broker: Broker, log: pylog.Log
+) -> None:
+    broker.create_topic(
+        "copied", 2, cleanup_policy="compact", message_timestamp_after_max_ms=str(2**62)
+    )
+    produce_transactions(broker, "copied")
+    source = kafka.Source(log, broker.bootstrap, topics=["copied"], create_topics=True)
+    for turn in range(2):
+        positions = source.run()
+        assert len(positions) == 2
+        for partition in log.topic("copied").partitions:
+            place = pylog.TopicPartition("copied", partition.number)
+            assert records_of(partition) == read_partition(
+                broker.bootstrap, *place, **{"isolation.level": "read_committed"}
+            )
+            assert partition.log_end_offset == broker.end(*place) == positions[place].position
+        assert len(records_of(log.topic("copied").partition(0))) == 20 * (turn + 1)
+        produce_transactions(broker, "copied")
+    assert log.topic("copied").config.cleanup_policy == "compact"
+
+
+def produce_transactions(broker: Broker, topic: str) -> None:
+    """Produce records in transactions, every second of which is aborted."""
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": broker.bootstrap, "transactional.id": f"writer-of-{topic}"}
+    )
+    producer.init_transactions(60)
+    for turn in range(4):
+        producer.begin_transaction()
+        for number, one in enumerate(random_records(turn, 20, needs_key=True)):
+            producer.produce(
+                topic, one.value, one.key, number % 2, timestamp=one.timestamp, headers=one.headers
+            )
+        producer.flush(60)
+        if turn % 2:
+            producer.abort_transaction(60)
+        else:
+            producer.commit_transaction(60)
 
 
 # ---------------------------------------------------------------------- pylog's files

@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 from kafka_cluster import Cluster, Sent, append_all, mock_cluster, random_records, sent
 
 import pylog
-from pylog.errors import GroupIdNotFoundError, KafkaRefusedError, OffsetsDifferError
+from pylog.errors import (
+    GroupIdNotFoundError,
+    KafkaRefusedError,
+    KafkaUnavailableError,
+    OffsetsDifferError,
+)
 from pylog.interop import kafka
 from pylog.interop.kafka.cluster import kafka_settings
 from pylog.interop.kafka.runs import Run, Translation, decode_runs, encode_runs, runs_of
+from pylog.interop.kafka.writers import TransactionalWriter
 
 SETTINGS: dict[str, Any] = {"durability": "os", "message_timestamp_after_max_ms": 2**62}
 
@@ -149,6 +155,31 @@ def test_transaction_that_was_not_committed_counts_for_nothing(
     offset = mirror.translate(name, 0, 51)
     assert offset >= aborted
     assert cluster.read(name, 0)[offset].value == b"first that counts"
+
+
+def test_transaction_that_failed_behind_a_gap_is_not_taken_for_a_copy(
+    log: pylog.Log, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, state_topic = cluster.topic(), cluster.topic("state")
+    topic = log.create_topic(name, cleanup_policy="compact", **SETTINGS)
+    mirror = kafka.Mirror(log, cluster.bootstrap, topics=[name], state_topic=state_topic)
+    topic.append_many([b"1", b"2"], keys=[b"a", b"b"])
+    mirror.run()
+    topic.append_many([b"3", b"4", b"5"], keys=[b"c", b"c", b"d"])
+    topic.compact()
+
+    def fail(writer: TransactionalWriter) -> None:
+        writer.finish()  # what it sent has got offsets, which tell nothing
+        raise KafkaUnavailableError("_TRANSPORT", "broken off")
+
+    with monkeypatch.context() as patch, pytest.raises(KafkaUnavailableError):
+        patch.setattr(TransactionalWriter, "commit", fail)
+        mirror.run()
+    (position,) = mirror.run().values()
+    assert position.records == 2
+    there = cluster.read(name, 0)
+    copies = [there[mirror.translate(name, 0, offset)].value for offset in (0, 1, 3, 4)]
+    assert copies == [b"1", b"2", b"4", b"5"]
 
 
 def test_identity_that_is_not_possible_is_refused(log: pylog.Log, cluster: Cluster) -> None:

@@ -16,6 +16,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from pylog.codecs import MAX_DECOMPRESSED_BYTES
+from pylog.config import NEVER
 from pylog.errors import (
     DivergedReplicaError,
     InconsistentClusterIdError,
@@ -42,7 +44,13 @@ from pylog.replication.transport import (
     ReplicaHello,
 )
 
-_KEPT: Final = {"retention.ms": "-1", "message.timestamp.type": "CreateTime"}
+# A topic of a replica takes and keeps whatever the leader has.
+_KEPT: Final = {
+    "max.message.bytes": str(MAX_DECOMPRESSED_BYTES),
+    "message.timestamp.after.max.ms": str(NEVER),
+    "message.timestamp.type": "CreateTime",
+    "retention.ms": "-1",
+}
 
 
 def _named(name: str) -> str:
