@@ -102,6 +102,8 @@ def test_read_begins_and_ends_where_it_is_told(
         ["-f", "%"],
         ["-f", r"\q"],
         ["-c", "-1"],
+        ["-K", ":", "-J"],
+        ["-f", "%s", "-J"],
     ],
 )
 def test_read_refuses_what_makes_no_sense(
@@ -119,6 +121,16 @@ def test_format_has_the_tokens_of_kcat(printed: Printed) -> None:
     assert lines[1] == b"users [1] at 1, %d: k= 1/-1  %%!" % (NOON + 60_000)
     out = printed("read", "users", "-f", r"%R%s", "-o", "-1", "-Z")
     assert out == b"\0\0\0\2v4\xff\xff\xff\xffNULL"
+
+
+def test_what_read_prints_with_keys_produce_takes(
+    data: Path, printed: Printed, given_lines: Callable[[bytes], None]
+) -> None:
+    out = printed("read", "users", "-p", "1", "-o", "1", "-K", r"%\t")
+    assert out == b"k%\t\n"
+    given_lines(out)
+    assert main(["produce", "users", "-p", "1", "-K", r"%\t", "-Z"]) == 0
+    assert pairs_of(data)[1:] == [(b"k", None)] * 2
 
 
 def test_envelope_is_that_of_kcat_and_says_when_it_is_not_text(printed: Printed) -> None:
@@ -329,6 +341,36 @@ def test_producer_that_is_interrupted_keeps_what_it_said(data: Path) -> None:
             writer.kill()
     with pylog.open(data) as log:
         assert [record.value for record in log.read("users", partition=0, start=5)] == [b"before"]
+
+
+WRITER = """
+import sys, pylog
+with pylog.open(sys.argv[1]) as log, log.consumer("users", group="reader") as consumer:
+    for _ in range(100_000):
+        log.topic("users").append_many([b"more"] * 100, partition=0)
+        consumer.poll(0)
+        consumer.commit()
+"""
+
+
+def test_commands_look_while_another_process_writes(data: Path, printed: Printed) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(data)], env=environment()) as writer:
+        try:
+            with pylog.open(data) as log:
+                assert log.topic("users").partition(0).wait(1000, SECONDS)
+            assert printed("topics", "--json").count(b"users") == 1
+            partitions = json.loads(printed("describe", "users", "--json"))["partitions"]
+            assert partitions[0]["log_end_offset"] > 1000
+            seen = printed("read", "users", "-p", "0").count(b"\n")
+            assert seen >= partitions[0]["high_watermark"]
+            assert json.loads(printed("groups", "--json"))[0]["members"] == 1
+            assert json.loads(printed("describe-group", "reader", "--json"))["members"]
+            assert len(json.loads(printed("lag", "--json"))) == 2
+            assert "users-0" in json.loads(printed("metrics", "--json"))["partitions"]
+            assert json.loads(printed("verify", "--json"))["damages"] == 0
+            assert writer.poll() is None
+        finally:
+            writer.kill()
 
 
 def test_describe_tells_every_setting(data: Path, printed: Printed) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from pylog.errors import MissingExtraError
+
 Advance = Callable[[int, int | None], None]
 
 
@@ -15,14 +17,20 @@ def shown(
 ) -> Iterator[Advance]:
     """Yield what is to be told how far the work is: (done so far, total or None).
 
-    Shown on standard error if that is a terminal, and taken away at the end.  prints: the work
-    writes to standard output meanwhile, which says enough if that is a terminal, too.
-    Raises MissingExtraError when it is one and rich is not installed.
+    Shown on standard error if that is a terminal and rich is installed, and taken away at the end.
+    prints: the work writes to standard output meanwhile, which says enough on a terminal.
     """
     if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
-        yield lambda done, total: None
+        yield _nobody_watches
         return
-    from pylog.cli import terminal
-
+    try:
+        from pylog.cli import terminal
+    except MissingExtraError:
+        yield _nobody_watches
+        return
     with terminal.progress_bar(what, total, is_bytes=is_bytes) as advance:
         yield advance
+
+
+def _nobody_watches(done: int, total: int | None) -> None:
+    """Tell nobody."""

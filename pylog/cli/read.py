@@ -67,6 +67,7 @@ class _StartType(PlaceType):
 @click.option("-c", "--count", type=click.IntRange(0), metavar="N", help="Stop after N records.")
 @click.option("-F", "--follow", is_flag=True, help="Go on, and print what comes.")
 @click.option("-f", "--format", "text", metavar="FORMAT", help="See above.")
+@click.option("-K", "delimiter", metavar="DELIM", help="Print key, DELIM and value, as -f would.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="A line of JSON for each record.")
 @click.option("-Z", "shows_null", is_flag=True, help="With -f, print null as NULL.")
 @options.directory
@@ -78,6 +79,7 @@ def read(
     count: int | None,
     follow: bool,
     text: str | None,
+    delimiter: str | None,
     as_json: bool,
     shows_null: bool,
     directory: str,
@@ -87,6 +89,10 @@ def read(
     ends = [place for place in places if isinstance(place, int)]
     if len(starts) > 1 or len(ends) > 1 or (ends and follow):
         raise click.UsageError("-o: one beginning and one e@TIME, and no e@TIME with --follow")
+    if sum((text is not None, delimiter is not None, as_json)) > 1:
+        raise click.UsageError("-f, -K and -J each say what is printed: only one of them")
+    if delimiter is not None:
+        text = "%k" + delimiter.replace("%", "%%") + r"%s\n"
     start = starts[0] if starts else Place(Kind.BEGINNING)
     shown = _printing(text, as_json=as_json, shows_null=shows_null)
     damages: list[CorruptRangeError] = []

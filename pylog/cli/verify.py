@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pylog.cli import show
+from pylog.cli import progress, show
 from pylog.storage.inspect import PartitionReport
 from pylog.verification import LogReport, verify
 
@@ -25,10 +25,12 @@ def run(directory: str, *, as_json: bool) -> int:
     Raises what `pylog.verification.verify` raises.
     """
     reports = []
-    for report in verify(directory):
-        reports.append(report)
-        if not as_json:
-            _print_report(report)
+    with progress.shown("examining", prints=not as_json) as advance:
+        for report in verify(directory):
+            reports.append(report)
+            advance(len(reports), None)
+            if not as_json:
+                _print_report(report)
     findings = [finding for report in reports for finding in report.findings]
     damages = sum(finding.is_damage for finding in findings)
     if as_json:
