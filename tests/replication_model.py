@@ -141,7 +141,8 @@ class Leader:
         disk.append([(self.epoch, value)])
         if acks_all:
             self.waiting.append((number, disk.end - 1, value))
-        self.told_of(number)
+        if self.world.source.random() < 0.5:
+            self.told_of(number)  # else the next look finds it
         return True
 
     def told_of(self, number: int) -> None:
@@ -169,6 +170,8 @@ class Leader:
 
     def pulse(self) -> None:
         """Do what is due: new sessions, batches, heartbeats, dropping who is late."""
+        for number in range(len(self.node.disks)):
+            self.told_of(number)
         self.rules.tick(self.node.now)
         for name in self.world.names:
             if name == self.node.name:
@@ -188,6 +191,13 @@ class Leader:
         self.rules.detached(name)
         session = self.sessions[name] = Session(self.world.new_number())
         self.tell(name, "hello", session.number)
+
+    def resend(self, name: str) -> None:
+        """Send what there is to a follower, without having looked at the log."""
+        session = self.sessions.get(name)
+        for number in list(session.sent if session is not None else ()):
+            assert session is not None
+            self.send(name, session, number)
 
     def tell(self, name: str, kind: str, *facts: Any) -> None:
         self.world.post(self.node.name, name, f"take_{kind}", self.epoch, *facts)

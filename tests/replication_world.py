@@ -277,7 +277,9 @@ class World:
             self.deliver()
         elif chance < 0.66:
             if leaders := self.leaders():
-                self.pulse(source.choice(leaders).node)
+                leader = source.choice(leaders)
+                self.pulse(leader.node)
+                leader.resend(source.choice(self.names))
         elif chance < 0.80:
             if leaders := self.leaders():
                 self.append(source.choice(leaders))

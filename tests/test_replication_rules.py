@@ -378,6 +378,19 @@ def test_who_always_reaches_what_was_there_is_in_time_though_never_at_the_end() 
     assert leading.members == "ab"
 
 
+def test_who_acknowledges_before_the_leader_has_looked_lacks_nothing() -> None:
+    leading = Leading()
+    leading.join("b")
+    leading.say("b", 5, 5)
+    leading.append(5)
+    assert leading.marks == (5, 5)
+    for _ in range(4):
+        leading.now += LAG_MS // 2
+        leading.say("b", 5)  # nothing is new in partition 1, so nothing is said of it
+        leading.rules.tick(leading.now)
+    assert leading.members == "ab"
+
+
 def test_a_clock_that_goes_back_stands_still() -> None:
     leading = Leading()
     leading.join("b")

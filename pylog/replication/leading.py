@@ -200,7 +200,9 @@ class LeaderState:
         if end_offset > known.end_offset:
             known.end_offset = end_offset
             for follower in self._followers.values():
-                follower.lags.setdefault(partition, _Lag(now_ms, end_offset, now_ms))
+                # It may have been sent, and acknowledged, before this was told.
+                if follower.offsets.get(partition, _UNKNOWN) < end_offset:
+                    follower.lags.setdefault(partition, _Lag(now_ms, end_offset, now_ms))
         if own_offset > known.own_offset:
             known.own_offset = own_offset
             self._advance(partition)
