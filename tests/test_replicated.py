@@ -100,6 +100,21 @@ def test_a_follower_holds_its_leaders_bytes(config: TopicConfig) -> None:
     other.check()
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_high_watermark_that_is_kept_survives_a_power_cut(is_kept: bool) -> None:
+    host = Host(follower())
+    source, target = Host(leader()).partition(FSYNC), host.partition(FSYNC)
+    target.keep_high_watermark()  # there are no files yet
+    source.append_many([b"v"] * 9)
+    copy(source, target)
+    target.advance_high_watermark(7)
+    if is_kept:
+        target.keep_high_watermark()
+    again = host.cut_off().partition(FSYNC)
+    assert (again.log_end_offset, again.high_watermark) == (9, 7 if is_kept else 0)
+    again.check()
+
+
 def test_replica_appends_roll_as_others_do() -> None:
     one, other = Host(leader()).partition(SMALL), Host(follower()).partition(SMALL)
     one.append_many([b"%d" % n * 100 for n in range(100)])

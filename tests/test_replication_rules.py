@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 
 import pytest
@@ -25,8 +26,15 @@ ALL = InSync(3, 2, frozenset({"a", "b", "c"}))
 
 
 def follower(**facts: object) -> ReplicaState:
-    known = {"promised_epoch": 3, "leader_id": "b", "in_sync": ALL, "cluster_id": CLUSTER}
-    return ReplicaState(replica_id="a", kind=RoleKind.FOLLOWER, **{**known, **facts})  # type: ignore[arg-type]
+    known = ReplicaState(
+        replica_id="a",
+        kind=RoleKind.FOLLOWER,
+        promised_epoch=3,
+        leader_id="b",
+        in_sync=ALL,
+        cluster_id=CLUSTER,
+    )
+    return dataclasses.replace(known, **facts)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- what a replica remembers

@@ -105,6 +105,19 @@ class ReplicatedPartition(ReadablePartition):
             attachment.tell_readers()
             return offset
 
+    def keep_high_watermark(self) -> None:
+        """Let the high watermark of now survive a power cut; without files there is none to keep.
+
+        Otherwise it falls back to what it was at the last roll, or the last close of all processes.
+        Raises PartitionFailedError, NotAppendedError, ClosedError, OSError, and what opening
+        raises.  Blocks appenders for two syncs.
+        """
+        if self._attached() is None:
+            return
+        with self._changing() as (attachment, _, segments):
+            assert segments.manifest is not None, "it is ready"
+            attachment.commit_locked(segments.manifest)
+
     # ------------------------------------------------------------------ batches
 
     def read_batches(self, offset: int, max_bytes: int = DEFAULT_READ_BYTES) -> StoredBatches:
