@@ -75,8 +75,8 @@ class AlonePart:
         return True
 
     def is_due(self) -> bool:
-        """Return whether `refresh` would do anything.  One copy of the marks."""
-        return self._topics.version != self._version
+        """Return whether `look` would do anything.  One copy of the marks."""
+        return bool(self._fresh) or self._topics.version != self._version
 
     def look(self) -> None:
         """Read what is meant now.  Raises what `refresh` raises."""

@@ -414,6 +414,7 @@ def test_an_own_choice_that_could_not_begin_does_so_with_the_next_look(
         patch.setattr(GroupOffsets, "committed", fail)
         with pytest.raises(OSError, match="cannot read"):
             consumer.assign([("t", 0)])
+        assert consumer._part.is_due()  # type: ignore[union-attr]
     assert consumer.poll(0) == []
     assert consumer.committed() == {("t", 0): OffsetAndMetadata(10)}
 

@@ -192,6 +192,7 @@ def test_a_topic_that_matches_is_wanted_as_soon_as_that_can_be_said(
     end = commits.log_end_offset
     assert consumer.assignment() == {("t1", 0)}
     assert commits.log_end_offset == end
+    assert consumer._part.is_due()  # type: ignore[union-attr]
     assert len(consumer.poll(0)) == 5
     assert consumer.assignment() == {("t1", 0), ("t2", 0)}
 

@@ -174,6 +174,7 @@ class Membership:
             standing is not self._standing
             or group is not self._looked[0]
             or group.version != self._looked[1]
+            or not self._is_said
             or self._is_silent(group)
             or log.is_due(self.group, group)
         )
