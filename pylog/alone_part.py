@@ -6,7 +6,6 @@ groups.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from pylog.commits import Commits
@@ -116,8 +115,8 @@ class AlonePart:
     def _finish(self) -> None:
         if self._commits is not None:
             # First: a commit is all or nothing, and what is gone would spoil that of the others.
-            with contextlib.suppress(UnknownTopicOrPartitionError):
-                self.refresh()
+            if self._topics.version != self._version:
+                self._drop_gone()
             self._commits.finish()
 
     def _drop_gone(self) -> None:

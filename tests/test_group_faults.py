@@ -242,6 +242,28 @@ def test_a_look_asks_for_few_of_many_processes_and_finds_all_that_died(
     assert group is not None and group.members.keys() == {one.member_id for one in members[:20]}
 
 
+def test_a_group_is_described_on_a_full_disk_with_its_dead(
+    log: Log,
+    groups: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    member = groups.join("g", ["orders"])
+    member.abandon()
+
+    def full(*_: object) -> object:
+        raise PartitionFullError("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log.topic(OFFSETS_TOPIC).partition(0), "place", full)
+        described = groups.groups.describe("g")
+        assert [one.member_id for one in described.members] == [member.member_id]
+        assert "no space" in caplog.text
+        with pytest.raises(PartitionFullError):
+            groups.groups.reset_offsets("g", ["orders"], to="latest")
+    assert groups.groups.describe("g").members == ()
+
+
 LAST_EPOCH = EpochValue(2**31 - 1)
 
 

@@ -6,11 +6,13 @@ Knows what an administrator asks for.  Must not know how members come and go.
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from pylog.errors import (
     GroupIdNotFoundError,
+    InvalidAssignmentError,
     NonEmptyGroupError,
     NoOffsetForPartitionError,
     UnknownTopicOrPartitionError,
@@ -44,6 +46,8 @@ from pylog.moments import milliseconds_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.partition import Partition
 
+logger = logging.getLogger("pylog")
+
 # Where to go on: a place, an offset, or the first record that is as late as a time.
 Target = Literal["earliest", "latest"] | int | datetime.datetime
 
@@ -55,7 +59,7 @@ class Groups:
 
     Every method first sees to it that members whose process died are gone.  Each may raise
     CorruptionError, ClosedError, OSError; those that change something also what `Partition.append`
-    raises.
+    raises, RecordTooLargeError for more than one batch holds, and InvalidAssignmentError.
     """
 
     def __init__(self, log: GroupLog) -> None:
@@ -76,9 +80,10 @@ class Groups:
     def describe(self, group: str) -> GroupDescription:
         """Return a group's members, what each has, and how far the group is.
 
-        Raises GroupIdNotFoundError.  Opens the partitions that it tells of.
+        Raises GroupIdNotFoundError.  Opens the partitions that it tells of.  Where nothing can be
+        appended, as on a full disk, members whose process died are still told of.
         """
-        state = self._notice(group)
+        state = self._notice(group, is_only_looking=True)
         members = [
             MemberDescription(
                 member_id,
@@ -110,11 +115,19 @@ class Groups:
             group, _state(state), state.epoch, assignor, tuple(members), offsets
         )
 
-    def _notice(self, name: str) -> Group:
-        """Return a group as it is when its dead members are gone.  Raises GroupIdNotFoundError."""
+    def _notice(self, name: str, *, is_only_looking: bool = False) -> Group:
+        """Return a group as it is when its dead members are gone.  Raises GroupIdNotFoundError.
+
+        is_only_looking: what keeps them from being let go is logged.
+        """
         group = self._log.read(name)
         if group is not None and group.members and not _is_classic(group):
-            self._log.bury(name)
+            try:
+                self._log.bury(name)
+            except (OSError, InvalidAssignmentError) as error:
+                if not is_only_looking:
+                    raise
+                logger.warning("group %r: its dead are still there: %s", name, error)
             group = self._log.read(name)
         if group is None:
             raise GroupIdNotFoundError(name)
