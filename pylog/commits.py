@@ -65,7 +65,7 @@ class Commits:
                 name = TopicPartition(partition.topic, partition.number)
                 found = self.store.committed([name])[name]
                 if found is not None:
-                    return found.offset
+                    return _where_it_is_left(partition, found)
             return otherwise(partition, error)
 
         return locate
@@ -208,6 +208,26 @@ class Commits:
             self._pins.pop(cursor, None)
         if self._loop is not None and self._loop[0] in cursors:
             self._loop = None
+
+
+def _where_it_is_left(partition: Partition, committed: OffsetAndMetadata) -> int:
+    """Return a committed offset, or where the log ended that it belongs to, if it lost its end.
+
+    Other records have the offsets from there on, and the group has not seen them.
+    Raises what `Partition.leader_epochs` raises.  Source: KIP-320.
+    """
+    offset, epoch = committed.offset, committed.leader_epoch
+    if epoch is None:
+        return offset
+    ended = partition.end_offset_for_epoch(epoch)
+    end_offset = partition.log_end_offset if ended is None else ended[1]
+    if offset <= end_offset:
+        return offset
+    logger.warning(
+        "%r: offset %d was committed, but of leader epoch %d there is nothing from %d on: the log"
+        " lost its end; going on there", partition, offset, epoch, end_offset,
+    )  # fmt: skip
+    return max(end_offset, partition.log_start_offset)
 
 
 def offsets_of(

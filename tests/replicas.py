@@ -11,6 +11,7 @@ from memory_files import MemoryFiles
 
 from pylog import Record, _native
 from pylog.config import TopicConfig
+from pylog.storage.environment import Flushable
 from pylog.storage.partition import Partition
 from pylog.storage.role import NO_ROLE, Role, RoleKind
 
@@ -35,7 +36,8 @@ class Host:
         self.role = role
         self.settings = _native.Events(bytearray(64))
         self.log_events = _native.Events(bytearray(64))
-        self.lost: list[Partition] = []
+        self.lost: list[Flushable] = []
+        self.refuses = False  # to note what is lost
 
     def process(self) -> Process:
         """Return one more process that knows the host's role."""
@@ -45,9 +47,14 @@ class Host:
             settings=self.settings,
             log_events=self.log_events,
             role=lambda: self.role,
-            on_lost_records=self.lost.append,
+            on_lost_records=self._note_lost,
         )
         return process
+
+    def _note_lost(self, partition: Flushable) -> None:
+        if self.refuses:
+            raise OSError("not noted")
+        self.lost.append(partition)
 
     def partition(self, config: TopicConfig = OS) -> Partition:
         """Return the partition as one more process has it."""

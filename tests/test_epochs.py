@@ -97,7 +97,9 @@ def test_leader_that_wrote_nothing_yet_keeps_its_start() -> None:
 
 
 def test_entries_beyond_the_surviving_log_are_forgotten() -> None:
-    assert entries(KAFKA.merged([(4, 250)], 400)) == {2: 100, 4: 250}
+    assert entries(KAFKA.merged([(4, 250)], 399)) == {2: 100, 4: 250}
+    # Begun, and nothing written in it: it may have been told of.
+    assert entries(KAFKA.merged([(4, 250)], 400)) == {2: 100, 4: 250, 7: 400}
 
 
 def test_stale_entry_beyond_the_log_does_not_hide_an_epoch_of_a_batch() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 
 from pylog import _native
 from pylog._native import Marks
@@ -21,6 +22,7 @@ from pylog.storage import lifecycle, policy, recovery
 from pylog.storage.cleaned_files import settle
 from pylog.storage.environment import NEVER_SEEN, KnownSettings
 from pylog.storage.manifest import Manifest
+from pylog.storage.recovery import Opened, Repairs
 from pylog.storage.role import RoleKind
 from pylog.storage.segment_files import sweep
 from pylog.storage.segments import check_segments
@@ -80,6 +82,8 @@ class Attachment(PartitionWriter):
         )
         is_repaired = True
         if opened.repairs is not None:
+            opened = self._without_lost(opened, opened.repairs)
+        if opened.repairs is not None:
             try:
                 recovery.repair(self._directory, opened.repairs)
             except OSError as error:
@@ -100,6 +104,31 @@ class Attachment(PartitionWriter):
         self._presence.initialize(marks)
         if opened.manifest is not None:
             self._settle_cleaned(opened.manifest)
+
+    def _without_lost(self, opened: Opened, repairs: Repairs) -> Opened:
+        """Return what was found, so that nobody takes new records for those that may be lost.
+
+        Among replicas epochs are the elector's to give, so there it is told, before it is repaired.
+        """
+        role = self._settings.role
+        is_lost = repairs.active.end_offset < self._acknowledged_end()
+        if role.is_held:
+            if is_lost or repairs.is_damaged:
+                self._on_lost_records()
+        elif is_lost and role.epoch == 0:
+            return recovery.in_new_epoch(opened)
+        return opened
+
+    def _acknowledged_end(self) -> float:
+        """Return up to where records may have been acknowledged by who is gone, if that is known.
+
+        What is synced survives everything.  Of the rest the page tells, while the machine runs; if
+        it went down, there may have been any number.
+        """
+        marks = self._presence.last_marks()
+        if marks is None:
+            return -1 if self._is_fsync else math.inf
+        return marks.durable_offset if self._is_fsync else marks.log_end_offset
 
     def _held_high_watermark(self, manifest: Manifest | None) -> int | None:
         """Return up to where all in-sync replicas had everything; None in a log that is alone.

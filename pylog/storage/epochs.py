@@ -103,10 +103,11 @@ class LeaderEpochs:
 
         found: (epoch, first base offset) at each change, in log order, as the C scanner tells them;
         a negative epoch, as of a batch that no leader stamped, says nothing.
-        Entries at or past `log_end_offset` go first: the file may be newer than the log that
-        survived.  An epoch known to begin earlier keeps its start: a scan may begin in its middle.
+        Entries past `log_end_offset` go first: the file may be newer than the log that survived.
+        One that begins there stays, as its epoch was begun and may have been told of.  An epoch
+        known to begin earlier keeps its start: a scan may begin in its middle.
         """
-        merged = self.truncate_from_end(log_end_offset)
+        merged = self.truncate_from_end(log_end_offset + 1)
         for epoch, offset in found:
             if epoch >= 0 and merged.epoch_for_offset(offset) != epoch:
                 merged = merged.assign(epoch, offset)

@@ -295,6 +295,7 @@ class PartitionHandle(ReplicaWaits):
             counters=self._counters,
             environment=self._environment,
             on_unsynced_roll=lambda: self._environment.on_unsynced_roll(self),
+            on_lost_records=lambda: self._environment.on_lost_records(self),
         )
         attachment.open()
         # First: an interrupt must not leave an attachment whose records nobody waits for.

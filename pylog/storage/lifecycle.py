@@ -174,9 +174,11 @@ def repair_locked(
     Nothing was written since, so examining again finds the same; returns the manifest now on disk.
     """
     opened = recovery.examine(directory, index_interval_bytes=index_interval_bytes, same_boot=True)
+    known = page.marks()
+    if opened.leader_epoch < known.leader_epoch and opened.repairs is not None:
+        opened = recovery.in_new_epoch(opened)
     if opened.repairs is not None:
         recovery.repair(directory, opened.repairs)
-    known = page.marks()
     held = known.high_watermark if known.is_held else None
     marks = initial_marks(opened, is_repaired=True, now=now, high_watermark=held)
     serial = known.segment_serial + 1

@@ -86,6 +86,8 @@ class Repairs:
     timeindex: bytes
     epochs: LeaderEpochs
     epochs_changed: bool
+    known_epoch: int  # the latest that was on disk before, also if nothing of it survived
+    is_damaged: bool  # offsets are there that cannot be read
     index_interval_bytes: int
 
 
@@ -112,6 +114,20 @@ def examine(directory: Directory, *, index_interval_bytes: int, same_boot: bool)
         same_boot=same_boot,
         damaged_manifest=is_damaged,
     )
+
+
+def in_new_epoch(opened: Opened) -> Opened:
+    """Return the same with a leader epoch that nobody used, for a log that may have lost its end.
+
+    Others will have the offsets of what was lost.  By the epoch whoever read that can tell them
+    apart, and knows where the log ended.  Source: KIP-320, where a new leader does it.
+    """
+    repairs = opened.repairs
+    assert repairs is not None, "a clean end lost nothing"
+    epoch = repairs.known_epoch + 1
+    epochs = repairs.epochs.assign(epoch, repairs.active.end_offset)
+    repairs = dataclasses.replace(repairs, epochs=epochs, epochs_changed=True)
+    return dataclasses.replace(opened, leader_epoch=epoch, repairs=repairs)
 
 
 def load_manifest(directory: Directory) -> Manifest | None:
@@ -214,6 +230,8 @@ def _opened_unclean(
         timeindex=scanner.timeindex,
         epochs=found_epochs,
         epochs_changed=found_epochs != epochs,
+        known_epoch=max(epochs.latest_epoch, found_epochs.latest_epoch),
+        is_damaged=is_short or bool(walk.damages),
         index_interval_bytes=index_interval_bytes,
     )
     is_new = is_short  # a damaged end is sealed as it is; appends go to a new, empty segment

@@ -59,13 +59,14 @@ class ReplicatedPartition(ReadablePartition):
         None when `epoch` is later than the latest; see `LeaderEpochs.end_offset_for`.
         Raises what `leader_epochs` raises.  Source: KIP-101, KIP-320.
         """
-        attachment = self._attached()
-        if attachment is None:
-            return None
-        # Both of one moment: nothing is truncated and no epoch begins meanwhile.
-        with self._lock, attachment.page:
-            end_offset = attachment.page.marks().log_end_offset
-            return load_epochs(self._directory).end_offset_for(epoch, end_offset)
+        with self._lock:
+            attachment = self._attached()
+            if attachment is None:
+                return None
+            # Both of one moment: nothing is truncated and no epoch begins meanwhile.
+            with attachment.page:
+                end_offset = attachment.page.marks().log_end_offset
+                return load_epochs(self._directory).end_offset_for(epoch, end_offset)
 
     def begin_epoch(self, epoch: int) -> int:
         """Let new batches carry a leader epoch; return the offset at which it began.

@@ -56,9 +56,11 @@ class PartitionWriter:
         counters: Counters,
         environment: Environment,
         on_unsynced_roll: Callable[[], None],
+        on_lost_records: Callable[[], None],
     ) -> None:
         self._directory = directory
         self._on_unsynced_roll = on_unsynced_roll
+        self._on_lost_records = on_lost_records
         self._topic = topic
         self._number = number
         self._topic_id = topic_id
