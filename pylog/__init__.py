@@ -37,6 +37,14 @@ from pylog.records import (
     TableChange,
     TopicPartition,
 )
+from pylog.replication.directory_transport import DirectoryTransport
+from pylog.replication.election import best_candidate
+from pylog.replication.facts import FollowerStatus, InSync, ReplicaStatus, ReplicationStatus
+from pylog.replication.replicating import Replication
+from pylog.replication.server import ReplicaServer
+from pylog.replication.socket_transport import SocketTransport
+from pylog.replication.transport import ReplicationTransport
+from pylog.replication_config import ReplicationConfig
 from pylog.storage.partition import Partition
 from pylog.table import Table
 from pylog.topics import Topic
@@ -50,11 +58,14 @@ __all__ = [
     "CompactionReport",
     "Consumer",
     "ConsumerConfig",
+    "DirectoryTransport",
+    "FollowerStatus",
     "Freed",
     "GroupDescription",
     "GroupListing",
     "GroupOffset",
     "Groups",
+    "InSync",
     "Log",
     "MemberDescription",
     "OffsetAndMetadata",
@@ -68,12 +79,20 @@ __all__ = [
     "Record",
     "RecordMetadata",
     "Records",
+    "ReplicaServer",
+    "ReplicaStatus",
+    "Replication",
+    "ReplicationConfig",
+    "ReplicationStatus",
+    "ReplicationTransport",
     "SendFuture",
+    "SocketTransport",
     "Table",
     "TableChange",
     "Topic",
     "TopicConfig",
     "TopicPartition",
+    "best_candidate",
     "errors",
     "open",
 ]

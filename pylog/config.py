@@ -223,8 +223,8 @@ class TopicConfig:
     max_compaction_lag_ms: a partition whose oldest new record was appended longer ago is compacted
         whatever its ratio, and its active segment is sealed in time for that.
     delete_retention_ms: how long tombstones stay after older values of their keys are gone.
-    min_insync_replicas: stored, takes effect with replication: with fewer in sync, an append with
-        acks="all" is refused.
+    min_insync_replicas: where the log leads replicas: with fewer in sync, an append with acks="all"
+        is refused.  The leader counts.
 
     Raises InvalidConfigurationError that names setting, value and what is allowed.
     """

@@ -7,7 +7,7 @@ import datetime
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +33,11 @@ from pylog.records import (
     TableChange,
 )
 from pylog.registry import TopicRegistry
+from pylog.replication.replicated_log import ReplicatedLog
+from pylog.replication.replicating import Replication
+from pylog.replication.roles import Roles
+from pylog.replication.transport import ReplicationTransport
+from pylog.replication_config import ReplicationConfig
 from pylog.storage.policy import is_compacted
 from pylog.table import Table
 from pylog.table_replay import Replay
@@ -52,6 +57,9 @@ class Log:
         self._engine = engine
         self._registry = TopicRegistry(engine)
         self._coordinator = Coordinator(engine, self._registry)
+        roles = Roles(engine)
+        self._replication = Replication(ReplicatedLog(engine, self._registry, roles))
+        engine.clients.add(self._replication)
 
     @property
     def path(self) -> str:
@@ -297,6 +305,56 @@ class Log:
         """The consumer groups of the log, to list, describe, delete and reset them."""
         return self._coordinator.groups
 
+    # ------------------------------------------------------------------ replicas
+
+    @property
+    def replication(self) -> Replication:
+        """The log's share in replication: to serve it to a leader, elect, wait and look."""
+        return self._replication
+
+    def promote(
+        self,
+        epoch: int,
+        replicas: Iterable[ReplicationTransport] = (),
+        *,
+        config: ReplicationConfig | None = None,
+        unclean: bool = False,
+    ) -> None:
+        """Let this log lead from now on, and bring its followers on.
+
+        epoch: from whoever elects; greater than any before, and no two leaders have the same.  With
+        its own epoch a leader goes on, as when the process that ran it was killed.
+        replicas: how to reach each follower: `DirectoryTransport`, `SocketTransport`, or the user's
+        own.  config: how records are acknowledged, and who counts as in sync; see
+        `ReplicationConfig`.  unclean: lead although acknowledged records may be lost.
+        Every process that has the log open obeys with its next append.  This one runs the threads
+        that replicate, until `demote`, `follow`, `close` or its end; the log stays open for that
+        long.  Followers come in sync in the background: see `Replication.wait_in_sync`.
+        Raises FencedLeaderEpochError when a later epoch was promised, or this one to another, or
+        has records; NotEligibleError when it may lack acknowledged records; ReplicationError when
+        another process lives this log's role; InvalidConfigurationError for the epoch; what opening
+        a partition raises.  Opens all partitions.
+        Source: Kafka's LeaderAndIsr request, KIP-101.
+        """
+        self._replication.promote(epoch, replicas, config or ReplicationConfig(), unclean=unclean)
+
+    def demote(self) -> None:
+        """Lead no more, and follow whoever leads next; nothing without a role, or as a follower.
+
+        Appends raise NotLeaderError from now on; who waits for replicas is told
+        NotEnoughReplicasAfterAppendError.  Raises CorruptFileError, ClosedError, OSError.
+        """
+        self._replication.demote()
+
+    def follow(self) -> None:
+        """Follow from now on: nobody appends here but a leader.
+
+        How a leader gets here is another matter: by `Replication.serve`, or it keeps this directory
+        by a `DirectoryTransport`.  An empty log becomes a replica of whatever log leads it first;
+        one with records only of its own.  Raises as `demote`, and what opening a partition raises.
+        """
+        self._replication.follow()
+
     def metrics(self) -> dict[str, Any]:
         """Return what this process knows of the log, as plain data that `json.dumps` takes.
 
@@ -313,7 +371,8 @@ class Log:
             dirty_ratio: of a compacted topic: how much of what compaction may go over it has not
             seen, in [0, 1], else None; compacted_at: when it last came to its end, in milliseconds,
             whoever ran it; compaction_error: of the last try by this process, None if it went well.
-        Opens nothing and takes no lock: each entry is true of one moment, not all of the same.
+        replication: the fields of `ReplicationStatus`; None once the log is closed.
+        Opens no partition and takes no lock: each entry is true of one moment, not all of the same.
         O(attached partitions and their segments).
         """
         attached = {}
@@ -327,6 +386,7 @@ class Log:
             "partitions_known": self._registry.known_partitions,
             "partitions_attached": len(attached),
             "open_descriptors": self._engine.open_descriptors,
+            "replication": self._replication.plain_status(),
             "partitions": attached,
         }
 
@@ -405,4 +465,10 @@ def open(
     """
     engine = Engine(os.fspath(path), on_append=on_append, on_read=on_read, cleaner=cleaner)
     engine.open(create=create)
-    return Log(engine)
+    log = Log(engine)
+    try:
+        log.replication.open()
+    except BaseException:
+        log.close()
+        raise
+    return log

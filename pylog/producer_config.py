@@ -35,8 +35,8 @@ class ProducerConfig:
     """The settings of one producer.  Defaults are Kafka's.
 
     acks: when a record counts as sent.  0: it is placed, its offset known, its durability not; 1:
-        the topic's durability is reached; "all": that, in every in-sync replica too, which is the
-        same as 1 until there is replication.
+        the topic's durability is reached; "all": that, in every in-sync replica too, where the log
+        leads replicas; elsewhere the same as 1.
     linger_ms: how long a batch that is not full waits for more records.
     batch_size: bytes of a batch, uncompressed; a larger record makes a batch of its own.
     compression: "gzip", "snappy", "lz4" or "zstd", for topics whose compression_type is

@@ -241,6 +241,15 @@ def connected(*, timeout: float = 20.0, limit: int = 1 << 20) -> Iterator[list[C
             connection.close()
 
 
+@contextlib.contextmanager
+def one_end(*, timeout: float, limit: int) -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection, and the socket at its other side."""
+    left, right = socket.socketpair()
+    connection = Connection(left, timeout=timeout, max_message_bytes=limit)
+    with contextlib.closing(right), contextlib.closing(connection):
+        yield connection, right
+
+
 def beside(function: Callable[[], object]) -> threading.Thread:
     """Call a function in another thread, whatever it raises."""
 
@@ -273,18 +282,14 @@ def test_a_client_with_another_secret_is_refused() -> None:
 
 def test_a_server_with_another_secret_is_refused() -> None:
     # It takes any answer, and cannot prove that it knows the secret itself.
-    left, right = socket.socketpair()
-    with contextlib.closing(right):
-        client = Connection(left, timeout=20, max_message_bytes=1 << 20)
+    with one_end(timeout=20, limit=1 << 20) as (client, right):
         right.sendall(b"pylog-replica 1\n" + bytes(32) + bytes(32))
         with pytest.raises(AuthenticationError):
             client.greet_as_client(SECRET)
 
 
 def test_a_server_that_sends_back_what_it_got_is_refused() -> None:
-    left, right = socket.socketpair()
-    with contextlib.closing(right):
-        client = Connection(left, timeout=20, max_message_bytes=1 << 20)
+    with one_end(timeout=20, limit=1 << 20) as (client, right):
 
         def mirror() -> None:
             right.sendall(b"pylog-replica 1\n" + bytes(32))
@@ -298,18 +303,14 @@ def test_a_server_that_sends_back_what_it_got_is_refused() -> None:
 
 
 def test_who_speaks_another_protocol_is_refused() -> None:
-    left, right = socket.socketpair()
-    with contextlib.closing(right):
-        server = Connection(left, timeout=20, max_message_bytes=1 << 20)
+    with one_end(timeout=20, limit=1 << 20) as (server, right):
         right.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(100))
         with pytest.raises(AuthenticationError):
             server.greet_as_server(SECRET)
 
 
 def test_a_message_that_says_it_is_too_long_is_refused_before_it_is_read() -> None:
-    left, right = socket.socketpair()
-    with contextlib.closing(right):
-        server = Connection(left, timeout=20, max_message_bytes=1000)
+    with one_end(timeout=20, limit=1000) as (server, right):
         right.sendall(wire.LENGTH.pack(2**32 - 1))
         with pytest.raises(InvalidMessageError, match="max_message_bytes"):
             server.receive()
@@ -321,9 +322,7 @@ def test_a_message_that_is_too_long_for_the_other_side_is_not_sent() -> None:
 
 
 def test_a_message_that_stops_in_its_middle_is_a_time_out() -> None:
-    left, right = socket.socketpair()
-    with contextlib.closing(right):
-        server = Connection(left, timeout=0.01, max_message_bytes=1000)
+    with one_end(timeout=0.01, limit=1000) as (server, right):
         right.sendall(wire.LENGTH.pack(100) + b"and no more")
         with pytest.raises(ReplicationTimeoutError):
             server.receive()

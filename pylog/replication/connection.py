@@ -2,7 +2,8 @@
 
 Knows sockets, lengths and time-outs.  Must not know what is said.
 
-Locks: none.  One thread may send while one other receives; `close` may come from any.
+Locks: `_lock`, around who uses the socket.  One thread may send while one other receives; `close`
+may come from any.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import secrets
 import select
 import socket
+import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from pylog.errors import AuthenticationError, InvalidMessageError, ReplicationTimeoutError
@@ -32,6 +35,9 @@ class Connection:
         self._socket = connected
         self._timeout = timeout
         self._max_message_bytes = max_message_bytes
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_closed = False
         self._peer = "a connection that is over"
         with contextlib.suppress(OSError):
             host, port = connected.getpeername()[:2] or ("a socket", "0")
@@ -114,39 +120,56 @@ class Connection:
 
     def is_readable(self, timeout: float | None) -> bool:
         """Return whether there is something to receive, or the end, within `timeout` seconds."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else 1000 * timeout))
+        with self._in_use() as used:
+            poll = select.poll()
+            poll.register(used, select.POLLIN)
+            return bool(poll.poll(None if timeout is None else 1000 * timeout))
 
     def _send_all(self, data: Buffer) -> None:
-        try:
-            self._socket.sendall(data)
-        except TimeoutError:
-            message = f"{self.peer} did not read for {self._timeout} s"
-            raise ReplicationTimeoutError(message, self._timeout) from None
+        with self._in_use() as used:
+            try:
+                used.sendall(data)
+            except TimeoutError:
+                message = f"{self.peer} did not read for {self._timeout} s"
+                raise ReplicationTimeoutError(message, self._timeout) from None
 
     def _receive_all(self, size: int) -> bytearray:
         data = bytearray(size)
         view = memoryview(data)
         while view:
-            try:
-                count = self._socket.recv_into(view)
-            except TimeoutError:
-                message = f"{self.peer} stopped in the middle of a message"
-                raise ReplicationTimeoutError(message, self._timeout) from None
+            with self._in_use() as used:
+                try:
+                    count = used.recv_into(view)
+                except TimeoutError:
+                    message = f"{self.peer} stopped in the middle of a message"
+                    raise ReplicationTimeoutError(message, self._timeout) from None
             if not count:
                 raise ConnectionResetError(f"{self.peer} ended the connection")
             view = view[count:]
         return data
 
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[socket.socket]:
+        """Keep the descriptor from being closed, as its number might be another file's then."""
+        with self._lock:
+            if self._is_closed:
+                raise ConnectionAbortedError(f"{self._peer}: the connection is closed")
+            self._users += 1
+        try:
+            yield self._socket
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._close_unused_locked()
+
+    def _close_unused_locked(self) -> None:
+        if self._is_closed and not self._users:
+            self._socket.close()
+
     def close(self) -> None:
-        """End the connection; who waits for it, in any thread, gets an error.  Idempotent.
-
-        The descriptor goes when nobody refers to this any more: another thread may be about to use
-        its number, which could be another file's by then.
-        """
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def __del__(self) -> None:
-        self._socket.close()
+        """End the connection; who waits for it, in any thread, gets an error.  Idempotent."""
+        with self._lock:
+            self._is_closed = True
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._close_unused_locked()

@@ -1,0 +1,340 @@
+"""`Leader`: a log's replication while it leads, in the one process that runs it.
+
+One thread watches the log: it sleeps on the log's events, and looks which partitions have grown,
+which topics came and went, and whether this log still leads.  Each follower has two more threads
+(follower_link.py).  What all of them learn goes into the rules (leading.py), and what comes out of
+those is done here: who is in sync is written down, high watermarks move.
+
+Knows partitions, the clock and the rules' events.  Must not know how a follower is talked to.
+
+Locks: `lock`, around the rules and what is known of partitions.  Within it files are written only
+when somebody comes in sync or falls out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from pylog import _native
+from pylog._native import Marks
+from pylog.errors import (
+    ClosedError,
+    FencedLeaderEpochError,
+    PylogError,
+    UnknownTopicOrPartitionError,
+)
+from pylog.replication.facts import InSync, PartitionId
+from pylog.replication.leading import LeaderState
+from pylog.replication.replicated_log import METADATA, ReplicatedLog
+from pylog.replication.standing import ReplicaState
+from pylog.replication_config import ReplicationConfig
+from pylog.storage.partition import Partition
+from pylog.storage.role import RoleKind
+
+logger = logging.getLogger("pylog")
+
+_TICKS: Final = 4  # in the time that a replica may lag; the rules ask for two at least
+
+
+@dataclasses.dataclass(slots=True)
+class Led:
+    """A partition as its leader saw it last.
+
+    version: of all topics, when it was seen first.  A follower has to have so much of `__metadata`
+    before it can be asked for this partition.
+    own_offset: up to where it is as durable as its topic asks.
+    """
+
+    id: PartitionId
+    partition: Partition
+    version: int
+    needed: int
+    log_start_offset: int = 0
+    end_offset: int = 0
+    own_offset: int = 0
+    high_watermark: int = 0
+
+
+class Link(Protocol):
+    """What the leader tells those who talk to a follower; see follower_link.py."""
+
+    replica_id: str | None
+
+    def start(self) -> None:
+        """Start."""
+
+    def wake(self, grown: Iterable[PartitionId], moved: Iterable[PartitionId] = ()) -> None:
+        """Take note of partitions that grew or came, of high watermarks, and of who is in sync.
+
+        Called with the leader's lock held.
+        """
+
+    def stop(self) -> None:
+        """End soon; wait for nothing."""
+
+    def join(self) -> None:
+        """Wait for the end."""
+
+
+class Leader:
+    """Runs a log's replication until it is stopped, or leads no more.
+
+    config: of the log.  serving: keeps other processes from leading it; closed at the end.
+    """
+
+    def __init__(
+        self,
+        log: ReplicatedLog,
+        state: ReplicaState,
+        config: ReplicationConfig,
+        *,
+        serving: contextlib.ExitStack,
+    ) -> None:
+        assert state.in_sync is not None, "who leads is in sync"
+        self.log = log
+        self.config = config
+        self.state = state
+        self.lock = threading.Lock()
+        self.rules = LeaderState(
+            state.replica_id, last=state.in_sync, lag_time_max_ms=config.replica_lag_time_max_ms
+        )
+        self.led: dict[PartitionId, Led] = {}
+        self.links: list[Link] = []
+        self._version = -1
+        self._settings_seen = -1
+        self._serving = serving
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="pylog-leader", daemon=True)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that it leads in."""
+        return self.state.promised_epoch
+
+    @property
+    def is_running(self) -> bool:
+        """Whether followers are brought on."""
+        return self._thread.is_alive() and not self._is_stopped
+
+    @staticmethod
+    def now_ms() -> int:
+        """Return the time by a clock that never goes back."""
+        return int(time.monotonic() * 1000)
+
+    # ------------------------------------------------------------------ start and stop
+
+    def start(self) -> None:
+        """Look at all partitions, write down who is in sync, and start the threads.
+
+        Raises FencedLeaderEpochError when the log leads no more, CorruptionError, OSError.
+        """
+        self._look()
+        for link in self.links:
+            link.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all threads and wait for them.  Idempotent; also called by one of them."""
+        self._is_stopped = True
+        for link in self.links:
+            link.stop()
+        if not self.log.engine.is_closed:
+            self.log.engine.events.notify()
+        for each in [*(link.join for link in self.links), self._thread.join]:
+            try:
+                each()
+            except RuntimeError:
+                # It is this very thread, or was never started.
+                continue
+        self._release()
+
+    def _release(self) -> None:
+        # One assignment each: it may end by itself and be stopped at the same time.
+        serving, self._serving = self._serving, contextlib.ExitStack()
+        serving.close()
+
+    def step_down(self, error: FencedLeaderEpochError) -> None:
+        """Lead no more: a follower has promised itself to a later leader.
+
+        Called by any thread; the rest happens in the thread that watches.
+        """
+        logger.warning("log %s leads no more: %s", self.log.engine.path, error)
+        self.log.roles.change(
+            lambda state: state.demoted() if state.promised_epoch == self.epoch else state
+        )
+
+    def _run(self) -> None:
+        """Look whenever anything happens in the log, until it is stopped or leads no more."""
+        events = self.log.engine.events
+        pause = self.config.replica_lag_time_max_ms / 1000 / _TICKS
+        try:
+            while not self._is_stopped:
+                seen = events.value
+                self._look()
+                events.wait(seen, pause)
+        except (ClosedError, FencedLeaderEpochError) as error:
+            logger.info("log %s: replication ends: %s", self.log.engine.path, error)
+        except (PylogError, OSError):
+            # Nothing is acknowledged by all any more; who appends is told by a time-out.
+            logger.exception("log %s: replication ends", self.log.engine.path)
+        finally:
+            self._is_stopped = True
+            for link in self.links:
+                link.stop()
+            self._release()
+
+    # ------------------------------------------------------------------ looking
+
+    def _look(self) -> None:
+        """See what has changed in the log, and let all that follows from it happen."""
+        self._check_leads()
+        # Outside of the lock: it may read `__metadata`, and open partitions.
+        came, gone = self._changed_topics()
+        with self.lock:
+            now_ms = self.now_ms()
+            for led in gone:
+                del self.led[led.id]
+                self.rules.partition_removed(led.id)
+            for led in came:
+                self._add_locked(led, now_ms)
+            grown = [led.id for led in self.led.values() if self._see_locked(led, now_ms)]
+            self.rules.tick(now_ms)
+            self._settle_locked()
+            grown += [led.id for led in came]
+            for link in self.links:
+                link.wake(grown)
+
+    def _check_leads(self) -> None:
+        """Raise FencedLeaderEpochError unless the log still leads in this epoch."""
+        role = self.log.roles.role
+        if role.kind is not RoleKind.LEADER or role.epoch != self.epoch:
+            raise FencedLeaderEpochError(self.epoch, role.epoch)
+
+    def _changed_topics(self) -> tuple[list[Led], list[Led]]:
+        """Return the partitions that came since the last look, and those that went."""
+        registry, settings = self.log.registry, self.log.engine.settings.value
+        version = registry.version
+        if version == self._version and settings == self._settings_seen:
+            return [], []
+        ids = self.log.partition_ids()
+        came = [
+            self._new_led(each, 0 if each == METADATA else version)
+            for each in ids
+            if each not in self.led
+        ]
+        known = set(ids)
+        gone = [led for led in self.led.values() if led.id not in known]
+        self._follow_needs()
+        self._version, self._settings_seen = version, settings
+        return came, gone
+
+    def _new_led(self, partition: PartitionId, version: int) -> Led:
+        found = self.log.partition(partition)
+        return Led(partition, found, version, needed=self._needed(found))
+
+    def _needed(self, partition: Partition) -> int:
+        return max(self.config.min_insync_replicas, partition.config.min_insync_replicas)
+
+    def _follow_needs(self) -> None:
+        """Take in topics' settings that were altered."""
+        with self.lock:
+            for led in self.led.values():
+                needed = self._needed(led.partition)
+                if needed != led.needed:
+                    led.needed = needed
+                    self.rules.needed(led.id, needed)
+
+    def _add_locked(self, led: Led, now_ms: int) -> None:
+        marks = led.partition.marks()
+        _note_marks(led, marks)
+        self.led[led.id] = led
+        self.rules.partition_added(
+            led.id,
+            end_offset=led.end_offset,
+            own_offset=led.own_offset,
+            high_watermark=led.high_watermark,
+            min_insync_replicas=led.needed,
+            now_ms=now_ms,
+        )
+
+    def _see_locked(self, led: Led, now_ms: int) -> bool:
+        """Look how far a partition is; return whether there is more to send."""
+        try:
+            marks = led.partition.marks()
+        except UnknownTopicOrPartitionError:
+            # It is deleted; the next look finds its topic gone.
+            return False
+        before = led.end_offset, led.own_offset
+        _note_marks(led, marks)
+        if (led.end_offset, led.own_offset) == before:
+            return False
+        self.rules.appended(
+            led.id, end_offset=led.end_offset, own_offset=led.own_offset, now_ms=now_ms
+        )
+        return led.end_offset != before[0]
+
+    # ------------------------------------------------------------------ acting
+
+    def settle(self, event: Callable[[LeaderState, int], None]) -> None:
+        """Tell the rules what a follower said, and let all that follows from it happen.
+
+        event: called with the rules and the time, and the lock held.
+        Raises what writing the role file raises, and FencedLeaderEpochError.
+        """
+        with self.lock:
+            event(self.rules, self.now_ms())
+            self._settle_locked()
+
+    def _settle_locked(self) -> None:
+        """Do what came out of the rules: write down who is in sync, move high watermarks, tell."""
+        rules = self.rules
+        while (in_sync := rules.unwritten) is not None:
+            self._write_down(in_sync)
+            rules.noted(in_sync)
+            logger.info(
+                "log %s: in sync are %s", self.log.engine.path, ", ".join(sorted(in_sync.members))
+            )
+        moved = rules.take_moved()
+        names: list[PartitionId] = []
+        for partition, offset in moved.items():
+            assert isinstance(partition, PartitionId)
+            led = self.led.get(partition)
+            if led is not None:
+                names.append(partition)
+                # One that is deleted meanwhile is forgotten with the next look.
+                with contextlib.suppress(UnknownTopicOrPartitionError):
+                    led.high_watermark = led.partition.advance_high_watermark(offset)
+        engine = self.log.engine
+        if engine.in_sync_replicas != rules.in_sync_count:
+            engine.in_sync_replicas = rules.in_sync_count
+            engine.events.notify()
+        for link in self.links:
+            link.wake((), names)
+
+    def _write_down(self, in_sync: InSync) -> None:
+        def event(state: ReplicaState) -> ReplicaState:
+            if state.kind is not RoleKind.LEADER or state.promised_epoch != self.epoch:
+                raise FencedLeaderEpochError(self.epoch, state.promised_epoch)
+            return state.noted(in_sync)
+
+        self.log.roles.change(event)
+
+
+def _note_marks(led: Led, marks: Marks | None) -> None:
+    """Take in how far a partition is; one without files is empty."""
+    if marks is None:
+        return
+    is_fsync = led.partition.config.durability == "fsync"
+    led.log_start_offset = marks.log_start_offset
+    led.end_offset = marks.log_end_offset
+    led.own_offset = marks.durable_offset if is_fsync else marks.log_end_offset
+    led.high_watermark = marks.high_watermark
+    if marks.state == _native.FAILED:
+        # Nobody knows what of it is on disk.
+        led.own_offset = min(led.own_offset, marks.durable_offset)

@@ -1,0 +1,290 @@
+"""One session of a leader with a follower: what has grown is sent, what comes back is taken in.
+
+Two threads: one hands over batches and heartbeats, the other takes acknowledgements.  What is sent
+and not acknowledged is bounded; who has nothing to send sleeps until the leader's log has grown.
+
+Knows the transport's contract and what was sent.  Must not know the rules of leading: it tells them
+what the follower said.
+
+Locks: `_condition`, around what is to be sent and what is in flight.  It may be taken while the
+leader's lock is held, never the other way round.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from pylog.errors import (
+    PylogError,
+    ReplicationError,
+    ReplicationTimeoutError,
+    UnknownTopicOrPartitionError,
+)
+from pylog.replication.divergence import StartAnew, Truncate, divergence
+from pylog.replication.facts import InSync, PartitionId, ReplicaPosition
+from pylog.replication.leader import Leader, Led
+from pylog.replication.replicated_log import METADATA, position_of
+from pylog.replication.transport import ReplicaBatches, ReplicaHello, ReplicationTransport
+
+logger = logging.getLogger("pylog")
+
+# A high watermark that moved waits so many seconds for batches to go with (guessed: less than a
+# reader of a follower would notice, more than the next append of who waited for this one).
+_LINGER: Final = 0.005
+_MAX_ROUNDS: Final = 100  # of truncations of one partition; one for each 2048 epochs (guessed)
+
+
+class _Sent(NamedTuple):
+    """Something that is in flight; the follower's log has to end at end_offset when it arrived."""
+
+    partition: PartitionId
+    end_offset: int
+    size: int
+    time: float
+
+
+class LinkSession:
+    """One session: `run` in one thread, and another thread beside it."""
+
+    def __init__(
+        self, leader: Leader, transport: ReplicationTransport, hello: ReplicaHello
+    ) -> None:
+        self.replica_id = hello.replica_id
+        self._leader = leader
+        self._transport = transport
+        self._condition = threading.Condition()
+        self._error: PylogError | OSError | None = None
+        self._is_over = False
+        # Sets that keep their order: what has grown, and what has to be told nevertheless.
+        self._grown: dict[PartitionId, None] = {}
+        self._moved: dict[PartitionId, None] = {}
+        self._tell_at = 0.0
+        self._heartbeat_at = 0.0
+        self._unknown: set[PartitionId] = set()  # until the follower knows their topics
+        self._sent: dict[PartitionId, int] = {}  # up to where, of those that were begun
+        self._told: dict[PartitionId, int] = {}  # the last high watermark that was sent
+        self._flight: collections.deque[_Sent] = collections.deque()
+        self._flight_bytes = 0
+        self._told_in_sync: InSync | None = None
+        self._noted = None if hello.in_sync is None else hello.in_sync.order
+        self._receiver = threading.Thread(target=self._receive, name="pylog-acks", daemon=True)
+
+    # ------------------------------------------------------------------ from other threads
+
+    def wake(self, grown: Iterable[PartitionId], moved: Iterable[PartitionId]) -> None:
+        """Take note of what has grown and moved, and look who is in sync."""
+        with self._condition:
+            self._grown.update(dict.fromkeys(grown))
+            if not self._moved:
+                self._tell_at = time.monotonic() + _LINGER
+            self._moved.update(dict.fromkeys(moved))
+            self._condition.notify_all()
+
+    def end(self) -> None:
+        """End soon."""
+        with self._condition:
+            self._is_over = True
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Wait for the other thread; the transport is closed."""
+        self.end()
+        if self._receiver.ident is not None:
+            self._receiver.join()
+
+    @property
+    def flight_bytes(self) -> int:
+        """How much was sent and is not acknowledged."""
+        return self._flight_bytes
+
+    # ------------------------------------------------------------------ sending
+
+    def run(self) -> None:
+        """Send until it is over; raises what ended it."""
+        self._receiver.start()
+        while (turn := self._next()) is not None:
+            try:
+                for partition in turn:
+                    self._bring_on(partition)
+            except UnknownTopicOrPartitionError as error:
+                # Deleted a moment ago.
+                logger.debug("%s", error)
+
+    def _next(self) -> list[PartitionId] | None:
+        """Wait until something has to be said; return the partitions to say it of, None at the end.
+
+        A heartbeat is said of `__metadata`.
+        """
+        with self._condition:
+            while True:
+                if self._error is not None:
+                    raise self._error
+                if self._is_over:
+                    return None
+                if self._grown:
+                    partition = next(iter(self._grown))
+                    del self._grown[partition]
+                    return [partition]
+                now = time.monotonic()
+                if self._moved and now >= self._tell_at:
+                    moved, self._moved = list(self._moved), {}
+                    return moved
+                to_note = self._leader.rules.to_note(self.replica_id)
+                is_news = to_note is not None and to_note != self._told_in_sync
+                if is_news or now >= self._heartbeat_at:
+                    return [METADATA]
+                ends = [self._heartbeat_at, *([self._tell_at] if self._moved else [])]
+                self._condition.wait(min(ends) - now)
+
+    def _bring_on(self, partition: PartitionId) -> None:
+        """Send what a partition has more than the follower, as much as one message takes.
+
+        If it has no more, that is sent too: it tells high watermark, log start and who is in sync.
+        """
+        leader = self._leader
+        led = leader.led.get(partition)
+        if led is None:
+            self._sent.pop(partition, None)
+            return
+        if partition not in self._sent:
+            if not self._knows(led):
+                self._unknown.add(partition)
+                return
+            self._begin_partition(led)
+        start = self._sent[partition]
+        log_start_offset = led.partition.log_start_offset
+        limit = leader.config.replica_fetch_max_bytes
+        stored = led.partition.read_batches(max(start, log_start_offset), limit)
+        # What compaction left out may lie before the first batch; what was deleted may not, for the
+        # follower has to be told first.
+        is_gap = stored.first > start >= log_start_offset
+        if stored.data and stored.first != start and not is_gap:
+            raise ReplicationError(f"{led.partition!r}: no batch begins at offset {start} any more")
+        self._send(led, start, stored.end, stored.data)
+        if stored.end < led.end_offset:
+            with self._condition:
+                self._grown[partition] = None
+        if partition == METADATA and self._unknown:
+            known = [each for each in self._unknown if self._knows(leader.led.get(each))]
+            self._unknown.difference_update(known)
+            with self._condition:
+                self._grown.update(dict.fromkeys(known))
+
+    def _knows(self, led: Led | None) -> bool:
+        """Whether the follower has been told enough to know that a partition exists."""
+        if led is None:
+            return True
+        has = min(self._sent.get(METADATA, 0), self._told.get(METADATA, 0))
+        return has >= led.version
+
+    def _begin_partition(self, led: Led) -> None:
+        """Find out how far the follower is, and let it cut what is not the leader's."""
+        position = self._transport.position(led.id)
+        for _ in range(_MAX_ROUNDS):
+            step = divergence(position_of(led.partition), position)
+            if step is None:
+                break
+            position = self._cut(led, step)
+            if isinstance(step, StartAnew):
+                # It is empty, and ends where the next batch begins, maybe below the log start.
+                break
+        else:
+            raise ReplicationError(f"{led.partition!r}: no common history with {self.replica_id}")
+        self._sent[led.id] = position.log_end_offset
+        self._take_in(led.id, position.log_end_offset)
+
+    def _cut(self, led: Led, step: Truncate | StartAnew) -> ReplicaPosition:
+        if isinstance(step, Truncate):
+            return self._transport.truncate(led.id, step.end_offset)
+        # The first batch may begin below the log start: it is sent whole.
+        first = led.partition.read_batches(step.offset, 1).first
+        return self._transport.start_anew(led.id, min(first, step.offset))
+
+    def _send(self, led: Led, start: int, end: int, data: memoryview | bytes) -> None:
+        """Send, as soon as there is room for it in flight."""
+        leader = self._leader
+        in_sync = leader.rules.to_note(self.replica_id)
+        watermark = led.high_watermark
+        batches = ReplicaBatches(
+            partition=led.id,
+            epoch=leader.epoch,
+            from_offset=start,
+            end_offset=end,
+            in_sync=in_sync,
+            high_watermark=watermark,
+            log_start_offset=led.log_start_offset,
+            data=data,
+        )
+        with self._condition:
+            limit = leader.config.max_in_flight_bytes
+            while self._flight_bytes and self._flight_bytes + len(data) > limit:
+                if self._error is not None:
+                    raise self._error
+                if self._is_over:
+                    return
+                self._condition.wait()
+            now = time.monotonic()
+            # Before it is sent: the acknowledgement may be faster than the next line.
+            self._flight.append(_Sent(led.id, end, len(data), now))
+            self._flight_bytes += len(data)
+            self._moved.pop(led.id, None)
+        self._transport.send(batches)
+        self._sent[led.id], self._told[led.id] = end, watermark
+        self._told_in_sync = in_sync
+        self._heartbeat_at = now + leader.config.replica_fetch_wait_max_ms / 1000
+
+    # ------------------------------------------------------------------ receiving
+
+    def _receive(self) -> None:
+        timeout = self._leader.config.replica_lag_time_max_ms / 1000
+        try:
+            while self._receive_one(timeout):
+                pass
+        except (PylogError, OSError) as error:
+            with self._condition:
+                self._error = self._error or error
+                self._condition.notify_all()
+
+    def _receive_one(self, timeout: float) -> bool:
+        """Take in the next acknowledgement; return whether another is to be waited for."""
+        acknowledgement = self._transport.acknowledgement(timeout)
+        with self._condition:
+            if self._is_over:
+                return False
+            if acknowledgement is None:
+                if self._flight and time.monotonic() - self._flight[0].time > timeout:
+                    message = f"replica {self.replica_id} acknowledges nothing"
+                    raise ReplicationTimeoutError(message, timeout)
+                return True
+            if not self._flight:
+                raise ReplicationError(f"{self.replica_id} acknowledges what was not sent")
+            sent = self._flight.popleft()
+            self._flight_bytes -= sent.size
+            self._condition.notify_all()
+        partition, end_offset = acknowledgement.partition, acknowledgement.log_end_offset
+        if (partition, end_offset) != (sent.partition, sent.end_offset):
+            # Somebody else wrote there, or something got lost: the next session asks how far it is.
+            raise ReplicationError(
+                f"{self.replica_id}: {partition.topic}-{partition.number} ends at {end_offset}, "
+                f"{sent.partition.topic}-{sent.partition.number} should at {sent.end_offset}"
+            )
+        self._noted = acknowledgement.in_sync
+        self._take_in(partition, end_offset)
+        return True
+
+    def _take_in(self, partition: PartitionId, end_offset: int) -> None:
+        """Tell the rules what the follower has."""
+        self._leader.settle(
+            lambda rules, now_ms: rules.acknowledged(
+                self.replica_id,
+                partition,
+                end_offset=end_offset,
+                in_sync=self._noted,
+                now_ms=now_ms,
+            )
+        )

@@ -1,0 +1,155 @@
+"""A log as its replication sees it: all partitions of all topics by their ids, and its role.
+
+Knows topics, and in which order they have to be replicated.  Must not know who leads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from pylog.engine import Engine
+from pylog.errors import CorruptFileError, UnknownTopicOrPartitionError
+from pylog.metadata import METADATA_TOPIC, TopicFacts
+from pylog.registry import METADATA_ID, TopicRegistry
+from pylog.replication.facts import PartitionId, ReplicaPosition, ReplicaStatus
+from pylog.replication.roles import Roles
+from pylog.storage import layout
+from pylog.storage.lifecycle import check_owner, remove_directory
+from pylog.storage.partition import Partition
+
+logger = logging.getLogger("pylog")
+
+METADATA: PartitionId = PartitionId(METADATA_TOPIC, 0, METADATA_ID)
+
+
+class ReplicatedLog:
+    """The partitions and the role of a log that is open in this process."""
+
+    def __init__(self, engine: Engine, registry: TopicRegistry, roles: Roles) -> None:
+        self.engine = engine
+        self.registry = registry
+        self.roles = roles
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> ReplicatedLog:
+        """Open the log in a directory, made if need be, for replication alone.
+
+        Raises what `pylog.open` raises.
+        """
+        engine = Engine(os.fspath(path))
+        engine.open(create=True)
+        log = ReplicatedLog(engine, TopicRegistry(engine), Roles(engine))
+        log.roles.open()
+        return log
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written to it.  Raises what opening a partition raises."""
+        return self.registry.metadata.log_end_offset == 0
+
+    def partition(self, partition: PartitionId) -> Partition:
+        """Return a partition.
+
+        Raises UnknownTopicOrPartitionError unless the topic of this very id has it, as far as is
+        visible here; what a read raises.
+        """
+        if partition == METADATA:
+            return self.registry.metadata
+        facts = self.registry.facts_of(partition.topic, partition.topic_id)
+        if partition.number >= facts.partitions:
+            raise UnknownTopicOrPartitionError(partition.topic, partition.number)
+        return self.registry.partition_of(facts, partition.number)
+
+    def make_way(self, partition: PartitionId) -> None:
+        """Remove files of an older topic of the same name, which a crash left.
+
+        Raises OSError.
+        """
+        name = layout.partition_directory(partition.topic, partition.number)
+        directory = self.engine.root.directory(name)
+        if not directory.exists():
+            return
+        try:
+            check_owner(directory, partition.topic_id)
+        except CorruptFileError as error:
+            logger.warning("%s: its files are removed, for it was deleted", error)
+            remove_directory(directory)
+
+    def partition_ids(self) -> list[PartitionId]:
+        """Return all partitions, those first without which the others mean nothing.
+
+        `__metadata`, then the other internal ones: a follower has to know a topic before it gets
+        records of it.  Raises what a read raises.
+        """
+        facts = [topic for topic in self.registry.all_facts() if not topic.is_deleting]
+        facts.sort(key=lambda topic: not layout.is_internal(topic.name))
+        return [METADATA, *(each for topic in facts for each in ids_of(topic))]
+
+    def status(self) -> ReplicaStatus:
+        """Return what who elects has to know; opens every partition.
+
+        What a partition lost is found when it is opened, so the state is read after that.
+        Raises what opening a partition raises.
+        """
+        end = sum(self.partition(each).log_end_offset for each in self.partition_ids())
+        state = self.roles.state
+        return ReplicaStatus(
+            replica_id=state.replica_id,
+            cluster_id=state.cluster_id,
+            promised_epoch=state.promised_epoch,
+            in_sync=state.in_sync,
+            log_end_offset=end,
+        )
+
+    def fence(self, epoch: int) -> ReplicaStatus:
+        """Promise to take nothing from leaders of older epochs; see `Electable`.
+
+        Raises FencedLeaderEpochError and what `status` raises.
+        """
+        # First: what is lost is found, and noted, before the promise counts.
+        self.status()
+        self.roles.change(lambda state: state.fenced(epoch))
+        return self.status()
+
+    def sync_all(self) -> int:
+        """Make all there is durable; return the greatest epoch of any record, negative for none.
+
+        Raises DurabilityUnknownError, and what `status` raises.
+        """
+        latest = -1
+        for each in self.partition_ids():
+            partition = self.partition(each)
+            partition.flush()
+            latest = max(latest, partition.leader_epochs.latest_epoch)
+        return latest
+
+    def close(self) -> None:
+        """Close the log."""
+        self.engine.close()
+
+
+def ids_of(topic: TopicFacts) -> Iterator[PartitionId]:
+    """Yield the partitions of a topic."""
+    for number in range(topic.partitions):
+        yield PartitionId(topic.name, number, topic.topic_id)
+
+
+def position_of(partition: Partition) -> ReplicaPosition:
+    """Return how far a partition is, everything in it durable.
+
+    Raises DurabilityUnknownError, ClosedError, and what opening raises.
+    """
+    # What another process placed, and was killed before it synced, may be sent and acknowledged.
+    partition.flush()
+    epochs = partition.leader_epochs
+    marks = partition.marks()
+    if marks is None:
+        return ReplicaPosition()
+    return ReplicaPosition(
+        epochs=epochs.entries,
+        log_start_offset=marks.log_start_offset,
+        high_watermark=marks.high_watermark,
+        log_end_offset=marks.log_end_offset,
+    )
