@@ -295,7 +295,7 @@ def test_a_child_of_a_parent_with_busy_threads(log: Log, start: Start) -> None:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(50)
 
     assert not any(thread.is_alive() for thread in threads)
     stored = values(partition)
@@ -333,7 +333,7 @@ def test_a_lock_that_a_thread_of_the_parent_holds_does_not_stop_the_child(
         unlock()
 
     thread = in_thread(hold)
-    assert held.wait(10)
+    assert held.wait(50)
 
     def work() -> None:
         # A new topic makes the registry replay; records make the rest move.
@@ -351,7 +351,7 @@ def test_a_lock_that_a_thread_of_the_parent_holds_does_not_stop_the_child(
         child.join()
     finally:
         may_end.set()
-        thread.join(10)
+        thread.join(50)
     assert topic.append(b"parent").offset == 2
 
 

@@ -133,7 +133,7 @@ def test_who_slept_through_its_removal_commits_nothing(
 
     def sleep() -> None:
         log = pylog.open(path)
-        settings = {"instance_id": "w1"} if is_static else {"max_poll_interval_ms": 300}
+        settings = {"instance_id": "w1"} if is_static else {"max_poll_interval_ms": 1000}
         member = join(log, **settings)
         follow(log, member, lambda count: count == PARTITIONS)
         member.commit(at(0, 1))

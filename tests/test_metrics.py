@@ -179,7 +179,7 @@ def test_looking_opens_nothing_and_waits_for_nobody(
         thread = threading.Thread(target=lambda: found.append(log.metrics()))
         with partition._lock, log._engine._lock, log._registry._lock:
             thread.start()
-            thread.join(timeout=10)
+            thread.join(50)
     assert [list(metrics["partitions"]) for metrics in found] == [["__metadata-0", "t-0"]]
 
 

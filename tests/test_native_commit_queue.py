@@ -48,7 +48,7 @@ class Waiter:
     def answer(self) -> object:
         """Return what the wait came to."""
         began = time.monotonic()
-        self._thread.join(10)
+        self._thread.join(50)
         assert time.monotonic() - began < BELOW_A_SLICE, "nobody woke it"
         return self.answers[0]
 
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_a_wait_and_passes_on_the_lead_that_came_with_it(queue: Comm
         except BaseException:
             queue.give_up()
             raise
-    thread.join(10)
+    thread.join(50)
 
     assert behind[0].answer() == LEADS
 
@@ -233,7 +233,7 @@ def test_a_child_forked_by_a_signal_handler_does_not_wait_for_the_parents_leader
             os._exit(0 if answer == ENDED else 1)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    thread.join(10)
+    thread.join(50)
 
     assert answer == COVERED
     assert os.waitpid(children[0], 0)[1] == 0

@@ -168,7 +168,7 @@ def test_readers_never_see_a_mix_of_marks(page: _native.SharedPage) -> None:
             page.unlock()
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(50)
 
     assert torn == []
     assert min(reads) > 0
@@ -190,7 +190,7 @@ def test_the_lock_excludes_other_threads_until_it_is_given_back(page: _native.Sh
     assert not got.wait(0.05)
     page.unlock()
     assert got.wait(5)
-    thread.join(5)
+    thread.join(50)
 
 
 def test_lock_times_out(page: _native.SharedPage) -> None:
@@ -206,7 +206,7 @@ def test_lock_times_out(page: _native.SharedPage) -> None:
     for timeout in (0, 0.12):
         began = time.monotonic()
         thread = in_thread(lambda timeout=timeout: take(timeout))
-        thread.join(5)
+        thread.join(50)
         assert time.monotonic() - began >= timeout
     page.unlock()
     assert len(errors) == 2
@@ -243,7 +243,7 @@ def test_another_thread_cannot_publish_or_unlock(page: _native.SharedPage) -> No
                 errors.append(str(error))
 
     page.lock()
-    in_thread(misuse).join(5)
+    in_thread(misuse).join(50)
     page.unlock()
 
     assert len(errors) == 2
@@ -262,7 +262,7 @@ def test_a_signal_ends_the_wait_for_the_lock(page: _native.SharedPage) -> None:
     def hold() -> None:
         page.lock()
         locked.set()
-        done.wait(10)
+        done.wait(50)
         page.unlock()
 
     thread = in_thread(hold)
@@ -271,7 +271,7 @@ def test_a_signal_ends_the_wait_for_the_lock(page: _native.SharedPage) -> None:
     with pytest.raises(KeyboardInterrupt):
         page.lock(10)
     done.set()
-    thread.join(5)
+    thread.join(50)
 
 
 @pytest.mark.skipif(IS_PORTABLE, reason="only a process that dies gives a flock back")
@@ -284,7 +284,7 @@ def test_the_lock_of_a_thread_that_ended_goes_to_the_next() -> None:
         page.lock()
         page.set_intent(3, 4)
 
-    in_thread(die_inside).join(5)
+    in_thread(die_inside).join(50)
     told = page.events.value
     page.lock(5)
 
@@ -356,7 +356,7 @@ def test_release_ends_a_wait_for_the_lock_in_another_thread() -> None:
     thread = in_thread(wait)
     thread.join(0.02)  # it waits
     waiter.release()
-    thread.join(5)
+    thread.join(50)
     holder.unlock()
 
     assert len(errors) == 1

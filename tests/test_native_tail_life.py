@@ -198,7 +198,7 @@ def test_an_append_that_waits_for_the_lock_keeps_what_it_will_write_to(memory: T
         with pytest.raises(BufferError):
             held.clear()
     memory.page.unlock()
-    thread.join(5)
+    thread.join(50)
 
     for given_back in (memory.window, memory.index, memory.timeindex, memory.memory):
         given_back.clear()

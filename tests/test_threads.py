@@ -311,7 +311,7 @@ def test_ctrl_c_ends_a_wait(log: Log, kind: str) -> None:
         thread = interrupt_when_asleep(threading.get_native_id())
         with pytest.raises(KeyboardInterrupt):
             waits[kind]()
-        thread.join(10)
+        thread.join(50)
     finally:
         signal.signal(signal.SIGINT, before)
 
