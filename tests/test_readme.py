@@ -50,7 +50,7 @@ def test_the_two_commands_are_those_that_are_run_on_every_change() -> None:
     commands = [text for kind, text in BLOCKS if kind == "sh"]
     assert commands == [
         f"{install} . && .venv/bin/python examples/git_history.py\n",
-        f"{install} -e '.[test]' && .venv/bin/python -m pytest\n",
+        f"{install} -e '.[test]' && .venv/bin/python -m pytest -n auto\n",
     ]
 
 
