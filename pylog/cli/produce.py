@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from pylog.cli import formats, options, progress, show
-from pylog.errors import DurabilityUnknownError, NotAppendedError
+from pylog.errors import DurabilityUnknownError, NotAppendedError, PylogError
 from pylog.topics import Topic
 
 # Appended at once, with one sync a partition: large enough that a sync costs little beside it.
@@ -130,12 +130,13 @@ def _append(
     headers = [shape.headers] * len(lines) if shape.headers else None
     try:
         return len(topic.append_many(values, keys, headers, partition=partition))
-    except NotAppendedError as error:
-        done.records += len(error.appended)
-        show.complain(f"{show.counted(done.records, 'record')} appended before this:")
-        raise
-    except DurabilityUnknownError:
-        show.complain(f"{show.counted(done.records, 'record')} certainly appended before this:")
+    except PylogError as error:
+        if isinstance(error, NotAppendedError):
+            done.records += len(error.appended)
+        # Of what was given last it is not known, then.
+        certainly = " certainly" if isinstance(error, DurabilityUnknownError) else ""
+        records = show.counted(done.records, "record")
+        show.complain(f"{records}{certainly} appended before this:")
         raise
 
 
