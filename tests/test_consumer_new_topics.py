@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from consuming import make, member, next_offset, places, rest
+from consuming import append, make, member, next_offset, places, rest
 from tail_memory import wait_until
 
 import pylog
 from pylog import Consumer, Log, OffsetAndMetadata, TopicPartition
-from pylog.errors import StaleMemberEpochError, UnknownTopicOrPartitionError
+from pylog.errors import (
+    CommitFailedError,
+    GroupIdNotFoundError,
+    NotAssignedError,
+    StaleMemberEpochError,
+    UnknownTopicOrPartitionError,
+)
 from pylog.groups.view import View
 
 
@@ -146,3 +155,127 @@ def test_offsets_that_were_brought_along_are_kept_when_their_topic_is_made(log: 
     log.groups.alter_offsets("g", {TopicPartition("t", 0): OffsetAndMetadata(7)})
     make(log, "t", records=10)
     assert places(member(log).poll(0, 1)) == [(0, 7)]
+
+
+# ---------------------------------------------------------------- at random
+
+
+LIVES = 50
+
+
+class Life:
+    """A group whose topics are deleted and made anew at any time, and what it was given of them."""
+
+    def __init__(self, logs: list[Log], seed: int) -> None:
+        self._logs = logs  # of one directory, as of several processes
+        self._chance = random.Random(seed)
+        self._is_alone = self._chance.random() < 0.5  # chooses its partitions itself
+        self._consumers: list[Consumer] = []
+        self._last: dict[Consumer, list[Any]] = {}
+        self._given: dict[TopicPartition, set[int]] = {}  # of the topics that are there
+        self.done: Counter[str] = Counter()
+        self.make("a")
+
+    def _log(self) -> Log:
+        return self._chance.choice(self._logs)
+
+    def make(self, name: str) -> None:
+        count = self._chance.randint(1, 2)
+        make(self._log(), name, count, records=self._chance.randint(0, 20))
+        for number in range(count):
+            self._given[TopicPartition(name, number)] = set()
+
+    def topic(self) -> None:
+        """Make, delete, or make anew a topic."""
+        name = self._chance.choice("ab")
+        is_there = name in self._log().topics()
+        if is_there:
+            self._log().delete_topic(name)
+            self._given = {at: seen for at, seen in self._given.items() if at.topic != name}
+            self.done["deleted"] += 1
+        if not is_there or self._chance.random() < 0.7:
+            self.make(name)
+
+    def append(self) -> None:
+        for name, number in self._given:
+            append(self._log().topic(name), number, self._chance.randint(0, 5))
+
+    def consumer(self) -> None:
+        """Begin another consumer, or end one, orderly or not."""
+        if self._consumers and (self._is_alone or self._chance.random() < 0.4):
+            consumer = self._consumers.pop(self._chance.randrange(len(self._consumers)))
+            end = self._chance.choice([Consumer.close, Consumer.unsubscribe, Consumer.__del__])
+            end(consumer)
+        elif self._given:
+            consumer = self._log().consumer(
+                group="g",
+                enable_auto_commit=self._chance.random() < 0.7,
+                auto_commit_interval_ms=self._chance.choice([0, 3_600_000]),
+            )
+            if self._is_alone:
+                consumer.assign(self._given)
+            else:
+                consumer.subscribe(pattern="[ab]")
+            self._consumers.append(consumer)
+            self._last[consumer] = []
+
+    def poll(self) -> None:
+        for consumer in self._consumers:
+            self._last[consumer] = []
+            with contextlib.suppress(UnknownTopicOrPartitionError):
+                self._last[consumer] = consumer.poll(0, self._chance.randint(1, 15))
+                for record in self._last[consumer]:
+                    self._given[TopicPartition(record.topic, record.partition)].add(record.offset)
+                    self.done["given"] += 1
+
+    def commit(self) -> None:
+        for consumer in self._consumers:
+            last = self._last[consumer]
+            what = last[-1] if last and self._chance.random() < 0.5 else None
+            try:
+                consumer.commit(what)
+            except (CommitFailedError, UnknownTopicOrPartitionError, NotAssignedError):
+                self.done["refused"] += 1
+
+    def check(self) -> None:
+        """Assert that nothing was skipped: what lies below a committed offset was given."""
+        committed = self._log()._coordinator.committed("g", list(self._given))
+        for place, one in committed.items():
+            if one is not None:
+                assert set(range(one.offset)) <= self._given[place], place
+                self.done["committed"] += 1
+
+    def step(self) -> None:
+        actions = [self.topic, self.append, self.consumer, self.poll, self.poll, self.commit]
+        self._chance.choice(actions)()
+        self.check()
+
+    def end(self) -> None:
+        for consumer in self._consumers:
+            consumer.close()
+            self.check()
+
+
+def test_nothing_is_ever_skipped_of_topics_that_come_and_go(log: Log, tmp_path: Path) -> None:
+    log.consumer(group="first", pattern="x").close()  # makes the topic of commits
+    log.alter_topic("__consumer_offsets", durability="os")
+    done: Counter[str] = Counter()
+    with pylog.open(tmp_path) as other:
+        for _ in range(LIVES):
+            seed = random.randrange(2**32)
+            life = Life([log, other], seed)
+            try:
+                for _ in range(60):
+                    life.step()
+                life.end()
+            except BaseException as error:
+                error.add_note(f"seed {seed}")
+                raise
+            done += life.done
+            for name in log.topics():
+                log.delete_topic(name)
+            with contextlib.suppress(GroupIdNotFoundError):
+                log.groups.delete("g")
+    assert min(done[what] for what in ("deleted", "given", "refused", "committed")) > LIVES / 2, (
+        done
+    )
