@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
-from kafka_cluster import Cluster, mock_cluster
+from kafka_cluster import PARTITIONS, Cluster, mock_cluster
 
 import pylog
 from pylog.cli.main import main
@@ -56,6 +56,20 @@ def test_mirror_copies_records_and_after_yes_groups(cluster: Cluster, tmp_path: 
     assert cluster.end(name, 1) == 2  # nothing was copied twice
 
 
+def test_mirror_back_copies_out_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    name = cluster.topic()
+    cluster.produce(name, b"there", partition=2)
+    with pylog.open(tmp_path / "data") as log:
+        log.create_topic(name, PARTITIONS)  # the mock tells no settings to make it from
+    words = ["mirror", "-b", cluster.bootstrap, name, "--back", "--json"]
+    done = run(*words, where=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(row["records"] for row in json.loads(done.stdout)["partitions"]) == 1
+    with pylog.open(tmp_path / "data") as log:
+        (record,) = log.read(name)
+    assert (record.partition, record.offset, record.value) == (2, 0, b"there")
+
+
 def test_mirror_refuses_what_it_cannot_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +77,7 @@ def test_mirror_refuses_what_it_cannot_do(
     words = ["-d", str(tmp_path / "data"), "mirror", "-b", "127.0.0.1:1"]
     assert main([*words, "-X", "nonsense"]) == 2
     assert main([*words, "--groups", "--follow"]) == 2
+    assert main([*words, "--groups", "--back"]) == 2
     assert main([*words, "one", "--pattern", "t.*"]) == 2
     assert "topics or a pattern" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)

@@ -1,4 +1,4 @@
-"""`mirror`: copy topics into a Kafka cluster, and the places of groups."""
+"""`mirror`: copy topics into a Kafka cluster, and the places of groups; or topics out of one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pylog.cli import options, progress, show
 from pylog.interop import kafka
 from pylog.records import TopicPartition
 
-_HELP = """Copy topics into a Kafka cluster: those that are there, or all that comes.
+_HELP = """Copy topics into a Kafka cluster: what is there, or all that comes.
 
-Of the TOPICs, by default all.  It goes on where the last run ended, however that was.  Ctrl-C ends
-it when what is under way is acknowledged.
+The TOPICs, by default all; with --back out of the cluster into the log, at their own offsets.  It
+goes on where the last run ended, however that was.  Ctrl-C ends it when what is under way is
+acknowledged.
 
 With --groups, where groups go on is copied, too, when the records are: without --yes it is only
 said what would be committed in the cluster.  Let their members end here before.
@@ -32,6 +33,7 @@ Example: pylog mirror -b broker-1:9092 orders --create-topics --follow
     metavar="NAME=VALUE",
     help="A setting of librdkafka, as kcat's.",
 )
+@click.option("--back", is_flag=True, help="Copy out of the cluster into the log instead.")
 @click.option("-F", "--follow", is_flag=True, help="Go on, and copy what comes.")
 @click.option("--pattern", metavar="REGEX", help="Topics that it matches, later ones as well.")
 @click.option(
@@ -41,9 +43,9 @@ Example: pylog mirror -b broker-1:9092 orders --create-topics --follow
     show_default=True,
     help="The same in the cluster, or recorded there.",
 )
-@click.option("--create-topics", is_flag=True, help="Make those that are missing in the cluster.")
+@click.option("--create-topics", is_flag=True, help="Make those that are missing.")
 @click.option("--replication-factor", default=-1, metavar="N", help="Of those; -1: the cluster's.")
-@click.option("--name", "mirror_name", default="mirror", show_default=True, help="Of the mirror.")
+@click.option("--name", "mirror_name", help="Of the mirror, where a log has several.")
 @click.option("--state-topic", default="__pylog_mirror", show_default=True, help="In the cluster.")
 @click.option("--groups", "with_groups", is_flag=True, help="See above.")
 @options.yes
@@ -54,12 +56,13 @@ def mirror(
     names: tuple[str, ...],
     brokers: str,
     settings: tuple[str, ...],
+    back: bool,
     follow: bool,
     pattern: str | None,
     offsets: Literal["auto", "identity", "recorded"],
     create_topics: bool,
     replication_factor: int,
-    mirror_name: str,
+    mirror_name: str | None,
     state_topic: str,
     with_groups: bool,
     yes: bool,
@@ -67,35 +70,48 @@ def mirror(
     as_json: bool,
 ) -> None:
     """Mirror topics, then groups."""
-    if with_groups and follow:
-        raise click.UsageError("--groups: when all is copied, so not with --follow")
-    with options.open_existing(directory) as log:
-        made = kafka.Mirror(
-            log,
-            _settings(brokers, settings),
-            topics=names or None,
-            pattern=pattern,
-            offsets=offsets,
-            create_topics=create_topics,
-            replication_factor=replication_factor,
-            name=mirror_name,
-            state_topic=state_topic,
-        )
-        with progress.shown("mirroring") as advance:
-            copied = made.run(follow=follow, progress=_Tally(advance).tell)
-        moved = made.copy_groups(dry_run=not yes) if with_groups else {}
+    if with_groups and (follow or back):
+        raise click.UsageError("--groups: into the cluster, and when all is copied")
+    moved: dict[str, dict[TopicPartition, kafka.CopiedOffset]] = {}
+    common: dict[str, Any] = {"topics": names or None, "pattern": pattern}
+    common |= {"create_topics": create_topics}
+    common |= {} if mirror_name is None else {"name": mirror_name}
+    servers = _settings(brokers, settings)
+    with options.open_existing(directory) as log, progress.shown("mirroring") as advance:
+        tell = _Tally(advance).tell
+        if back:
+            copied = kafka.Source(log, servers, **common).run(follow=follow, progress=tell)
+        else:
+            there = kafka.Mirror(
+                log,
+                servers,
+                offsets=offsets,
+                replication_factor=replication_factor,
+                state_topic=state_topic,
+                **common,
+            )
+            copied = there.run(follow=follow, progress=tell)
+            if with_groups:
+                moved = there.copy_groups(dry_run=not yes)
     rows = [copied[place]._asdict() for place in sorted(copied)]
     groups = [_group_row(group, place, moved[group][place]) for group in sorted(moved)
               for place in sorted(moved[group])]  # fmt: skip
+    _print(rows, groups if with_groups else None, yes=yes, as_json=as_json)
+
+
+def _print(
+    rows: list[dict[str, Any]], groups: list[dict[str, Any]] | None, *, yes: bool, as_json: bool
+) -> None:
+    """Print what was copied; groups: None when nobody asked for them."""
     if as_json:
         document: dict[str, Any] = {"partitions": rows}
-        if with_groups:
+        if groups is not None:
             document |= {"groups": groups, "is_committed": yes}
         show.print_json(document)
         return
-    columns = ("TOPIC", "PARTITION", "NEXT", "END", "IN CLUSTER", "RECORDS", "BYTES", "OFFSETS")
+    columns = ("TOPIC", "PARTITION", "NEXT", "END", "THERE", "RECORDS", "BYTES", "OFFSETS")
     show.print_table(columns, [tuple(row.values()) for row in rows])
-    if with_groups:
+    if groups is not None:
         of_groups = ("GROUP", "TOPIC", "PARTITION", "HERE", "IN CLUSTER", "MISSING")
         show.print_table(of_groups, [tuple(row.values()) for row in groups])
         if not yes:
