@@ -58,6 +58,21 @@ ROWS: tuple[Row, ...] = (
     Row("wake-up of another process", "wake-up", "pylog", "os.pipe", Comparison.OWN_TIME, 100e-6),
     Row("wake-up of a member of a group", "wake-up", "pylog-group", "os.pipe",
         Comparison.OWN_TIME, 200e-6),
+    *(
+        Row(f"{text}, {percentile}", group, subject + suffix, "multiprocessing.Queue" + suffix,
+            Comparison.OWN_TIME, target)
+        for text, group, subject, median in (
+            ("record to a thread", "latency in a process", "pylog-append", 100e-6),
+            ("record to an event loop", "latency in a process", "pylog-asyncio", 200e-6),
+            ("record to a process", "latency to a process", "pylog-append", 100e-6),
+            ("record to an event loop of a process", "latency to a process", "pylog-asyncio",
+             200e-6),
+            ("record by a producer to a process", "latency to a process", "pylog-send", 300e-6),
+        )
+        for percentile, suffix, target in (("p50", "", median), ("p99", "-p99", 2e-3))
+    ),
+    Row("one more than 300 members", "rebalance 300 members", "comes", "goes",
+        Comparison.OWN_TIME, 0.5),
     Row("clean open of many records", "open", "pylog-many", "pylog-empty",
         Comparison.EXTRA_TIME, 5e-3),
     Row("1,400 partitions, 2 processes, os", "activity",

@@ -168,16 +168,27 @@ class Membership:
             return True
         try:
             group = self._group_locked()
+            # What others did to the group is no reason to look where nothing changes for this one.
+            is_same = standing is self._standing and self._stands_as_before_locked(group)
         finally:
             log.lock.release()
         return (
-            standing is not self._standing
-            or group is not self._looked[0]
-            or group.version != self._looked[1]
+            not is_same
             or not self._is_said
             or self._is_silent(group)
             or log.is_due(self.group, group)
         )
+
+    def _stands_as_before_locked(self, group: Group) -> bool:
+        """Return whether the last look's standing holds, and note that it was of this state."""
+        if group is not self._looked[0] or group.version != self._looked[1]:
+            check_readable(group)
+            member = membership.member_of(group, self.member_id, self.instance_id)
+            if membership.standing_of(group, member) != self._standing:
+                return False
+            self._own = self._standing.assigned | self._standing.to_revoke
+            self._state, self._version = self._looked = group, group.version
+        return True
 
     def _look_after(self, group: Group) -> None:
         """Do what is due in the group, as far as anything can be appended now.
