@@ -32,7 +32,7 @@ def public(kind: type) -> set[str]:
         (pylog.Consumer, aio.Consumer, {"config"}),
         (pylog.Producer, aio.Producer, set()),
         (pylog.Groups, aio.Groups, set()),
-        (pylog.Log, aio.Log, {"events", "log_id"}),
+        (pylog.Log, aio.Log, {"events", "log_id", "replication"}),
         # Of a topic, what waits for nothing; of a table, what cannot be awaited.
         (
             pylog.Topic,

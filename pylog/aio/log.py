@@ -160,6 +160,9 @@ class Log(Caller):
     metrics = awaited(pylog.log.Log.metrics)
     apply_retention = awaited(pylog.log.Log.apply_retention)
     compact = awaited(pylog.log.Log.compact)
+    promote = awaited(pylog.log.Log.promote)
+    demote = awaited(pylog.log.Log.demote)
+    follow = awaited(pylog.log.Log.follow)
 
     async def create_topic(
         self,
