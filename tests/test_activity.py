@@ -1,4 +1,4 @@
-"""examples/activity_tracking.py: every event that a producer was told of is in the log."""
+"""examples/activity_*.py: every event that a producer was told of is in the log, or in all."""
 
 from __future__ import annotations
 
@@ -41,6 +41,30 @@ def test_threads_and_a_second_process_track_activity(tmp_path: Path, durability:
 def test_without_a_directory_nothing_is_kept() -> None:
     done = run("--partitions", "2", "--events", "10", "--threads", "1", "--processes", "0")
     assert done.returncode == 0 and "equal" in done.stdout
+
+
+def test_no_acknowledged_event_is_lost_with_the_broker_that_led(tmp_path: Path) -> None:
+    done = run_example(
+        "activity_failover.py",
+        *("--partitions", "3", "--events", "20", "--calls", "10", "--directory", tmp_path),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, a, b, c = done.stdout.splitlines()
+    assert {line.split()[0] for line in (a, b, c)} == {"equal"}
+    assert "broker 0, when 1" in done.stdout and "epoch 2" in done.stdout
+
+
+def test_an_acknowledged_event_that_a_broker_lacks_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import activity_failover
+
+    with pylog.open(tmp_path / "broker-1") as log:
+        activity_failover.track(log, 1, 2, 5, 1)
+    assert activity_failover.compare(1, tmp_path, {1: 5}) == 0
+    assert activity_failover.compare(1, tmp_path, {1: 6, 2: 1}) == 1
+    assert "broker 1 lacks 2 acknowledged events" in capsys.readouterr().out
 
 
 def test_an_event_that_is_missing_is_told(

@@ -240,11 +240,15 @@ class Session:
         Raises FencedLeaderEpochError, InvalidMessageError, what `Partition.append_replica` raises,
         OSError.
         """
-        for count, joined in _joined(requests):
+        for parts, joined in _joined(requests):
             with self._replica.lock:
                 self._check(joined.epoch)
-                acknowledgement = self._replica.apply_locked(joined)
-            yield from itertools.repeat(acknowledgement, count)
+                done = self._replica.apply_locked(joined)
+            is_taken = done.log_end_offset == joined.end_offset
+            for part in parts:
+                # Each says what it was for: more is there already, and the next ones say so.
+                end_offset = part.end_offset if is_taken else done.log_end_offset
+                yield dataclasses.replace(done, log_end_offset=end_offset)
 
     def _check(self, epoch: int) -> None:
         if epoch != self._epoch:
@@ -252,12 +256,14 @@ class Session:
         self._replica.check_locked(self._number, epoch=epoch)
 
 
-def _joined(requests: Sequence[ReplicaBatches]) -> Iterator[tuple[int, ReplicaBatches]]:
-    """Yield requests that are one to apply, and how many each of them was."""
+def _joined(
+    requests: Sequence[ReplicaBatches],
+) -> Iterator[tuple[Sequence[ReplicaBatches], ReplicaBatches]]:
+    """Yield requests that can be applied as one, and that one."""
     place = 0
     while place < len(requests):
         last = first = requests[place]
-        parts = [first.data]
+        count = 1
         size = len(first.data)
         for one in requests[place + 1 :]:
             size += len(one.data)
@@ -266,11 +272,12 @@ def _joined(requests: Sequence[ReplicaBatches]) -> Iterator[tuple[int, ReplicaBa
             if not is_next or not is_same or size > _MAX_JOINED_BYTES:
                 break
             last = one
-            parts.append(one.data)
-        count = len(parts)
+            count += 1
+        parts = requests[place : place + count]
         if count > 1:
-            last = dataclasses.replace(last, from_offset=first.from_offset, data=b"".join(parts))
-        yield count, last
+            data = b"".join(part.data for part in parts)
+            last = dataclasses.replace(last, from_offset=first.from_offset, data=data)
+        yield parts, last
         place += count
 
 

@@ -195,7 +195,7 @@ class Replication:
             cluster_id=state.cluster_id,
             in_sync=() if state.in_sync is None else tuple(sorted(state.in_sync.members)),
             in_sync_replicas=self.log.engine.in_sync_replicas if leads else 0,
-            is_run_here=leader is not None and leader.is_running,
+            is_run_here=leads and leader is not None and leader.is_running,
             followers=() if leader is None else tuple(_status_of(each) for each in self._links),
         )
 
