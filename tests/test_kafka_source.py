@@ -198,6 +198,19 @@ def test_append_of_somebody_else_while_it_runs_is_noticed(copied: Copied) -> Non
     assert (caught.value.expected, caught.value.actual) == (5, 6)
 
 
+def test_append_of_somebody_else_into_a_gap_is_noticed(copied: Copied) -> None:
+    more = {"transactional.id": copied.name}
+    produce(copied.cluster, copied.name, 0, random_records(7, 5), **more)  # and a marker
+
+    def disturb(progress: kafka.MirrorProgress) -> None:
+        if progress.position == 5:
+            copied.topic.append(b"not from there", partition=0)
+            produce(copied.cluster, copied.name, 0, random_records(8, 5), **more)
+
+    with pytest.raises(pylog.errors.OffsetsDifferError):
+        copied.source().run(follow=True, progress=disturb)
+
+
 def test_copy_that_is_ahead_of_its_source_is_refused(copied: Copied) -> None:
     copied.topic.append(b"not from there", partition=0)
     with pytest.raises(pylog.errors.DivergedTopicError, match="ends at 0"):

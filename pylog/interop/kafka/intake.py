@@ -40,20 +40,25 @@ _Row = tuple[int, int, bytes | None, bytes | None, Headers]
 class Intake:
     """One partition that takes what a cluster has.
 
-    source: in the cluster.  end: where to stop, None for never.
+    source: in the cluster.  position: the next offset to read there, which is where the partition
+    ends here as long as nobody else appends.  end: where to stop, None for never.
     """
 
     partition: Partition
     source: TopicPartition
+    position: int = 0
     end: int | None = None
     records: int = 0
     size_bytes: int = 0
     is_done: bool = False
 
-    @property
-    def position(self) -> int:
-        """The next offset to read there: where the partition ends here."""
-        return self.partition.log_end_offset
+    def __post_init__(self) -> None:
+        self.position = self.partition.log_end_offset
+
+    def start_anew(self, offset: int) -> None:
+        """Begin at an offset, with nothing."""
+        self.partition.start_anew(offset)
+        self.position = offset
 
     def progress(self, end: int) -> MirrorProgress:
         """Return what its user is told.  end: of the partition in the cluster."""
@@ -70,24 +75,26 @@ class Intake:
         Raises UnmirrorableRecordError, RecordTooLargeError; OffsetsDifferError when somebody else
         appended; what `Partition.append` raises.
         """
-        position, config = self.position, self.partition.config
+        config = self.partition.config
         marks = self.partition.marks()
         epoch = 0 if marks is None else max(marks.leader_epoch, 0)
         data = b"".join(
             compress(bytearray(batch), config, UNCOMPRESSED)
             for batch in _batches(messages, config, epoch)
         )
-        self._append(data, position)
+        self._append(data)
         self.records += len(messages)
         self.size_bytes += len(data)
 
     def skip_to(self, offset: int) -> None:
         """Let the partition end at an offset: below it there is nothing more to come."""
-        self._append(b"", self.position, offset)
+        self._append(b"", offset)
 
-    def _append(self, data: bytes, position: int, end_offset: int | None = None) -> None:
+    def _append(self, data: bytes, end_offset: int | None = None) -> None:
         try:
-            self.partition.append_replica(data, expected_offset=position, end_offset=end_offset)
+            _, self.position = self.partition.append_replica(
+                data, expected_offset=self.position, end_offset=end_offset
+            )
         except OffsetMismatchError as error:
             place = self.partition
             raise OffsetsDifferError(

@@ -218,7 +218,7 @@ class _Session:
         for intake in intakes:
             start, end = ends[intake.source]
             if intake.position == 0 and start > 0:
-                intake.partition.start_anew(start)
+                intake.start_anew(start)
             _check_range(intake, start, end)
             intake.end = None if follow else end
             intake.is_done = intake.position >= end
