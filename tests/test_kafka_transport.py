@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from kafka_cluster import Cluster, Sent, mock_cluster, random_records
+from kafka_cluster import PARTITIONS, Cluster, Sent, mock_cluster, random_records
 
+import pylog
 from pylog._native import make_batch
 from pylog.errors import (
     DivergedReplicaError,
@@ -225,3 +227,27 @@ def test_closed_session_answers_nobody(partition: PartitionId, new: New) -> None
         leader.transport.acknowledgement(SECONDS)
     with pytest.raises(ReplicationError):
         leader.transport.position(partition)
+
+
+def test_cluster_counts_for_appends_that_all_replicas_acknowledge(
+    cluster: Cluster, new: New, tmp_path: Path
+) -> None:
+    name = cluster.topic()
+    for internal in ("__metadata", "__consumer_offsets"):
+        cluster.admin.list_topics(f"pylog.{internal}", timeout=SECONDS)
+    config = pylog.ReplicationConfig(min_insync_replicas=2)
+    with pylog.open(tmp_path / "log") as log:
+        topic = log.create_topic(name, PARTITIONS, durability="os")
+        topic.append(b"before", partition=0)
+        log.promote(1, [new()], config=config)
+        assert log.replication.wait_in_sync(2, SECONDS)
+        for number in range(20):
+            topic.append(b"%d" % number, partition=number % PARTITIONS)
+            # Acknowledged: so it is there.
+            values = [one.value for one in cluster.read(name, number % PARTITIONS).values()]
+            assert values[-1] == b"%d" % number
+        with log.consumer(name, group="readers") as consumer:
+            assert len(consumer.poll(timeout=0)) == 21
+            consumer.commit()
+        assert cluster.end("pylog.__consumer_offsets", 0) > 0
+        assert next(one.value for one in log.read(name, partition=0)) == b"before"
