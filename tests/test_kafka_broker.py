@@ -220,6 +220,24 @@ def produce_transactions(broker: Broker, topic: str) -> None:
             producer.commit_transaction(60)
 
 
+def test_what_all_replicas_acknowledged_is_in_the_cluster(broker: Broker, log: pylog.Log) -> None:
+    topic = log.create_topic("acknowledged", 2, **SETTINGS)
+    transport = kafka.KafkaTransport(broker.bootstrap, state_topic="acknowledged-state")
+    log.promote(1, [transport], config=pylog.ReplicationConfig(min_insync_replicas=2))
+    assert log.replication.wait_in_sync(2, 120)
+    with log.producer(acks="all", batch_size=500) as producer:
+        for number in range(2000):
+            producer.send("acknowledged", b"%d" % number, key=b"%d" % number)
+    for partition in topic.partitions:
+        there = read_partition(
+            broker.bootstrap,
+            "acknowledged",
+            partition.number,
+            **{"isolation.level": "read_committed"},
+        )
+        assert list(there.values()) == list(records_of(partition).values())
+
+
 # ---------------------------------------------------------------------- pylog's files
 
 _FINDINGS = (

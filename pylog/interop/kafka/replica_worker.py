@@ -178,7 +178,7 @@ class Worker:
         """Write batches in one transaction; return what may be acknowledged then."""
         changed: dict[LaneKey, Change] = {}
         state = self.state
-        answers: list[tuple[PartitionId, LaneKey]] = []
+        answers: list[tuple[PartitionId, int]] = []
         for key, batches in handed:
             if batches.in_sync is not None:
                 state = state.noted(batches.in_sync)
@@ -188,13 +188,11 @@ class Worker:
             ):
                 changed[key] = change
                 self._send(key, batches, change)
-            answers.append((batches.partition, key))
+            # As of now, not as of the end: each acknowledgement says what it is for.
+            answers.append((batches.partition, change.copied.position))
         self._commit(changed, state)
         order = None if self.state.in_sync is None else self.state.in_sync.order
-        return [
-            Acknowledgement(partition, self.copies[key].position, order)
-            for partition, key in answers
-        ]
+        return [Acknowledgement(partition, position, order) for partition, position in answers]
 
     def _send(self, key: LaneKey, batches: ReplicaBatches, change: Change) -> None:
         writer = self._writer
