@@ -40,6 +40,19 @@ def test_a_role_is_obeyed_by_processes_that_have_the_partition_open(config: Topi
     assert [record.leader_epoch for record in all_records(one)] == [0, 0, 7, 7]
 
 
+def test_who_has_not_heard_of_the_role_does_not_let_go_of_the_high_watermark() -> None:
+    host = Host()
+    late, other = host.partition(OS), host.partition(OS)
+    late.append(b"x")
+    host.become(leader())
+    other.append(b"y")
+    attachment = late._attachment
+    assert attachment is not None
+    with attachment.page:
+        attachment._obey_role_locked()
+    assert other.high_watermark == 1
+
+
 @CONFIGS
 def test_a_log_that_is_alone_again_shows_what_its_durability_allows(config: TopicConfig) -> None:
     host = Host(leader())

@@ -39,7 +39,7 @@ def test_an_epoch_that_wrote_nothing_yet_survives_a_kill() -> None:
     host = Host()
     host.partition(OS).append(b"lost")
     host = host.cut_off()
-    host.partition(OS).flush()
+    host.partition(OS).append_replica(b"")  # which is ready to append, and no more
     host = host.killed()
     host.partition(OS).append(b"x")
     assert [one.leader_epoch for one in all_records(host.partition(OS))] == [1]

@@ -18,10 +18,13 @@ from pylog.errors import (
     DivergedReplicaError,
     FencedLeaderEpochError,
     InvalidRecordError,
+    NotLeaderError,
     OffsetMismatchError,
     OffsetOutOfRangeError,
 )
+from pylog.storage import truncation
 from pylog.storage.partition import Partition
+from pylog.storage.sync import advance_durable_locked
 from pylog.verification import verify
 
 CONFIGS = pytest.mark.parametrize("config", [OS, FSYNC], ids=["os", "fsync"])
@@ -113,6 +116,17 @@ def test_a_high_watermark_that_is_kept_survives_a_power_cut(is_kept: bool) -> No
     again = host.cut_off().partition(FSYNC)
     assert (again.log_end_offset, again.high_watermark) == (9, 7 if is_kept else 0)
     again.check()
+
+
+def test_what_a_follower_opened_for_its_leader_is_closed_to_others() -> None:
+    one, other = Host(leader()).partition(OS), Host(follower()).partition(OS)
+    one.append(b"x")
+    copy(one, other)
+    with pytest.raises(NotLeaderError):
+        other.append(b"y")
+    with pytest.raises(NotLeaderError):
+        other.append_many([b"y"])
+    assert other.log_end_offset == 1
 
 
 def test_replica_appends_roll_as_others_do() -> None:
@@ -324,7 +338,9 @@ def test_an_appender_that_was_there_before_appends_behind_the_new_end() -> None:
     assert values(one) == [b"x"] * 3 + [b"z"]
 
 
-def test_a_reader_that_goes_on_reads_what_took_the_place() -> None:
+def test_a_reader_that_goes_on_reads_what_took_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As long as it is not cut, the old bytes are there to be taken for the new ones.
+    monkeypatch.setattr(truncation, "cut_behind", lambda *_: None)
     host = Host()
     partition, reader = host.partition(SMALL), host.partition(SMALL)
     for n in range(40):
@@ -339,26 +355,56 @@ def test_a_reader_that_goes_on_reads_what_took_the_place() -> None:
     assert found[0].value == b"new 0"
 
 
+def numbered(sequence: int) -> bytes:
+    """Return a batch of one record that a producer numbered."""
+    source = Host().partition(OS)
+    source.append(b"x")
+    data = bytearray(batch_at(source, 0))
+    struct.pack_into(">qhi", data, 43, 77, 0, sequence)
+    struct.pack_into(">I", data, 17, crc32c(bytes(data[21:])))
+    return bytes(data)
+
+
 def test_producers_are_judged_by_what_is_left() -> None:
     host = Host()
     one, other = host.partition(OS), host.partition(OS)
-    source = Host().partition(OS)
-    source.append(b"x")
-    batch = bytearray(batch_at(source, 0))
-
-    def numbered(sequence: int) -> bytes:
-        data = bytearray(batch)
-        struct.pack_into(">qhi", data, 43, 77, 0, sequence)
-        struct.pack_into(">I", data, 17, crc32c(bytes(data[21:])))
-        return bytes(data)
-
     for sequence in range(4):
         one.append_batches(numbered(sequence))
     other.append_batches(numbered(4))
     one.truncate(2, force=True)
     assert other.append_batches(numbered(2)) == [range(2, 3)]
+    assert other.log_end_offset == 3
     assert one.append_batches(numbered(3)) == [range(3, 4)]
     assert one.append_batches(numbered(2)) == [range(2, 3)]
+
+
+def test_nobody_writes_down_what_producers_sent_before_a_truncation() -> None:
+    host = Host()
+    one, other = host.partition(OS), host.partition(OS)
+    for sequence in range(5):
+        one.append_batches(numbered(sequence))
+    other.truncate(2, force=True)
+    one.close()
+    other.append_many([b"x"] * 10)
+    other.close()
+    assert not [name for name in host.files.contents() if name.endswith("05.snapshot")]
+    assert host.partition(OS).append_batches(numbered(2)) == [range(12, 13)]
+
+
+def test_a_sync_that_a_truncation_overtook_proves_nothing() -> None:
+    host = Host()
+    one, other = host.partition(FSYNC), host.partition(FSYNC)
+    for _ in range(5):
+        one.append(b"x")
+    attachment = one._attachment
+    assert attachment is not None
+    synced = attachment.page.marks()
+    other.truncate(1, force=True)
+    for _ in range(6):
+        other.place(other.encode_chunks([b"y"], None, None, None).chunks[0])
+    with attachment.page:
+        assert advance_durable_locked(attachment.page, synced, synced.log_end_offset) == 1
+    assert one.durable_offset == 1
 
 
 def test_truncations_are_counted() -> None:

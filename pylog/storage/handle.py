@@ -463,7 +463,7 @@ class PartitionHandle(ReplicaWaits):
 
     def _save_produced(self) -> None:
         if self._produced is not None and self._attachment is not None:
-            self._produced.save()
+            self._produced.save(self._attachment)
 
     def _forget(self) -> None:
         self._attachment = None

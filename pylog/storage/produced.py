@@ -85,12 +85,13 @@ class Produced:
         self._lock = threading.RLock()
         self._state = None
 
-    def save(self) -> None:
+    def save(self, attachment: Attachment) -> None:
         """Write down what is known, if anything is, before the log is let go."""
         # Who appends now holds the lock, and may wait for the caller's.
         if self._lock.acquire(blocking=False):
             try:
-                if self._state is not None:
+                is_newest = attachment.page.marks().truncated_at == self._truncated_at
+                if self._state is not None and is_newest:
                     self._state.forget_expired(self._clock())
                     save_snapshot(self._directory, self._state)
             finally:
