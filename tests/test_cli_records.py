@@ -373,6 +373,13 @@ def test_commands_look_while_another_process_writes(data: Path, printed: Printed
             writer.kill()
 
 
+def test_metrics_tell_the_role_of_a_replica(data: Path, printed: Printed) -> None:
+    with pylog.open(data) as log:
+        log.promote(7)
+        assert b"replication: leader of epoch 7, in sync: " in printed("metrics")
+    assert json.loads(printed("metrics", "--json"))["replication"]["epoch"] == 7
+
+
 def test_describe_tells_every_setting(data: Path, printed: Printed) -> None:
     document = json.loads(printed("describe", "users", "--json"))
     with pylog.open(data) as log:

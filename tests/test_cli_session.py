@@ -26,6 +26,7 @@ GOLDEN = Path(__file__).resolve().parent / "golden" / "commands.txt"
 EVENTS = b"ada\tParis\nbob\tRome\nada\tOslo\nkeyless\nbob\t\n"
 BLANKS = (
     (re.compile(r'("(?:ts|compacted_at)": )\d+'), r"\g<1>0"),
+    (re.compile(r'("replica_id": )"[0-9a-f]{32}"'), r'\g<1>"ID"'),
     (re.compile(r'("settings": )\{[^}]*\}'), r"\g<1>{}"),
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "ID"),
 )

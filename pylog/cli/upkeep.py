@@ -17,6 +17,7 @@ _OWN_WORK: Final = frozenset(
     "appended_records appended_bytes read_records read_bytes syncs sync_seconds last_sync_seconds"
     " compaction_error".split()
 )
+_NO_ROLE: Final = "none"
 
 
 @click.command(short_help="Keep the newest record of each key.")
@@ -81,12 +82,21 @@ def metrics(*, names: tuple[str, ...], directory: str, as_json: bool) -> None:
                     rows.append({key: numbers[key] for key in numbers if key not in _OWN_WORK})
         known = log.metrics()
     document: dict[str, Any] = {key: known[key] for key in ("path", "log_id", "partitions_known")}
+    # Followers are known to the process that leads them.
+    status = known["replication"] or {}
+    role = {key: status[key] for key in status if key not in ("is_run_here", "followers")}
+    document["replication"] = role
     if as_json:
         partitions = {f"{row['topic']}-{row['partition']}": row for row in rows}
         show.print_json(document | {"partitions": partitions})
         return
     columns = "TOPIC PARTITION STATE START HIGH-WATERMARK END DURABLE SEGMENTS BYTES DIRTY"
     show.print_table([*columns.split(), "COMPACTED"], [_metrics_cells(row) for row in rows])
+    if role.get("role", _NO_ROLE) != _NO_ROLE:
+        print(
+            f"replication: {role['role']} of epoch {role['epoch']},"
+            f" in sync: {show.printable(', '.join(role['in_sync'])) or 'nobody'}"
+        )
 
 
 def _metrics_cells(row: dict[str, Any]) -> tuple[object, ...]:
