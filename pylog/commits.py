@@ -25,6 +25,7 @@ from pylog.errors import (
 )
 from pylog.positioned import name_of
 from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.partition import Partition
 
 logger = logging.getLogger("pylog")
@@ -140,9 +141,11 @@ class Commits:
         committed = self.store.committed([name_of(cursor) for cursor in cursors])
         for cursor in cursors:
             if committed[name_of(cursor)] is None:
-                if self._reset == "latest" and cursor in later:
-                    cursor.seek(cursor.partition.log_start_offset)
-                self._pins[cursor] = cursor.position
+                partition, is_later = cursor.partition, self._reset == "latest" and cursor in later
+                position = partition.log_start_offset if is_later else cursor.position
+                epoch = partition.leader_epochs.latest_epoch
+                cursor.seek(position, leader_epoch=None if epoch == NO_EPOCH else epoch)
+                self._pins[cursor] = position
         try:
             self._commit(dict(self._pins))
         except (PylogError, OSError) as error:

@@ -40,7 +40,7 @@ class Cursor:
 
     @property
     def leader_epoch(self) -> int | None:
-        """That of the last record that was given; None before the first, or when it has none."""
+        """That of the last record that was given, or of `seek`; None when there is none."""
         if self.rest is not None and self.rest.leader_epoch >= 0:
             return self.rest.leader_epoch
         return self._epoch
@@ -65,10 +65,13 @@ class Cursor:
             return None
         return self.partition.high_watermark - self.position
 
-    def seek(self, offset: int) -> None:
-        """Go on at `offset`; who iterates over `rest` is at its end."""
+    def seek(self, offset: int, *, leader_epoch: int | None = None) -> None:
+        """Go on at `offset`; who iterates over `rest` is at its end.
+
+        leader_epoch: what `leader_epoch` is then: in which the log was seen to reach that far.
+        """
         self.stop()
-        self._offset, self._epoch = offset, None
+        self._offset, self._epoch = offset, leader_epoch
 
     def stop(self) -> None:
         """Let go of the last read; who iterates over `rest` is at its end.  The position stays."""

@@ -353,7 +353,7 @@ def test_where_the_latest_was_is_committed_as_soon_as_it_can_be(
     assert "not committed yet: [Errno 28] no space" in caplog.text
     append(log.topic("t"), 0, 3)
     assert len(consumer.poll(0)) == 3
-    assert consumer.committed() == {("t", 0): OffsetAndMetadata(10)}
+    assert consumer.committed() == {("t", 0): OffsetAndMetadata(10, "", 0)}
 
 
 def test_without_a_commit_and_a_policy_a_partition_has_to_be_sought(log: Log) -> None:
@@ -416,7 +416,7 @@ def test_an_own_choice_that_could_not_begin_does_so_with_the_next_look(
             consumer.assign([("t", 0)])
         assert consumer._part.is_due()  # type: ignore[union-attr]
     assert consumer.poll(0) == []
-    assert consumer.committed() == {("t", 0): OffsetAndMetadata(10)}
+    assert consumer.committed() == {("t", 0): OffsetAndMetadata(10, "", 0)}
 
 
 def test_an_own_choice_of_the_latest_goes_on_where_the_group_committed(log: Log) -> None:

@@ -105,3 +105,21 @@ def test_a_group_goes_on_where_the_log_ended_when_it_lost_what_was_committed(
             assert (first.offset, first.value, first.leader_epoch) == (50, b"new 0", 1)
         assert "the log lost its end" in caplog.text
         assert log.groups.describe("g").offsets[TopicPartition("t", 0)] is not None
+
+
+def test_where_a_group_began_is_known_to_be_lost_too(tmp_path: Path) -> None:
+    partition = tmp_path / "log" / "t-0"
+    with pylog.open(tmp_path / "log") as log:
+        topic = log.create_topic("t", durability="os")
+        topic.append_many([b"kept"] * 50)
+        shutil.copytree(partition, tmp_path / "survives")
+        topic.append_many([b"lost"] * 50)
+        with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+            assert consumer.poll(0) == []
+    shutil.rmtree(partition)
+    shutil.copytree(tmp_path / "survives", partition)
+    (partition / STATE_NAME).unlink()  # another boot
+    with pylog.open(tmp_path / "log") as log:
+        log.topic("t").append_many([b"new"] * 60)
+        with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+            assert consumer.poll(10.0)[0].offset == 50
