@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -211,6 +212,28 @@ def test_topics_that_change_or_go_do_so_on_followers(tmp_path: Path) -> None:
             follower.topic("orders").partition(2)
 
 
+def kept_mark(log: Path) -> int:
+    """Return the high watermark of `__metadata` that a power cut leaves."""
+    found = re.search(
+        r"^high_watermark (\d+)$", (log / "__metadata-0" / "manifest").read_text(), re.M
+    )
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_topic_that_was_seen_stays_known_after_a_power_cut(tmp_path: Path) -> None:
+    leader, other = tmp_path / "a", tmp_path / "b"
+    with pylog.open(leader) as log, pylog.open(other) as follower:
+        log.create_topic("before")
+        log.promote(1, [DirectoryTransport(other)])
+        seen = kept_mark(leader)
+        assert seen > 0
+        log.create_topic("orders")
+        assert kept_mark(leader) > seen
+        wait_for(follower, lambda: follower.topics() == ["before", "orders"])
+        wait_for(follower, lambda: kept_mark(other) == kept_mark(leader))
+
+
 def test_a_new_follower_gets_what_compaction_left_with_its_gaps(tmp_path: Path) -> None:
     with leading(tmp_path / "a", config=ALONE) as log:
         topic = log.create_topic("state", cleanup_policy="compact", segment_bytes=2048)
@@ -298,6 +321,24 @@ def test_a_leader_whose_follower_promised_another_leads_no_more(tmp_path: Path) 
         with pytest.raises(NotLeaderError):
             topic.append(b"x")
         assert not log.replication.status().is_run_here
+
+
+def test_what_followers_say_moves_nothing_in_a_log_that_leads_no_more(tmp_path: Path) -> None:
+    with leading(tmp_path / "a", DirectoryTransport(tmp_path / "b")) as log:
+        leader = log.replication._leader
+        assert leader is not None
+        log.replication.fence(9)
+        with pytest.raises(FencedLeaderEpochError):
+            leader.settle(lambda rules, now_ms: rules.tick(now_ms))
+
+
+def test_appends_by_all_are_refused_at_once_when_nobody_replicates(tmp_path: Path) -> None:
+    with pylog.open(tmp_path / "a") as other:
+        with leading(tmp_path / "a", DirectoryTransport(tmp_path / "b")) as log:
+            log.create_topic("orders")
+            other.topic("orders").append(b"v")
+        with pytest.raises(NotEnoughReplicasError):
+            other.topic("orders").append(b"v")
 
 
 def test_who_waits_is_told_when_the_log_is_demoted(tmp_path: Path) -> None:

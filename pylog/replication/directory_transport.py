@@ -49,8 +49,10 @@ class DirectoryTransport:
     def handshake(self, hello: LeaderHello) -> ReplicaHello:
         """Begin a session; see `ReplicationTransport`."""
         self.close()
-        worker = self._worker = _Worker(self._path, timeout=self._timeout)
+        worker = _Worker(self._path, timeout=self._timeout)
+        # First: as soon as others see it they may close it, and wait for its end.
         worker.start()
+        self._worker = worker
         return worker.ask("handshake", lambda: worker.begin(hello))
 
     def position(self, partition: PartitionId) -> ReplicaPosition:

@@ -118,5 +118,8 @@ class FollowerLink:
         if session is not None:
             session.close()
             replica_id = session.replica_id
-            with self._leader.lock:
-                self._leader.rules.detached(replica_id)
+            try:
+                self._leader.settle(lambda rules, _: rules.detached(replica_id))
+            except (PylogError, OSError) as error:
+                # The leader's own thread meets it with its next look, and ends.
+                logger.debug("%r: %s", self, error)

@@ -109,6 +109,7 @@ class Leader:
         self._version = -1
         self._settings_seen = -1
         self._serving = serving
+        serving.callback(self._forget_in_sync)
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="pylog-leader", daemon=True)
 
@@ -135,6 +136,7 @@ class Leader:
         Raises FencedLeaderEpochError when the log leads no more, CorruptionError, OSError.
         """
         self._look()
+        self.led[METADATA].partition.keep_high_watermark()
         for link in self.links:
             link.start()
         self._thread.start()
@@ -158,6 +160,13 @@ class Leader:
         # One assignment each: it may end by itself and be stopped at the same time.
         serving, self._serving = self._serving, contextlib.ExitStack()
         serving.close()
+
+    def _forget_in_sync(self) -> None:
+        """Let appends by all be refused at once: nobody moves high watermarks any more."""
+        engine = self.log.engine
+        if not engine.is_closed:
+            engine.in_sync_replicas = 0
+            engine.events.notify()
 
     def step_down(self, error: FencedLeaderEpochError) -> None:
         """Lead no more: a follower has promised itself to a later leader.
@@ -285,7 +294,7 @@ class Leader:
         """Tell the rules what a follower said, and let all that follows from it happen.
 
         event: called with the rules and the time, and the lock held.
-        Raises what writing the role file raises, and FencedLeaderEpochError.
+        Raises what writing the role file raises, and FencedLeaderEpochError when it leads no more.
         """
         with self.lock:
             event(self.rules, self.now_ms())
@@ -293,6 +302,8 @@ class Leader:
 
     def _settle_locked(self) -> None:
         """Do what came out of the rules: write down who is in sync, move high watermarks, tell."""
+        # What followers said to a leader moves nothing in a log that follows another by now.
+        self._check_leads()
         rules = self.rules
         while (in_sync := rules.unwritten) is not None:
             self._write_down(in_sync)
@@ -310,6 +321,10 @@ class Leader:
                 # One that is deleted meanwhile is forgotten with the next look.
                 with contextlib.suppress(UnknownTopicOrPartitionError):
                     led.high_watermark = led.partition.advance_high_watermark(offset)
+        if METADATA in moved:
+            # A topic that anybody sees stays known: else a power cut would leave a leader that lets
+            # replicas in sync without looking at all partitions.
+            self.led[METADATA].partition.keep_high_watermark()
         engine = self.log.engine
         if engine.in_sync_replicas != rules.in_sync_count:
             engine.in_sync_replicas = rules.in_sync_count

@@ -158,8 +158,12 @@ class Replica:
                 _, end = partition.append_replica(batches.data, end_offset=batches.end_offset)
             if batches.in_sync is not None:
                 self._note(batches.in_sync, epoch=batches.epoch)
-            _follow_marks(partition, batches, end)
+            is_moved = _follow_marks(partition, batches, end)
             if batches.partition == METADATA:
+                if is_moved:
+                    # What was acknowledged of a topic is looked for after a power cut only where
+                    # the topic is known: so before anything of it is acknowledged.
+                    partition.keep_high_watermark()
                 self._delete_gone_topics()
         in_sync = self._following.state.in_sync
         return Acknowledgement(batches.partition, end, None if in_sync is None else in_sync.order)
@@ -281,14 +285,19 @@ def _joined(
         place += count
 
 
-def _follow_marks(partition: Partition, batches: ReplicaBatches, end_offset: int) -> None:
-    """Follow the leader's high watermark and log start, as far as the log reaches."""
+def _follow_marks(partition: Partition, batches: ReplicaBatches, end_offset: int) -> bool:
+    """Follow the leader's high watermark and log start, as far as the log reaches.
+
+    Returns whether the high watermark moved.
+    """
     known = partition.high_watermark
     told = FollowerState.high_watermark(
         told=batches.high_watermark, known=known, log_end_offset=end_offset
     )
-    if told > known:
+    is_moved = told > known
+    if is_moved:
         known = partition.advance_high_watermark(told)
     start = min(batches.log_start_offset, known)
     if start > partition.log_start_offset and "delete" in partition.config.cleanup_policy:
         partition.delete_records(start)
+    return is_moved
