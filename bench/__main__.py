@@ -1,6 +1,7 @@
 """`python -m bench`: run the benchmarks, and make the report of what they found.
 
-python -m bench run [--full] [--scaling] [--output DIR]    both, in one command
+python -m bench run [--full] [--scaling] [--output DIR]    both, in one command; behind --, more
+                                                            for pytest: -- -k WORD
 python -m bench report RESULT.json... [--output DIR]        of results that there are
 python -m bench ratios RESULT.json                          the table of promises alone
 """
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
     run = commands.add_parser("run", help="run the benchmarks, then make the report")
     run.add_argument("--full", action="store_true", help="full sizes, many minutes")
     run.add_argument("--scaling", action="store_true", help="also the curves")
+    run.add_argument("others", nargs="*", metavar="ARGUMENT", help="more for pytest, behind --")
     told = commands.add_parser("report", help="make the report of results")
     told.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     for command in (run, told):
@@ -46,6 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     RESULT.parent.mkdir(exist_ok=True)
     flags = [f"--{name}" for name in ("full", "scaling") if getattr(options, name)]
     command = [sys.executable, "-m", "pytest", "bench", "--benchmark-json", str(RESULT), *flags]
+    command += options.others
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     return code or report.write([RESULT], options.output)
 

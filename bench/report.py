@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def _command_of(machine: dict[str, Any]) -> str:
         for item in machine.get("arguments", [])
         if not item.startswith("--benchmark-json") and not item.endswith(".json")
     ]
-    return f"`python -m pytest {' '.join(arguments)}`"
+    return f"`python -m pytest {shlex.join(arguments)}`"
 
 
 # ------------------------------------------------------------------ tables
