@@ -425,6 +425,8 @@ class Log:
     def close(self) -> None:
         """Sync what the topics' durability asks for and close.  Idempotent.
 
+        Producers send what is left, and members leave their groups: in their own thread where it is
+        in a call, which this waits for, five seconds at most; see `Consumer.subscribe`.
         Raises DurabilityUnknownError when a sync fails; everything is closed nevertheless.
         """
         self._engine.close()
