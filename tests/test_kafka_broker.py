@@ -16,7 +16,12 @@ from kafka_cluster import Sent, append_all, kill_mirror, random_records, read_pa
 from test_kafka_transport import Leader, batch
 
 import pylog
-from pylog.errors import FencedLeaderEpochError, KafkaRefusedError, ReplicationError
+from pylog.errors import (
+    DivergedTopicError,
+    FencedLeaderEpochError,
+    KafkaRefusedError,
+    ReplicationError,
+)
 from pylog.interop import kafka
 from pylog.replication.facts import PartitionId
 
@@ -124,6 +129,17 @@ def test_record_that_the_broker_does_not_take_ends_the_run_without_a_gap(
     with pytest.raises(KafkaRefusedError, match="Message size too large"):
         mirror.run()
     assert list(read_partition(broker.bootstrap, "small", 0)) in ([], [0], [0, 1])
+
+
+def test_target_that_stamps_records_itself_is_named_as_the_reason(
+    broker: Broker, log: pylog.Log
+) -> None:
+    broker.create_topic("stamped", message_timestamp_type="LogAppendTime")
+    log.create_topic("stamped", **SETTINGS).append(b"x", timestamp=1_700_000_000_000)
+    mirror = kafka.Mirror(log, broker.bootstrap, topics=["stamped"])
+    mirror.run()
+    with pytest.raises(DivergedTopicError, match="LogAppendTime"):
+        mirror.run()
 
 
 def test_groups_go_on_in_the_cluster(broker: Broker, log: pylog.Log) -> None:

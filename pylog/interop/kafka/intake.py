@@ -21,7 +21,7 @@ from pylog.errors import (
     UnmirrorableRecordError,
 )
 from pylog.interop.kafka.lanes import MirrorProgress
-from pylog.interop.kafka.messages import Headers, headers_of, is_same
+from pylog.interop.kafka.messages import Headers, difference, headers_of
 from pylog.records import TopicPartition
 from pylog.storage.encoding import compress
 from pylog.storage.partition import Partition
@@ -108,11 +108,9 @@ class Intake:
         """
         record = self.last_record()
         if record is not None and message is not None and message.offset() == record.offset:
-            place = self.partition
-            if not is_same(record, message):
-                raise DivergedTopicError(
-                    place.topic, place.number, record.offset, "another record is there"
-                )
+            place, reason = self.partition, difference(record, message)
+            if reason is not None:
+                raise DivergedTopicError(place.topic, place.number, record.offset, reason)
 
     def last_record(self) -> Record | None:
         """Return the record before the end, None where there is none."""

@@ -1,4 +1,4 @@
-"""Records here and messages there: whether they are the same.
+"""Records here and messages there: what tells them apart.
 
 Knows their fields.  Must not know where either lies.
 """
@@ -22,11 +22,17 @@ def headers_of(message: Message[bytes, bytes]) -> Headers:
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
 
 
-def is_same(record: Record, message: Message[bytes, bytes]) -> bool:
-    """Return whether a message is the copy of a record, apart from offset and partition."""
-    return (
-        record.key == message.key()
-        and record.value == message.value()
-        and record.timestamp == message.timestamp()[1]
-        and list(record.headers) == headers_of(message)
-    )
+def difference(record: Record, message: Message[bytes, bytes]) -> str | None:
+    """Return why a message is not the copy of a record; None when it is.
+
+    Offset and partition do not count.
+    """
+    if (
+        record.key != message.key()
+        or record.value != message.value()
+        or list(record.headers) != headers_of(message)
+    ):
+        return "another record is there"
+    if record.timestamp != message.timestamp()[1]:
+        return "its timestamp differs; does the topic stamp records (LogAppendTime)?"
+    return None

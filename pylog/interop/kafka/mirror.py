@@ -51,7 +51,8 @@ class Mirror:
     consumers that read committed transactions, whatever dies when.  With the same offsets each
     delivery is checked; a broker that takes longer than `settle_ms` to do what a killed mirror
     asked of it makes the next run raise OffsetsDifferError, and leaves records there twice.
-    Timestamps are kept, and Kafka's retention goes by them: it drops old records as they come in.
+    Timestamps are kept, except by a target that stamps records itself ("LogAppendTime"), and
+    Kafka's retention goes by them: it drops old records as they come in.
     """
 
     def __init__(

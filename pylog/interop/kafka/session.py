@@ -27,7 +27,7 @@ from pylog.errors import (
 from pylog.interop.kafka.client import POLL_SECONDS
 from pylog.interop.kafka.cluster import Cluster, kafka_settings
 from pylog.interop.kafka.lanes import Lane, MirrorProgress, split_at_gap, start_of
-from pylog.interop.kafka.messages import is_same
+from pylog.interop.kafka.messages import difference
 from pylog.interop.kafka.runs import Run
 from pylog.interop.kafka.states import (
     LaneKey,
@@ -234,8 +234,10 @@ class Session:
             {target: record.offset for target, record in last.items()}
         )
         for target, message in messages.items():
-            if message.offset() == last[target].offset and not is_same(last[target], message):
-                raise DivergedTopicError(*target, last[target].offset, "another record is there")
+            record = last[target]
+            reason = difference(record, message) if message.offset() == record.offset else None
+            if reason is not None:
+                raise DivergedTopicError(*target, record.offset, reason)
 
     # ------------------------------------------------------------------ moving
 
@@ -254,7 +256,7 @@ class Session:
         return bool(ready)
 
     def _mark(self, lanes: Sequence[Lane]) -> None:
-        """Write down that records may be in flight from now on; or, at the end, are not."""
+        """Write down that records may be in flight from now on."""
         for lane in lanes:
             lane.is_marked = True
             self._note(lane)
