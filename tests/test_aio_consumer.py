@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from asyncs import append, numbered, offsets, until, waiting, watchers, with_log
+from conftest import IS_EXHAUSTIVE
 
 import pylog
 from pylog import Record, TopicPartition, aio
@@ -406,7 +407,7 @@ def test_cancelled_at_any_await_every_record_comes_once_and_in_order(
         if group is not None:
             await (await log.consumer("t", group="first")).close()
             await log.alter_topic("__consumer_offsets", durability="os")
-        for turn in range(3):
+        for turn in range(100 if IS_EXHAUSTIVE else 3):
             seed = random.randrange(2**32)
             print("seed", seed)
             ends = [partition.log_end_offset for partition in topic.sync.partitions]
