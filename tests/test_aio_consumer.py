@@ -15,6 +15,7 @@ from conftest import IS_EXHAUSTIVE
 
 import pylog
 from pylog import Record, TopicPartition, aio
+from pylog.aio import watch
 from pylog.aio.prompt import Outlook
 from pylog.errors import (
     ClosedError,
@@ -23,6 +24,13 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
     WakeupError,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody be found by a look that comes anyway, a second later."""
+    monkeypatch.setattr(watch, "LOOK_AGAIN_SECONDS", 10_000)
+
 
 # ---------------------------------------------------------------- records
 
@@ -228,6 +236,25 @@ def test_two_loops_and_three_logs_share_the_thread(tmp_path: Path) -> None:
     assert not watchers() and not barrier.broken
     assert shared.topic("ping").partition(0).log_end_offset == rounds
     shared.close()
+
+
+def test_no_event_is_missed_that_came_before_the_wait(tmp_path: Path) -> None:
+    """Also by who comes to wait when the thread has seen that event, and waits for the next."""
+
+    async def main(log: aio.Log) -> None:
+        room, loop = log._room, asyncio.get_running_loop()
+        before = room.events.value
+        room.events.notify()
+        await room.wait(loop.create_future(), lambda: True, before, None)
+        other = asyncio.create_task(
+            room.wait(loop.create_future(), lambda: False, room.events.value, None)
+        )
+        await waiting(log)
+        await room.wait(loop.create_future(), lambda: True, before, None)
+        other.cancel()
+        assert not other.done()
+
+    with_log(tmp_path, main)
 
 
 def test_wakeup_from_another_thread_ends_a_wait(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_listeners_run_in_the_loop_and_may_commit_and_seek(tmp_path: Path, kind:
         async def revoked(partitions: set[TopicPartition]) -> None:
             await asyncio.sleep(0.001)
             note("revoked", partitions)
+            with pytest.raises(ConcurrentUseError):
+                await consumers[0].poll()
             await consumers[0].commit({("t", 0): 1})
 
         consumer = await log.consumer(group="g")
@@ -129,6 +131,44 @@ def test_listeners_run_in_the_loop_and_may_commit_and_seek(tmp_path: Path, kind:
         if kind == "coroutine":
             offsets = (await log.groups.describe("g")).offsets
             assert offsets[TopicPartition("t", 0)].committed == OffsetAndMetadata(1)
+
+    with_log(tmp_path, main)
+
+
+def test_the_end_of_the_log_tells_listeners_and_commits_what_is_done(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    async def main() -> None:
+        async with aio.open(tmp_path) as log:
+            topic = await numbered(log, "t", records=3)
+            consumer = await log.consumer(
+                "t", group="g", on_revoked=lambda partitions: told.append(len(partitions))
+            )
+            assert offsets(await consumer.poll()) == [0, 1, 2]
+            polled = asyncio.create_task(consumer.poll())
+            await waiting(log)
+            await append(topic, 2)  # these are read in the loop
+            assert offsets(await polled) == [3, 4]
+        assert told == [1]
+        async with aio.open(tmp_path) as log:
+            found = (await log.groups.describe("g")).offsets[TopicPartition("t", 0)]
+            assert found.committed is not None and found.committed.offset == 3
+
+    asyncio.run(main())
+
+
+def test_who_chooses_partitions_commits_while_nothing_comes(tmp_path: Path) -> None:
+    async def main(log: aio.Log) -> None:
+        await numbered(log, "t", records=3)
+        async with log.consumer(group="g", auto_commit_interval_ms=1) as consumer:
+            await consumer.assign([("t", 0)])
+            assert len(await consumer.poll()) == 3
+            polled = asyncio.create_task(consumer.poll())
+            place = TopicPartition("t", 0)
+            while (found := (await consumer.committed())[place]) is None or found.offset != 3:
+                await asyncio.sleep(0.001)
+            assert not polled.done()
+            polled.cancel()
 
     with_log(tmp_path, main)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncs import append, numbered, offsets, waiting, watchers, with_log
+from asyncs import append, numbered, offsets, until, waiting, watchers, with_log
 from processes import children
 
 import pylog
@@ -201,6 +201,32 @@ def test_the_loop_goes_on_while_an_append_hangs_and_a_cancelled_one_is_told_so(
         assert values == {*(b"%d" % number for number in range(8)), b"last"}
 
     with_log(tmp_path, main, on_append=hang)
+
+
+def test_the_loop_goes_on_while_its_share_ends(tmp_path: Path) -> None:
+    """What was begun is waited for, without holding up others."""
+    is_hanging, may_go_on = threading.Event(), threading.Event()
+
+    def hang(event: pylog.AppendEvent) -> None:
+        is_hanging.set()
+        may_go_on.wait()
+
+    async def main(log: pylog.Log) -> None:
+        own = aio.Log(log)
+        topic = await own.create_topic("t", durability="os")
+        appended = asyncio.create_task(topic.append(b""))
+        await until(is_hanging.is_set)
+        appended.cancel()
+        closing = asyncio.create_task(own.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        may_go_on.set()
+        await closing
+
+    with pylog.open(tmp_path, on_append=hang) as log:
+        asyncio.run(main(log))
+        assert log.topic("t").partition(0).log_end_offset == 1
 
 
 def test_a_closed_loop_is_no_trouble(tmp_path: Path) -> None:

@@ -141,14 +141,16 @@ def test_a_full_buffer_makes_senders_wait_and_not_the_loop(tmp_path: Path) -> No
 
 def test_without_room_for_long_enough_nothing_is_sent(tmp_path: Path) -> None:
     async def main(log: aio.Log) -> None:
-        topic = await numbered(log, "t")
-        making = log.producer(batch_size=300, buffer_memory=300, max_block_ms=20)
+        topic = await numbered(log, "t", partitions=2)
+        sizes = {"batch_size": 300, "buffer_memory": 300, "linger_ms": 60_000}
+        making = log.producer(max_block_ms=20, **sizes)  # type: ignore[arg-type]
         async with making as producer:
             with Held(topic) as held:
-                first = await producer.send("t", b"first")
-                await until(held.is_held.is_set)
+                first = await producer.send("t", b"first", partition=0)
+                second = asyncio.create_task(producer.send("t", b"second", partition=1))
+                await until(held.is_held.is_set)  # what lingered does not any more
                 with pytest.raises(BufferExhaustedError, match="max_block_ms=20"):
-                    await producer.send("t", b"second")
+                    await second
                 held.let_go()
                 await first
         assert values(topic) == [b"first"]

@@ -113,7 +113,7 @@ class Producer:
             error.add_note(NOT_SENT)
             raise
         try:
-            return await asyncio.shield(future)
+            return await future
         except asyncio.CancelledError as error:
             error.add_note(SENT)
             raise
