@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, blocks_of, check_blocks
+from blocks import blocks_of, check_blocks
+from commands import ROOT
 
 import pylog
 from pylog import errors

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, SECONDS, blocks_of, check_blocks
+from blocks import SECONDS, blocks_of, check_blocks
+from commands import ROOT
 from crash_model import lose_all
 from memory_files import MemoryFiles
 

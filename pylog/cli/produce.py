@@ -67,6 +67,8 @@ def produce(
     if not ends or between == b"":
         raise click.UsageError("a delimiter is at least one byte")
     shape = _Shape(between, _bytes_of(key), _pairs(headers), empty_is_null)
+    if sys.stdin is None:
+        raise options.UnusableError("standard input is closed")
     source = sys.stdin.fileno()
     size = _size(source)
     done = _Done()
