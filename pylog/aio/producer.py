@@ -145,10 +145,9 @@ class Producer:
             self._calls.loop.call_soon_threadsafe(self._resolve, sent._batch)
 
     def _resolve(self, batch: Delivery) -> None:
-        pending = self._pending.pop(batch)
+        pending, error = self._pending.pop(batch), batch.error
         for sent, future, on_delivery in pending.sent:
             if not future.done():
-                error = sent.exception()
                 if error is None:
                     future.set_result(sent.result())
                 else:
