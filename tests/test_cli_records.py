@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pylog
-from pylog.cli import formats, produce
+from pylog.cli import formats, produce, read
 from pylog.cli.main import main
+from pylog.cli.options import Kind, Place
 from pylog.storage import layout
 
 NOON = 1_714_564_800_000  # 2024-05-01 12:00 UTC
@@ -161,6 +162,18 @@ def test_damaged_records_are_told_of_and_passed_over(
     captured = capfd.readouterr()
     assert captured.out == "v0\nv2\nv3\n"
     assert captured.err.count("crc32c") == 2
+
+
+def test_retention_that_is_faster_is_no_error_unless_the_offset_was_asked_for(data: Path) -> None:
+    with pylog.open(data) as log:
+        topic = log.topic("users")
+        spans = read._spans(topic, [0], Place(Kind.BEGINNING), None)
+        topic.delete_records({0: 3})
+        pieces = list(read._stored(topic, spans, None, []))
+        assert [record.value for piece in pieces for record in piece.records] == [b"v3", b"v4"]
+        assert sum(piece.offsets for piece in pieces) == 5
+        with pytest.raises(pylog.errors.OffsetOutOfRangeError):
+            list(read._stored(topic, spans, 0, []))
 
 
 @given(st.binary())
