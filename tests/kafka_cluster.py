@@ -43,6 +43,10 @@ class Cluster:
         self.bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
+    def die(self) -> None:
+        """Be there no more."""
+        del self._anchor, self.admin
+
     def topic(self, prefix: str = "topic") -> str:
         """Make a topic and return its name, which no other test has."""
         name = f"{prefix}-{next(_names)}"

@@ -344,6 +344,31 @@ def test_cluster_that_does_not_answer_is_unavailable(
     assert isinstance(caught.value, ConnectionError)
 
 
+def client_threads() -> int:
+    """Return how many threads of librdkafka this process has; each cluster has some, too."""
+    tasks = Path("/proc/self/task").iterdir()
+    return sum((task / "comm").read_text().startswith("rdk") for task in tasks)
+
+
+@pytest.mark.parametrize("offsets", ["identity", "recorded"])
+def test_cluster_that_dies_meanwhile_ends_the_run_and_leaves_no_threads(
+    log: pylog.Log, offsets: str
+) -> None:
+    before = client_threads()
+    mirrored = Mirrored(log, Cluster())
+
+    def kill(progress: kafka.MirrorProgress) -> None:
+        if progress.position:
+            mirrored.cluster.die()
+            mirrored.topic.append_many([b"not sent"] * 1000, partition=0)
+
+    mirrored.topic.append(b"sent", partition=0)
+    mirror = mirrored.mirror(offsets=offsets, delivery_timeout_ms=300)
+    with pytest.raises(pylog.errors.KafkaUnavailableError):
+        mirror.run(follow=True, progress=kill)
+    assert client_threads() == before
+
+
 def test_without_the_client_library_the_error_names_the_extra(
     log: pylog.Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

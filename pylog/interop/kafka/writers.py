@@ -161,6 +161,8 @@ class Writer:
         """Forget what is not acknowledged; it may or may not be in the cluster."""
         with translated():
             self._producer.purge()
+        # What is told of each holds on to this writer, and so to the producer and its threads.
+        self._producer.flush(END_SECONDS)
 
 
 class PlainWriter(Writer):
