@@ -272,6 +272,25 @@ def test_who_waits_is_no_member_that_hangs(tmp_path: Path) -> None:
     with_log(tmp_path, main)
 
 
+def test_a_member_that_was_dropped_joins_again_when_it_asks(tmp_path: Path) -> None:
+    async def main(log: aio.Log) -> None:
+        topic = await numbered(log, "t", records=1)
+        async with log.consumer("t", group="g") as consumer:
+            assert offsets(await consumer.poll()) == [0]
+            await consumer.commit()
+            for is_waiting in (False, True):
+                (member,) = (await log.groups.describe("g")).members
+                polled = asyncio.create_task(consumer.poll()) if is_waiting else None
+                if is_waiting:
+                    await waiting(log)
+                await log.groups.remove_members("g", [member.member_id])
+                await append(topic, 1)
+                assert len(await (polled or consumer.poll())) == 1
+                await consumer.commit()
+
+    with_log(tmp_path, main)
+
+
 def test_static_members_are_fenced_while_they_wait(tmp_path: Path) -> None:
     async def main(log: aio.Log) -> None:
         await numbered(log, "t")

@@ -12,6 +12,7 @@ from typing import Final
 from pylog._native import Record
 from pylog.consumer import Consumer
 from pylog.cursors import Cursor
+from pylog.errors import ClosedError, PylogError, UnknownTopicOrPartitionError
 from pylog.gate import alone
 
 _PIECE_SECONDS: Final = (
@@ -31,7 +32,16 @@ class PromptConsumer(Consumer):
     """What `pylog.aio.Consumer` is made of: a consumer, and what can be had of it at once."""
 
     def outlook(self) -> Outlook:
-        """Return what a look would bring.  Copies marks; raises what a look would raise."""
+        """Return what a look would bring.  Copies marks.
+
+        What goes wrong here is work: a look meets it again, and mends it, or raises it.
+        """
+        try:
+            return self._outlook()
+        except (PylogError, OSError):
+            return Outlook.WORK
+
+    def _outlook(self) -> Outlook:
         part, commits = self._part, self._commits
         if self.gate.is_called or part is None or part.is_due():
             return Outlook.WORK
@@ -87,4 +97,8 @@ class PromptConsumer(Consumer):
             self._commits.settle()
 
     def _next_at_once(self) -> Cursor | None:
-        return self._cursors.next_ready(self._read_bytes)
+        try:
+            return self._cursors.next_ready(self._read_bytes)
+        except (UnknownTopicOrPartitionError, ClosedError):
+            # A topic was deleted just now; a look that does all that is due sees to that.
+            return None
