@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -354,6 +355,7 @@ def client_threads() -> int:
 def test_cluster_that_dies_meanwhile_ends_the_run_and_leaves_no_threads(
     log: pylog.Log, offsets: str
 ) -> None:
+    gc.collect()  # what errors of other tests still hold on to
     before = client_threads()
     mirrored = Mirrored(log, Cluster())
 
@@ -366,7 +368,7 @@ def test_cluster_that_dies_meanwhile_ends_the_run_and_leaves_no_threads(
     mirror = mirrored.mirror(offsets=offsets, delivery_timeout_ms=300)
     with pytest.raises(pylog.errors.KafkaUnavailableError):
         mirror.run(follow=True, progress=kill)
-    assert client_threads() == before
+    assert client_threads() <= before
 
 
 def test_without_the_client_library_the_error_names_the_extra(
