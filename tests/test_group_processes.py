@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -347,8 +348,14 @@ def test_processes_that_are_killed_and_stopped_never_read_the_same(
 
 
 def sleep_through_others_work(child: Child, arena: Arena) -> None:
-    """Stop a process for a while."""
+    """Stop a process for a while: until others worked, unless they wait for a lock that it holds."""
     os.kill(child.pid, signal.SIGSTOP)
     total = sum(arena.work[worker] for worker in range(WORKERS))
-    wait_until(lambda: sum(arena.work[worker] for worker in range(WORKERS)) > total + 20)
+    enough = time.monotonic() + 2
+    wait_until(
+        lambda: (
+            sum(arena.work[worker] for worker in range(WORKERS)) > total + 20
+            or time.monotonic() > enough
+        )
+    )
     os.kill(child.pid, signal.SIGCONT)
