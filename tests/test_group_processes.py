@@ -348,7 +348,7 @@ def test_processes_that_are_killed_and_stopped_never_read_the_same(
 
 
 def sleep_through_others_work(child: Child, arena: Arena) -> None:
-    """Stop a process for a while: until others worked, unless they wait for a lock that it holds."""
+    """Stop a process until others worked, or for a while if it holds a lock they wait for."""
     os.kill(child.pid, signal.SIGSTOP)
     total = sum(arena.work[worker] for worker in range(WORKERS))
     enough = time.monotonic() + 2
