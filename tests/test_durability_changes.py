@@ -224,13 +224,13 @@ def test_a_roll_makes_durable_what_another_durability_left_unsynced(
     log.alter_topic("t", durability="fsync")
 
     synced: list[str] = []
-    sync_locked = pylog.storage.lifecycle._sync_locked
+    sync_locked = pylog.storage.lifecycle.sync_locked
 
     def note(page: Any, segment: Any) -> None:
         synced.append(segment.log_name)
         sync_locked(page, segment)
 
-    monkeypatch.setattr(pylog.storage.lifecycle, "_sync_locked", note)
+    monkeypatch.setattr(pylog.storage.lifecycle, "sync_locked", note)
     partition.append(bytes(400))
     assert [int(name.removesuffix(".log")) for name in synced] == [0, 2, 4]
     assert partition.durable_offset == 7

@@ -243,26 +243,31 @@ def test_a_table_follows_while_its_topic_is_compacted(
     def append() -> None:
         nonlocal is_done, turn
         try:
-            while turn < turns or (compactions < 3 and turn < 100 * turns):
+            while not is_done and (turn < turns or min(compactions, looks) < 2):
                 turn += 1
                 put(topic, model, b"%d" % (turn % 13), b"%d" % turn if turn % 3 else None)
         finally:
             is_done = True
 
     def clean() -> None:
-        nonlocal compactions
-        while not is_done:
-            compact(topic)
-            compactions += 1
+        nonlocal is_done, compactions
+        try:
+            while not is_done:
+                compact(topic)
+                compactions += 1
+        finally:
+            is_done = True
 
     def look() -> None:
-        nonlocal looks
-        while not is_done:
-            looks += len(table) >= 0
+        nonlocal is_done, looks
+        try:
+            while not is_done:
+                looks += len(table) >= 0
+        finally:
+            is_done = True
 
     with tiny_switch_interval():
         run_threads(append, clean, look)
     assert table.wait_for(turn - 1)
     assert dict(table) == model == dict(log.table("t"))
-    assert compactions > 1 and looks > 1
     table.check()
