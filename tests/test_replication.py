@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ from pylog.errors import (
     ReplicationError,
     UnknownTopicOrPartitionError,
 )
+from pylog.replication.replica import Replica
+from pylog.replication.replicated_log import METADATA
+from pylog.replication.transport import Acknowledgement, LeaderHello, ReplicaBatches
 from pylog.storage.files import OsFiles
 
 ALONE = ReplicationConfig()
@@ -229,7 +233,7 @@ def test_a_topic_that_was_seen_stays_known_after_a_power_cut(tmp_path: Path) -> 
         seen = kept_mark(leader)
         assert seen > 0
         log.create_topic("orders")
-        assert kept_mark(leader) > seen
+        wait_for(log, lambda: kept_mark(leader) > seen)
         wait_for(follower, lambda: follower.topics() == ["before", "orders"])
         wait_for(follower, lambda: kept_mark(other) == kept_mark(leader))
 
@@ -440,3 +444,47 @@ def test_the_status_is_plain_data(tmp_path: Path) -> None:
     with pylog.open(tmp_path / "c") as log:
         status = log.metrics()["replication"]
         assert (status["role"], status["in_sync"]) == ("none", [])
+
+
+def test_who_asks_while_a_directory_is_closed_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_busy, may_go_on, caught = threading.Event(), threading.Event(), []
+
+    def apply(self: Replica, batches: ReplicaBatches) -> Acknowledgement:
+        is_busy.set()
+        may_go_on.wait()
+        raise ReplicationError("interrupted")
+
+    monkeypatch.setattr(Replica, "apply_locked", apply)
+    transport = DirectoryTransport(tmp_path / "b", timeout=3600)
+    transport.handshake(LeaderHello(uuid.UUID(int=7), "a", 1))
+    worker = transport._worker
+    assert worker is not None
+    heartbeat = ReplicaBatches(
+        partition=METADATA,
+        epoch=1,
+        from_offset=0,
+        end_offset=0,
+        in_sync=None,
+        high_watermark=0,
+        log_start_offset=0,
+    )
+    transport.send(heartbeat)
+    is_busy.wait()
+
+    def ask() -> None:
+        with pytest.raises(ConnectionAbortedError) as error:
+            transport.position(METADATA)
+        caught.append(error)
+
+    threads = [threading.Thread(target=ask), threading.Thread(target=transport.close)]
+    threads[0].start()
+    with worker._condition:
+        worker._condition.wait_for(lambda: worker._asked)
+        threads[1].start()
+        worker._condition.wait_for(lambda: worker._is_closed)
+    may_go_on.set()
+    for thread in threads:
+        thread.join()
+    assert caught

@@ -242,7 +242,13 @@ class _Worker:
     def _end(self) -> None:
         with self._condition:
             self._is_closed = True
+            asked = list(self._asked)
+            self._asked.clear()
             self._condition.notify_all()
+        for left in asked:
+            if isinstance(left, _Call):
+                left.error = ConnectionAbortedError(f"{self._path}: the session is over")
+                left.is_done.set()
         if self._replica is not None:
             self._replica.close()
         if self._log is not None:
