@@ -34,6 +34,7 @@ class Compactable:
         self.records: dict[int, tuple[bytes, bytes | None]] = {}
         self.log_start_offset = 0
         self.log_end_offset = 0
+        self.truncations = 0
 
     def put(self, *records: tuple[bytes, bytes | None]) -> None:
         for record in records:

@@ -13,7 +13,14 @@ from processes import children
 from replicas_here import SECRET, TWO, HeldTransport, leading, stored, wait_for
 
 import pylog
-from pylog import DirectoryTransport, Log, ReplicationConfig, SocketTransport
+from pylog import (
+    DirectoryTransport,
+    Log,
+    OffsetAndMetadata,
+    ReplicationConfig,
+    SocketTransport,
+    TopicPartition,
+)
 from pylog.errors import (
     FencedLeaderEpochError,
     InconsistentClusterIdError,
@@ -35,6 +42,12 @@ ALONE = ReplicationConfig()
 
 def values(log: Log, topic: str) -> list[bytes | None]:
     return [record.value for record in log.read(topic)]
+
+
+def committed(log: Log) -> int | None:
+    """Return what the group committed, as this log sees it."""
+    (offset,) = log.groups.describe("billing").offsets.values()
+    return None if offset.committed is None else offset.committed.offset
 
 
 # ---------------------------------------------------------------- acknowledged and visible
@@ -306,6 +319,28 @@ def test_a_returning_leader_cuts_just_what_the_next_one_never_had(tmp_path: Path
     with pylog.open(tmp_path / "a") as log:
         assert log.replication.status().role == "follower"
         assert stored(log.topic("orders").partition(0)) == leader
+
+
+def test_a_returning_leader_forgets_commits_that_the_next_one_never_had(tmp_path: Path) -> None:
+    orders = TopicPartition("orders", 0)
+    copy = DirectoryTransport(tmp_path / "b")
+    # No heartbeat tells it too early that another is to lead.
+    rare = ReplicationConfig(min_insync_replicas=2, replica_fetch_wait_max_ms=29_000)
+    with (
+        leading(tmp_path / "a", copy, config=rare) as log,
+        log.replication.serve(secret=SECRET) as server,
+    ):
+        log.create_topic("orders").append_many([b"x"] * 20)
+        log.groups.alter_offsets("billing", {orders: OffsetAndMetadata(3)})
+        copy.fence(2)
+        with pytest.raises(NotEnoughReplicasAfterAppendError):
+            log.groups.alter_offsets("billing", {orders: OffsetAndMetadata(9)})
+        assert committed(log) == 9
+        back = SocketTransport(*server.address, secret=SECRET)
+        with leading(tmp_path / "b", back, epoch=2) as new:
+            assert (committed(new), committed(log)) == (3, 3)
+            new.groups.alter_offsets("billing", {orders: OffsetAndMetadata(5)})
+            assert committed(log) == 5
 
 
 def test_a_leader_whose_follower_promised_another_leads_no_more(tmp_path: Path) -> None:

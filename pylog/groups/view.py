@@ -41,6 +41,7 @@ class View:
         self.groups: dict[str, Group] = {}
         self.offset = 0  # everything below was taken in
         self._keys: dict[bytes, Key | None] = {}
+        self._truncations = 0  # as of which of them it was taken in
 
     def refresh(self) -> None:
         """Take in what was appended since the last call, by anybody, durable or not.
@@ -50,6 +51,11 @@ class View:
         Raises CorruptRangeError, ClosedError, OSError, and what opening a partition raises.
         Without news: one copy of the marks.
         """
+        truncations = self.partition.truncations
+        if truncations != self._truncations:
+            # Another leader did not have all of what was taken in, which is gone.
+            self._truncations = truncations
+            self.groups, self.offset = {}, 0
         end = self.partition.log_end_offset
         if end != self.offset and not self._go_on(end):
             # What was not seen was removed, and may have been a tombstone: begin again.

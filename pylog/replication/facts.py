@@ -27,6 +27,9 @@ class PartitionId(NamedTuple):
     number: int
     topic_id: uuid.UUID
 
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.number}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaPosition:

@@ -81,7 +81,10 @@ class FollowerLink:
             except (PylogError, OSError) as error:
                 self.error = f"{type(error).__name__}: {error}"
                 if not self._stopping.is_set():
-                    logger.warning("%r: %s; to be tried again", self, self.error)
+                    # One that is down is no news each time; that it falls out of sync is.
+                    is_down = not isinstance(error, PylogError)
+                    level = logging.INFO if is_down else logging.WARNING
+                    logger.log(level, "%r: %s; to be tried again", self, self.error)
             finally:
                 self._end()
             self._stopping.wait(pause)

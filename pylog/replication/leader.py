@@ -49,6 +49,7 @@ class Led:
     version: of all topics, when it was seen first.  A follower has to have so much of `__metadata`
     before it can be asked for this partition.
     own_offset: up to where it is as durable as its topic asks.
+    floor: where it ended when it was seen first.
     """
 
     id: PartitionId
@@ -59,6 +60,7 @@ class Led:
     end_offset: int = 0
     own_offset: int = 0
     high_watermark: int = 0
+    floor: int = 0
 
 
 class Link(Protocol):
@@ -107,6 +109,7 @@ class Leader:
         self.led: dict[PartitionId, Led] = {}
         self.links: list[Link] = []
         self._version = -1
+        self._in_sync: frozenset[str] = frozenset()  # as was said last
         self._settings_seen = -1
         self._serving = serving
         serving.callback(self._forget_in_sync)
@@ -123,6 +126,18 @@ class Leader:
         """Whether followers are brought on."""
         return self._thread.is_alive() and not self._is_stopped
 
+    def shows_all(self) -> bool:
+        """Return whether all that was there when it began can be read.
+
+        As far as enough replicas are in sync for that.  Raises what a read of `__metadata` raises.
+        """
+        version = self.log.registry.version
+        with self.lock:
+            count = self.rules.in_sync_count
+            return version == self._version and all(
+                led.high_watermark >= led.floor for led in self.led.values() if led.needed <= count
+            )
+
     @staticmethod
     def now_ms() -> int:
         """Return the time by a clock that never goes back."""
@@ -136,6 +151,9 @@ class Leader:
         Raises FencedLeaderEpochError when the log leads no more, CorruptionError, OSError.
         """
         self._look()
+        while self.log.registry.version != self._version:
+            # By the first look the others may have become visible.
+            self._look()
         self.led[METADATA].partition.keep_high_watermark()
         for link in self.links:
             link.start()
@@ -262,6 +280,7 @@ class Leader:
     def _add_locked(self, led: Led, now_ms: int) -> None:
         marks = led.partition.marks()
         _note_marks(led, marks)
+        led.floor = led.end_offset
         self.led[led.id] = led
         self.rules.partition_added(
             led.id,
@@ -308,9 +327,7 @@ class Leader:
         while (in_sync := rules.unwritten) is not None:
             self._write_down(in_sync)
             rules.noted(in_sync)
-            logger.info(
-                "log %s: in sync are %s", self.log.engine.path, ", ".join(sorted(in_sync.members))
-            )
+            self._say(in_sync)
         moved = rules.take_moved()
         names: list[PartitionId] = []
         for partition, offset in moved.items():
@@ -331,6 +348,13 @@ class Leader:
             engine.events.notify()
         for link in self.links:
             link.wake((), names)
+
+    def _say(self, in_sync: InSync) -> None:
+        """Log who is in sync; that is a warning when somebody fell out."""
+        level = logging.INFO if self._in_sync <= in_sync.members else logging.WARNING
+        self._in_sync = in_sync.members
+        members = ", ".join(sorted(in_sync.members))
+        logger.log(level, "log %s: in sync are %s", self.log.engine.path, members)
 
     def _write_down(self, in_sync: InSync) -> None:
         def event(state: ReplicaState) -> ReplicaState:

@@ -195,8 +195,8 @@ class LinkSession:
                 break
         else:
             raise ReplicationError(f"{led.partition!r}: no common history with {self.replica_id}")
+        # What it says here it need not have on disk; what is sent next it acknowledges.
         self._sent[led.id] = position.log_end_offset
-        self._take_in(led.id, position.log_end_offset)
 
     def _cut(self, led: Led, step: Truncate | StartAnew) -> ReplicaPosition:
         if isinstance(step, Truncate):
@@ -270,8 +270,8 @@ class LinkSession:
         if (partition, end_offset) != (sent.partition, sent.end_offset):
             # Somebody else wrote there, or something got lost: the next session asks how far it is.
             raise ReplicationError(
-                f"{self.replica_id}: {partition.topic}-{partition.number} ends at {end_offset}, "
-                f"{sent.partition.topic}-{sent.partition.number} should at {sent.end_offset}"
+                f"{self.replica_id}: {partition} ends at {end_offset}, "
+                f"{sent.partition} should at {sent.end_offset}"
             )
         self._noted = acknowledgement.in_sync
         self._take_in(partition, end_offset)

@@ -136,7 +136,8 @@ class Replica:
         before = target.log_end_offset
         # The check above is the one that knows who may be cut below its high watermark.
         end = target.truncate(end_offset, force=True)
-        logger.warning("%r: truncated from %d to %d", target, before, end)
+        if end < before:
+            logger.warning("%r: truncated from %d to %d", target, before, end)
         return position_of(target)
 
     def start_anew_locked(self, partition: PartitionId, offset: int) -> ReplicaPosition:

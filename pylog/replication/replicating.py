@@ -165,6 +165,7 @@ class Replication:
     def wait_in_sync(self, count: int, timeout: float | None = None) -> bool:
         """Wait until so many replicas are in sync, the leader included; return whether they are.
 
+        In the process that leads also until all can be read that was there when it began to.
         timeout: seconds, None for ever.  In any process that has the leader's log open.
         Raises ClosedError.
         """
@@ -173,7 +174,8 @@ class Replication:
         while True:
             events = engine.events
             seen = events.value
-            if engine.in_sync_replicas >= count:
+            leader = self._leader
+            if engine.in_sync_replicas >= count and (leader is None or leader.shows_all()):
                 return True
             left = _LOOK_AGAIN if deadline is None else deadline - time.monotonic()
             if left <= 0:
