@@ -182,9 +182,11 @@ class Leader:
     def _forget_in_sync(self) -> None:
         """Let appends by all be refused at once: nobody moves high watermarks any more."""
         engine = self.log.engine
-        if not engine.is_closed:
-            engine.in_sync_replicas = 0
-            engine.events.notify()
+        # With the lock, and `_is_stopped` set: a session that ends later says nothing else.
+        with self.lock:
+            if not engine.is_closed:
+                engine.in_sync_replicas = 0
+                engine.events.notify()
 
     def step_down(self, error: FencedLeaderEpochError) -> None:
         """Lead no more: a follower has promised itself to a later leader.
@@ -321,6 +323,8 @@ class Leader:
 
     def _settle_locked(self) -> None:
         """Do what came out of the rules: write down who is in sync, move high watermarks, tell."""
+        if self._is_stopped:
+            return
         # What followers said to a leader moves nothing in a log that follows another by now.
         self._check_leads()
         rules = self.rules
