@@ -240,6 +240,7 @@ class _Worker:
                 self._condition.notify_all()
 
     def _end(self) -> None:
+        """Answer who still asks, and close the log."""
         with self._condition:
             self._is_closed = True
             asked = list(self._asked)
