@@ -323,10 +323,10 @@ class Leader:
 
     def _settle_locked(self) -> None:
         """Do what came out of the rules: write down who is in sync, move high watermarks, tell."""
-        if self._is_stopped:
-            return
         # What followers said to a leader moves nothing in a log that follows another by now.
         self._check_leads()
+        if self._is_stopped:
+            return
         rules = self.rules
         while (in_sync := rules.unwritten) is not None:
             self._write_down(in_sync)
