@@ -155,6 +155,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "__init__",
     ),
     "aio": (
+        "closing",
         "calls",
         "watch",
         "listening",

@@ -1,6 +1,6 @@
 """Thousands of random lives of replicas, the stories that are known, and mistakes that are caught.
 
-The everyday run lives PYLOG_REPLICATION_SEEDS (1,000) worlds, from PYLOG_REPLICATION_SEED (0) on; a
+The everyday run lives PYLOG_REPLICATION_SEEDS (2,000) worlds, from PYLOG_REPLICATION_SEED (0) on; a
 failure names its seed, and the same seed lives the same life.
 """
 
@@ -19,7 +19,7 @@ from replication_world import World
 
 from pylog.errors import PylogError
 
-SEEDS = int(os.environ.get("PYLOG_REPLICATION_SEEDS", "1000"))
+SEEDS = int(os.environ.get("PYLOG_REPLICATION_SEEDS", "2000"))
 FIRST_SEED = int(os.environ.get("PYLOG_REPLICATION_SEED", "0"))
 EXHAUSTIVE_SEEDS = 500_000
 # Twice what the mistake that is found latest takes.

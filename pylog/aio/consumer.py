@@ -12,12 +12,12 @@ import contextlib
 import functools
 import re
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import TypeVar
 
 import pylog.consumer
 from pylog._native import Record
 from pylog.aio.calls import Caller, Calls, awaited
+from pylog.aio.closing import Closing
 from pylog.aio.listening import Listening
 from pylog.aio.prompt import Outlook, PromptConsumer
 from pylog.aio.watch import Room
@@ -27,7 +27,7 @@ from pylog.group_part import Listener
 _Result = TypeVar("_Result")
 
 
-class Consumer(Caller):
+class Consumer(Caller, Closing):
     """A `pylog.Consumer` for the tasks of one event loop.  Made by `pylog.aio.Log.consumer`.
 
     Methods are those of `pylog.Consumer`, which says what they do and raise, as coroutines; only
@@ -215,17 +215,6 @@ class Consumer(Caller):
         # What was sought or resumed may be there already.
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-
-    async def __aenter__(self) -> Consumer:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"<aio.{repr(self._core)[1:]}"

@@ -13,12 +13,13 @@ import re
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, MutableMapping
 from types import TracebackType
-from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar
 
 import pylog.log
 import pylog.topics
 from pylog._native import Record
 from pylog.aio.calls import Caller, Calls, awaited
+from pylog.aio.closing import Closing
 from pylog.aio.consumer import Consumer
 from pylog.aio.producer import Producer
 from pylog.aio.prompt import PromptConsumer
@@ -37,12 +38,7 @@ logger = logging.getLogger("pylog")
 _PIECE: Final = 1000  # records of a replay that a thread takes at once: some 0.3 ms (measured)
 
 
-class _Closable(Protocol):
-    async def close(self) -> None:
-        """End."""
-
-
-_Opened = TypeVar("_Opened", bound=_Closable)
+_Opened = TypeVar("_Opened", bound=Closing)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -122,7 +118,7 @@ class Groups(Caller):
     reset_offsets = awaited(SyncGroups.reset_offsets)
 
 
-class Log(Caller):
+class Log(Caller, Closing):
     """A `pylog.Log` for the tasks of one event loop.
 
     Methods are those of `pylog.Log`, which says what they do and raise: coroutines, made in at most
@@ -329,17 +325,6 @@ class Log(Caller):
         finally:
             self._room.close()
             await self._calls.close()
-
-    async def __aenter__(self) -> Log:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"<aio.{repr(self._log)[1:]}"

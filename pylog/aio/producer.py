@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final
 
 import pylog.producer
 from pylog._native import RecordMetadata
 from pylog.aio.calls import Calls
+from pylog.aio.closing import Closing
 from pylog.callbacks import call_safely
 from pylog.errors import BufferExhaustedError, ClosedError
 from pylog.futures import Delivery, SendFuture
@@ -38,7 +38,7 @@ class _Pending:
         self.done: asyncio.Future[None] = loop.create_future()
 
 
-class Producer:
+class Producer(Closing):
     """A `pylog.Producer` for the tasks of one event loop.  Made by `pylog.aio.Log.producer`.
 
     Any number of tasks may use it at once.  Records that one task sends to one partition keep their
@@ -178,17 +178,6 @@ class Producer:
         self._calls.check_loop()
         with contextlib.suppress(ClosedError):  # with its log
             await self._calls.make(functools.partial(self._producer.close, timeout))
-
-    async def __aenter__(self) -> Producer:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"<aio.{repr(self._producer)[1:]}"

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from types import TracebackType
 
 import pylog.table
 from pylog._native import RecordMetadata
 from pylog.aio.calls import Caller, Calls
+from pylog.aio.closing import Closing
 from pylog.aio.watch import Room
 from pylog.errors import ClosedError
 
 
-class Table(Caller):
+class Table(Caller, Closing):
     """The latest value of each key of a topic.  Made by `pylog.aio.Log.table`.
 
     All that was acknowledged before a look is seen by it; it reads in a thread, if anything was
@@ -75,14 +75,3 @@ class Table(Caller):
         """End, as `pylog.Table.close`."""
         with contextlib.suppress(ClosedError):  # with its log
             await self._make(self._table.close)
-
-    async def __aenter__(self) -> Table:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
