@@ -82,3 +82,8 @@ def stored(partition: Partition) -> bytes:
         data += bytes(batches.data)
         offset = batches.end
     return data
+
+
+def values(log: Log, topic: str) -> list[bytes | None]:
+    """Return what can be read of a topic."""
+    return [record.value for record in log.read(topic)]
