@@ -234,6 +234,10 @@ static int stage_shares(plog_many *self)
 /* Rows ahead of the one that is written, whose bytes are asked for.  Measured. */
 enum { PREFETCH_ROWS = 8 };
 
+/* Shares ahead of the one that is placed, whose page is asked for: 1,400 pages are in no cache.
+ * Measured, as is what plog_rows_release asks for: together 5 % of an event. */
+enum { SHARES_AHEAD = 2 };
+
 /* Write every record behind the earlier ones of its share.  The records are read in the order in
  * which they were given, and so mostly in that of their memory. */
 static void write_records(const plog_many *self)
@@ -305,6 +309,9 @@ static void place_all(const plog_many *self, bool may_wait)
 {
     write_records(self);
     for (size_t i = 0; i < self->share_count; i++) {
+        if (i + SHARES_AHEAD < self->share_count && self->shares[i + SHARES_AHEAD].batch != NULL) {
+            plog_page_prefetch(self->shares[i + SHARES_AHEAD].held.core.page);
+        }
         if (self->shares[i].batch != NULL) {
             seal_share(self, i);
             place_share(&self->shares[i], 0);

@@ -1,9 +1,16 @@
 /* Taking records out of Python's sequences: see py_rows.h. */
 #include "py_rows.h"
 
+/* Rows ahead of the one that is taken or released, whose objects are fetched.  Measured. */
+enum { ROWS_AHEAD = 8 };
+
 void plog_rows_release(plog_rows *self)
 {
     for (size_t i = 0; i < self->count; i++) {
+        if (i + ROWS_AHEAD < self->count) {
+            __builtin_prefetch(self->kept[i + ROWS_AHEAD].key, 1);
+            __builtin_prefetch(self->kept[i + ROWS_AHEAD].value, 1);
+        }
         Py_XDECREF(self->kept[i].key);
         Py_XDECREF(self->kept[i].value);
         if (self->kept[i].headers != NULL) {
@@ -136,11 +143,12 @@ static int make_room(plog_rows *self)
 /* Values lie scattered over memory: what is taken soon is fetched now. */
 static void prefetch_value(const plog_rows *self, Py_ssize_t index)
 {
-    enum { AHEAD = 8, LINES = 3, LINE_BYTES = 64 };
-    if (index + AHEAD >= self->len || !PyList_CheckExact(self->values)) {
+    enum { LINES = 3, LINE_BYTES = 64 };
+    if (index + ROWS_AHEAD >= self->len || !PyList_CheckExact(self->values)) {
         return;
     }
-    const char *object = (const char *)PyList_GetItem(self->values, index + AHEAD); /* borrowed */
+    const char *object =
+        (const char *)PyList_GetItem(self->values, index + ROWS_AHEAD); /* borrowed */
     if (object == NULL) {
         PyErr_Clear(); /* the list shrank meanwhile: noticed where the element is taken */
         return;

@@ -298,6 +298,16 @@ const uint8_t *plog_page_identity(const plog_page *page, size_t *len)
     return page->memory->identity;
 }
 
+void plog_page_prefetch(const plog_page *page)
+{
+    enum { LINE_BYTES = 64 };
+    const char *line = (const char *)&page->memory->lock;
+    const char *end = (const char *)(page->memory + 1);
+    for (; line < end; line += LINE_BYTES) {
+        __builtin_prefetch(line, 1);
+    }
+}
+
 /* Why a reader never sees a mix.  The writer of selector s + 1 fills the copy that s did not
  * select, and stores the selector last, with release: whoever loads s + 1 sees that copy
  * whole.  That copy is written again only for s + 2, after the store of s + 1 and behind a release

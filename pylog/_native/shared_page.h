@@ -112,6 +112,9 @@ void plog_page_marks(const plog_page *page, plog_marks *out);
 /* The same, for the holder of the lock: nobody else writes marks meanwhile. */
 void plog_page_marks_locked(const plog_page *page, plog_marks *out);
 
+/* Ask for the lines that whoever takes the lock and writes marks will need. */
+void plog_page_prefetch(const plog_page *page);
+
 /* Take the lock; deadline_ns of plog_monotonic_ns, 0: do not wait.  PLOG_OK and PLOG_OWNER_DIED: it
  * is held (in the latter case by the next one after a holder who died).  PLOG_TIMED_OUT: not held.
  * PLOG_SYSTEM: errno is EDEADLK when this thread holds it already. */
