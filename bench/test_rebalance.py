@@ -110,5 +110,6 @@ def test_one_comes_or_goes(show: Callable[..., None], changes: Race, name: str) 
     show(changes, name)
 
 
-def test_a_hundred_are_killed(show: Callable[..., None], deaths: Race) -> None:
-    show(deaths, "killed-100")
+@pytest.mark.parametrize("name", ["killed-100"])
+def test_a_hundred_are_killed(show: Callable[..., None], deaths: Race, name: str) -> None:
+    show(deaths, name)
