@@ -9,6 +9,7 @@ Its jars come from Maven Central and are kept outside the checkout.  Environment
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 VERSION = "4.1.1"
 START_SECONDS = 120
-MAVEN_SECONDS = 600
+MAVEN_SECONDS = 300
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -40,27 +41,37 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 
-def jars() -> Path:
-    """Return the directory of the jars, downloaded if they are not there; skips without means."""
+@functools.cache  # what does not come is not waited for again
+def _find_jars() -> Path | str:
+    """Return the directory of the jars, downloaded if they are not there, or why there is none."""
     if os.environ.get("PYLOG_KAFKA", "") in ("", "0"):
-        pytest.skip("a real Kafka broker; PYLOG_KAFKA=1 runs it")
+        return "a real Kafka broker; PYLOG_KAFKA=1 runs it"
     if shutil.which("java") is None:
-        pytest.skip("needs java")
+        return "needs java"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     given = os.environ.get("PYLOG_KAFKA_JARS")
     folder = Path(given) if given else cache / "pylog" / f"kafka-{VERSION}"
     if not list(folder.glob("kafka_2.13-*.jar")):
         if shutil.which("mvn") is None:
-            pytest.skip(f"needs Kafka's jars in {folder}, or mvn to fetch them")
+            return f"needs Kafka's jars in {folder}, or mvn to fetch them"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pom.xml").write_text(_POM)
         goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
         command = ["mvn", "-B", "-q", "-f", str(folder / "pom.xml"), goal]
         options = ["-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
-        done = subprocess.run(command + options, timeout=MAVEN_SECONDS, check=False)
-        if done.returncode:
-            pytest.skip("Maven Central does not give Kafka's jars")
+        try:
+            subprocess.run(command + options, timeout=MAVEN_SECONDS, check=True)
+        except subprocess.SubprocessError:
+            return "Maven Central does not give Kafka's jars"
     return folder
+
+
+def jars() -> Path:
+    """Return the directory of the jars; skips where there are none."""
+    found = _find_jars()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 def java(*arguments: str, seconds: int = 120) -> str:
