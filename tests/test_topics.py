@@ -460,3 +460,23 @@ def test_a_topic_made_anew_while_its_old_handle_attaches_is_unknown_to_that(
         with pytest.raises(UnknownTopicOrPartitionError):
             partition.append(b"x")
         assert values(log.topic("t")) == [b"new"]
+
+
+def test_a_topic_deleted_while_its_files_are_opened_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Story: who appended just then was told that a directory of the log was not there.
+    with pylog.open(tmp_path) as log, pylog.open(tmp_path) as other:
+        log.create_topic("t").append(b"old")
+        partition = other.topic("t").partition(0)
+        open_files = Attachment.open
+
+        def open_late(attachment: Attachment) -> None:
+            monkeypatch.setattr(Attachment, "open", open_files)
+            log.delete_topic("t")
+            attachment.open()
+
+        monkeypatch.setattr(Attachment, "open", open_late)
+        with pytest.raises(UnknownTopicOrPartitionError):
+            partition.append(b"x")
+        assert log.topics() == []

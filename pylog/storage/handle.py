@@ -309,9 +309,9 @@ class PartitionHandle(ReplicaWaits):
     def _attach_or_ask(self) -> Attachment:
         try:
             return self._attach()
-        except CorruptFileError:
-            # Files of another topic: this one may have been deleted, and made anew, since it was
-            # asked for.  Then that is what to say.
+        except (CorruptFileError, FileNotFoundError):
+            # Files of another topic, or none: this one may have been deleted, and made anew, since
+            # it was asked for.  Then that is what to say.
             self._newest_settings()
             raise
 
