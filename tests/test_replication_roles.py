@@ -43,6 +43,12 @@ def committed(log: Log) -> int | None:
     return None if offset.committed is None else offset.committed.offset
 
 
+def visible_ends(log: Log) -> dict[object, int]:
+    """Return the high watermark of every partition, internal ones included."""
+    replicated = log.replication.log
+    return {one: replicated.partition(one).high_watermark for one in replicated.partition_ids()}
+
+
 def test_a_returning_leader_cuts_just_what_the_next_one_never_had(tmp_path: Path) -> None:
     back = HeldTransport(tmp_path / "a")
     with leading(tmp_path / "a", DirectoryTransport(tmp_path / "b")) as log:
@@ -74,6 +80,8 @@ def test_a_returning_leader_forgets_commits_that_the_next_one_never_had(tmp_path
     ):
         log.create_topic("orders").append_many([b"x"] * 20)
         log.groups.alter_offsets("billing", {orders: OffsetAndMetadata(3)})
+        with pylog.open(tmp_path / "b") as follower:  # nothing is on its way there any more
+            wait_for(follower, lambda: visible_ends(follower) == visible_ends(log))
         copy.fence(2)
         with pytest.raises(NotEnoughReplicasAfterAppendError):
             log.groups.alter_offsets("billing", {orders: OffsetAndMetadata(9)})
