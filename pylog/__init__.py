@@ -4,12 +4,10 @@ Begin with `open`.  What can go wrong is in `errors`, one tree under `PylogError
 """
 
 from pylog import errors
-from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
-from pylog.consumer import Consumer
-from pylog.consumer_config import ConsumerConfig
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.consumer import Consumer
 from pylog.errors import PylogError
-from pylog.futures import SendFuture
 from pylog.groups.administration import Groups
 from pylog.groups.descriptions import (
     GroupDescription,
@@ -19,8 +17,9 @@ from pylog.groups.descriptions import (
     OffsetReset,
 )
 from pylog.log import Log, open
-from pylog.producer import Producer
-from pylog.producer_config import ProducerConfig
+from pylog.producer.config import ProducerConfig
+from pylog.producer.futures import SendFuture
+from pylog.producer.producer import Producer
 from pylog.records import (
     AppendedRecords,
     AppendEvent,
@@ -37,6 +36,7 @@ from pylog.records import (
     TableChange,
     TopicPartition,
 )
+from pylog.replication.config import ReplicationConfig
 from pylog.replication.directory_transport import DirectoryTransport
 from pylog.replication.election import best_candidate
 from pylog.replication.facts import FollowerStatus, InSync, ReplicaStatus, ReplicationStatus
@@ -44,10 +44,10 @@ from pylog.replication.replicating import Replication
 from pylog.replication.server import ReplicaServer
 from pylog.replication.socket_transport import SocketTransport
 from pylog.replication.transport import ReplicationTransport
-from pylog.replication_config import ReplicationConfig
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.partition import Partition
-from pylog.table import Table
-from pylog.topics import Topic
+from pylog.table.table import Table
+from pylog.topics.topic import Topic
 
 __all__ = [
     "AppendEvent",

@@ -12,18 +12,17 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from pylog._native import Events, Record
-from pylog.cleaner_config import CleanerConfig
-from pylog.consumer import Consumer
-from pylog.consumer_config import ConsumerConfig
-from pylog.engine import Engine
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.consumer import Consumer
+from pylog.consumer.group_part import Listener
+from pylog.engine.engine import Engine
 from pylog.errors import UnknownTopicOrPartitionError
-from pylog.group_part import Listener
 from pylog.groups.administration import Groups
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
 from pylog.groups.coordinator import Coordinator
 from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
-from pylog.producer import Producer
-from pylog.producer_config import ProducerConfig
+from pylog.producer.config import ProducerConfig
+from pylog.producer.producer import Producer
 from pylog.records import (
     AppendEvent,
     CompactionProgress,
@@ -32,16 +31,17 @@ from pylog.records import (
     ReadEvent,
     TableChange,
 )
-from pylog.registry import TopicRegistry
+from pylog.replication.config import ReplicationConfig
 from pylog.replication.replicated_log import ReplicatedLog
 from pylog.replication.replicating import Replication
 from pylog.replication.roles import Roles
 from pylog.replication.transport import ReplicationTransport
-from pylog.replication_config import ReplicationConfig
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.policy import is_compacted
-from pylog.table import Table
-from pylog.table_replay import Replay
-from pylog.topics import Partitioner, Topic
+from pylog.table.replay import Replay
+from pylog.table.table import Table
+from pylog.topics.registry import TopicRegistry
+from pylog.topics.topic import Partitioner, Topic
 
 _Consumer = TypeVar("_Consumer", bound=Consumer)
 

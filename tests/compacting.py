@@ -9,7 +9,7 @@ from typing import Any
 from partitions import make_partition
 
 from pylog import Log, Partition, Record
-from pylog.cleaner_config import CleanerConfig
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.manifest import Manifest, parse_manifest
 
 

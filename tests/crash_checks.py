@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 from memory_files import MemoryFiles
 
 from pylog import codecs
-from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.errors import CorruptRangeError, PylogError
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.environment import Environment, Flushable
 from pylog.storage.partition import Partition

@@ -8,9 +8,9 @@ from typing import Any
 
 from pylog import Partition, ProducerConfig, SendFuture, TopicConfig
 from pylog._native import batch_headers, make_batch
-from pylog.accumulator import Accumulator, Given
 from pylog.codecs import Compression
-from pylog.sender import Sender
+from pylog.producer.accumulator import Accumulator, Given
+from pylog.producer.sender import Sender
 from pylog.storage.partition import Placed
 from pylog.storage.producer_state import ProducedBatch
 from pylog.storage.role import NO_ROLE, Role

@@ -18,9 +18,9 @@ from tail_memory import in_thread, wait_until
 
 import pylog
 from pylog import CleanerConfig, CompactionReport, Log, Topic, TopicConfig
-from pylog.background import Background
-from pylog.cleaner import Cleaner
-from pylog.engine import Engine
+from pylog.engine.background import Background
+from pylog.engine.cleaner import Cleaner
+from pylog.engine.engine import Engine
 from pylog.errors import (
     ClosedError,
     CorruptRangeError,

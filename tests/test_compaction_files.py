@@ -15,7 +15,7 @@ import pylog
 from pylog import CompactionProgress, Log
 from pylog._native import batch_headers
 from pylog.errors import CorruptRangeError
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 HOUR = 3_600_000
 YEAR = 365 * 24 * HOUR

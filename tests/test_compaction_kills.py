@@ -16,7 +16,7 @@ from processes import Child, Numbers, children
 
 import pylog
 from pylog import Partition
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 pytestmark = pytest.mark.usefixtures("quick_checksums")
 KILLS = 1_000 if IS_EXHAUSTIVE else 30

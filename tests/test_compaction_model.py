@@ -26,8 +26,8 @@ from memory_files import MemoryFiles
 from planted_compaction import MODEL_PLANTS, Plant
 
 from pylog import Partition, TopicConfig
-from pylog.cleaner_config import CleanerConfig
 from pylog.records import OffsetAndTimestamp
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.inspect import inspect_partition
 
 pytestmark = pytest.mark.usefixtures("quick_checksums")

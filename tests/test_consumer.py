@@ -15,7 +15,7 @@ from tail_memory import in_thread
 
 import pylog
 from pylog import Log, TopicPartition
-from pylog import consumer as consumer_module
+from pylog.consumer import consumer as consumer_module
 from pylog.errors import (
     ClosedError,
 )

@@ -14,6 +14,7 @@ from tail_memory import wait_until
 import pylog
 from pylog import Consumer, ConsumerConfig, Log, OffsetAndMetadata
 from pylog._native import system_clock
+from pylog.consumer.group_part import GroupOffsets
 from pylog.errors import (
     InvalidConfigurationError,
     InvalidGroupIdError,
@@ -24,7 +25,6 @@ from pylog.errors import (
     PartitionFullError,
     UnknownTopicOrPartitionError,
 )
-from pylog.group_part import GroupOffsets
 from pylog.groups.member import Membership
 
 

@@ -18,7 +18,7 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Consumer, Log, TopicPartition
-from pylog import consumer as consumer_module
+from pylog.consumer import consumer as consumer_module
 from pylog.errors import ClosedError, FencedInstanceIdError, UnknownMemberIdError
 
 

@@ -12,7 +12,7 @@ from tail_memory import in_thread, wait_until
 
 import pylog
 from pylog import Consumer, Log, TopicPartition
-from pylog import consumer as consumer_module
+from pylog.consumer import consumer as consumer_module
 from pylog.errors import (
     ConcurrentUseError,
     FencedInstanceIdError,

@@ -17,7 +17,7 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval
 
 import pylog
 from pylog import Consumer, Log
-from pylog import consumer as consumer_module
+from pylog.consumer import consumer as consumer_module
 from pylog.errors import ClosedError, ConcurrentUseError, WakeupError
 
 

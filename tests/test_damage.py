@@ -34,7 +34,7 @@ from memory_files import MemoryFiles
 from planted import DAMAGE_PLANTS, Plant
 
 from pylog.config import TopicConfig
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import CorruptionError, IncompatibleFormatError
 
 SEED = int(os.environ.get("PYLOG_DAMAGE_SEED", "0"))

@@ -26,7 +26,7 @@ from pylog.errors import (
 from pylog.storage import lifecycle, retention
 from pylog.storage.attachment import Attachment
 from pylog.storage.layout import parse_leader_epochs
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 
 @pytest.fixture

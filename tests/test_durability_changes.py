@@ -13,9 +13,9 @@ from tail_memory import wait_until
 import pylog
 from pylog import Log, Partition
 from pylog._native import encode
-from pylog.metadata import METADATA_TOPIC
 from pylog.storage.attachment import Attachment
 from pylog.storage.produced import Piece
+from pylog.topics.metadata import METADATA_TOPIC
 
 pytestmark = pytest.mark.disk  # syncs take their time there, so that others wait
 

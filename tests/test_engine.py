@@ -17,10 +17,10 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log
-from pylog.background import Background
-from pylog.engine import Engine
+from pylog.engine.background import Background
+from pylog.engine.engine import Engine
+from pylog.engine.log_files import LOCK_NAME
 from pylog.errors import ClosedError
-from pylog.log_files import LOCK_NAME
 from pylog.storage.files import OsFiles
 
 

@@ -24,7 +24,7 @@ from pylog import Log, Topic
 from pylog.errors import NotAppendedError, PartitionFullError
 from pylog.storage import layout
 from pylog.storage.manifest import MANIFEST_NAME, parse_manifest
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -29,7 +29,7 @@ from pylog.storage.inspect import (
 )
 from pylog.storage.inspect_segment import Finding, Rest
 from pylog.storage.shared_page import gate_byte, peek
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 NOW = 1_700_000_000_000
 # Two segments and a few index entries from few bytes, so that each of them can be tried.

@@ -17,8 +17,8 @@ from tail_memory import run_threads, tiny_switch_interval
 import pylog
 from pylog import Log, Topic
 from pylog.errors import DurabilityUnknownError, InvalidRecordError, PartitionFullError
-from pylog.keyed import KeyedAppender
 from pylog.storage.partition import Partition
+from pylog.topics.keyed import KeyedAppender
 
 SEED = int(os.environ.get("PYLOG_KEYED_SEED", "0")) or random.randrange(1 << 30)
 NOW = 1_700_000_000_000

@@ -15,7 +15,7 @@ import pytest
 
 import pylog
 from pylog import Log, Topic
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import (
     ClosedError,
     CorruptFileError,

@@ -18,7 +18,7 @@ from reference import index_segment
 import pylog
 from pylog import Log, Partition, TopicConfig
 from pylog.errors import OffsetMismatchError, OffsetOutOfRangeError, RecordTooLargeError
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 STEPS = 20_000 if IS_EXHAUSTIVE else 250
 NOW = 1_700_000_000_000

@@ -29,10 +29,10 @@ from tail_memory import wait_until
 
 import pylog
 from pylog import Log, Partition
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import DurabilityUnknownError, NotAppendedError, PartitionFullError
 from pylog.storage.files import OsFile, OsFiles
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

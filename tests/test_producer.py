@@ -23,7 +23,7 @@ from tail_memory import run_threads, tiny_switch_interval, wait_until
 import pylog
 from pylog import Log, ProducerConfig, SendFuture
 from pylog.codecs import NUMBERS
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import (
     ClosedError,
     DeliveryTimeoutError,

@@ -22,7 +22,7 @@ from memory_files import MemoryFiles
 
 import pylog
 from pylog import errors
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.log import Log
 from pylog.storage import layout
 

@@ -11,8 +11,8 @@ import pytest
 import pylog
 from pylog import Log
 from pylog.errors import CorruptionError
-from pylog.metadata import TopicFacts
-from pylog.registry import TopicRegistry
+from pylog.topics.metadata import TopicFacts
+from pylog.topics.registry import TopicRegistry
 
 
 @pytest.fixture

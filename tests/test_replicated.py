@@ -25,7 +25,7 @@ from pylog.errors import (
 from pylog.storage import truncation
 from pylog.storage.partition import Partition
 from pylog.storage.sync import advance_durable_locked
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 CONFIGS = pytest.mark.parametrize("config", [OS, FSYNC], ids=["os", "fsync"])
 SMALL = TopicConfig(durability="os", segment_bytes=2048, max_message_bytes=1024)

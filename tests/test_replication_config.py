@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pylog.errors import InvalidConfigurationError
-from pylog.replication_config import ReplicationConfig
+from pylog.replication.config import ReplicationConfig
 
 
 def test_defaults_are_kafkas() -> None:

@@ -27,7 +27,7 @@ from pylog.storage.layout import log_name
 from pylog.storage.manifest import Clock, encode_manifest, parse_manifest
 from pylog.storage.partition import Chunk
 from pylog.storage.policy import MAX_CLOCK_JUMP_MS, rolling_ms
-from pylog.verification import verify
+from pylog.topics.verification import verify
 
 HOUR = 3_600_000
 DAY = 24 * HOUR

@@ -16,9 +16,8 @@ import pytest
 from producers import NOW, Bench, StubPartition
 from tail_memory import in_thread, wait_until
 
-from pylog import RecordMetadata, SendFuture, accumulator
+from pylog import RecordMetadata, SendFuture
 from pylog._native import batch_size
-from pylog.accumulator import Given
 from pylog.errors import (
     BufferExhaustedError,
     ClosedError,
@@ -28,6 +27,8 @@ from pylog.errors import (
     PartitionFullError,
     RecordTooLargeError,
 )
+from pylog.producer import accumulator
+from pylog.producer.accumulator import Given
 
 
 def full() -> PartitionFullError:

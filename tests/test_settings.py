@@ -14,7 +14,7 @@ from processes import children
 from tail_memory import run_threads, tiny_switch_interval
 
 import pylog
-from pylog import Log, Partition, TopicConfig, verification
+from pylog import Log, Partition, TopicConfig
 from pylog.errors import (
     ClosedError,
     InvalidConfigurationError,
@@ -22,6 +22,7 @@ from pylog.errors import (
     UnknownSettingError,
     UnknownTopicOrPartitionError,
 )
+from pylog.topics import verification
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ def pretend_end(monkeypatch: pytest.MonkeyPatch, end: int) -> None:
 def test_replay_passes_gaps_markers_and_empty_batches_and_ends_where_it_was_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int
 ) -> None:
-    monkeypatch.setattr("pylog.table_state.MemoryState.read_bytes", read_bytes)
+    monkeypatch.setattr("pylog.table.state.MemoryState.read_bytes", read_bytes)
     with pylog.open(tmp_path) as log:
         partition = log.create_topic("t").partition(0)
         records = write_foreign_segments(tmp_path / "t-0")

@@ -12,7 +12,8 @@ from stores import Recorder
 from tail_memory import run_threads, tiny_switch_interval
 
 import pylog
-from pylog import Log, Topic, errors, table_state
+from pylog import Log, Topic, errors
+from pylog.table import state as table_state
 
 AT_ONCE = 0  # a delete_retention_ms: the second compaction drops a tombstone
 
@@ -90,8 +91,8 @@ def test_deletions_that_were_dropped_before_a_table_began_are_no_loss(
         topic.append(b"%d" % turn, key=b"%d" % turn)
     topic.append(None, key=b"7")
     drop_tombstones(topic)
-    monkeypatch.setattr("pylog.table_store.StoreState.read_bytes", 100)
-    monkeypatch.setattr("pylog.table_state.MemoryState.read_bytes", 100)
+    monkeypatch.setattr("pylog.table.store.StoreState.read_bytes", 100)
+    monkeypatch.setattr("pylog.table.state.MemoryState.read_bytes", 100)
     assert len(log.table("t")) == len(log.table("t", store={})) == 100
     assert topic.partition(0).dropped_tombstones_end == 101
 
@@ -103,7 +104,7 @@ def test_a_table_in_the_middle_of_its_first_replay_can_be_resumed_where_nothing_
         topic.append(b"%d" % turn, key=b"%d" % turn)
     topic.append(None, key=b"7")
     drop_tombstones(topic)
-    monkeypatch.setattr("pylog.table_store.StoreState.read_bytes", 100)
+    monkeypatch.setattr("pylog.table.store.StoreState.read_bytes", 100)
     read, reads = pylog.Partition.read, 0
 
     def failing(*arguments: Any) -> Any:
@@ -180,8 +181,8 @@ def test_a_table_is_right_or_says_that_it_is_not(
 ) -> None:
     pick = random.Random(seed)
     print(f"seed {seed}")
-    monkeypatch.setattr("pylog.table_store.StoreState.read_bytes", 150)
-    monkeypatch.setattr("pylog.table_state.MemoryState.read_bytes", 150)
+    monkeypatch.setattr("pylog.table.store.StoreState.read_bytes", 150)
+    monkeypatch.setattr("pylog.table.state.MemoryState.read_bytes", 150)
     model: dict[bytes, bytes] = {}
     right = stale = 0
     with pylog.open(tmp_path) as log:
@@ -234,7 +235,7 @@ def test_a_table_follows_while_its_topic_is_compacted(
     topic = log.create_topic(
         "t", durability="os", cleanup_policy="compact", segment_bytes=4000, delete_retention_ms=0
     )
-    monkeypatch.setattr("pylog.table_state.MemoryState.read_bytes", 300)
+    monkeypatch.setattr("pylog.table.state.MemoryState.read_bytes", 300)
     table = log.table("t", follow=follow, if_stale="rebuild")
     model: dict[bytes, bytes] = {}
     turns, turn, looks, compactions = 150, 0, 0, 0

@@ -14,7 +14,8 @@ from stores import RESERVED, STORES, Committed, Recorder, Synced, cut
 from tail_memory import wait_until
 
 import pylog
-from pylog import Log, Topic, table_store
+from pylog import Log, Topic
+from pylog.table import store as table_store
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_a_record_whose_writer_told_nobody_is_seen_when_it_is_time_to_look_again
     table = log.table("profiles")
     assert len(table) == 0
     now = 1000.0
-    monkeypatch.setattr("pylog.table_replay.time.monotonic", lambda: now)
+    monkeypatch.setattr("pylog.table.replay.time.monotonic", lambda: now)
     table.refresh()
     topic.append(b"1", key=b"a")
     # As if the writer had been killed before it could count what it appended.
@@ -214,7 +214,7 @@ def test_a_follower_that_fails_goes_on_when_the_cause_is_gone(
         return read(*arguments)
 
     monkeypatch.setattr(pylog.Partition, "read", failing)
-    monkeypatch.setattr("pylog.follower.LOOK_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr("pylog.table.follower.LOOK_AGAIN_SECONDS", 0.001)
     topic.append(b"1", key=b"a")
     follower = table._replay._follower
     assert follower is not None
@@ -322,7 +322,7 @@ def test_retention_that_is_faster_than_a_read_is_noticed_in_the_middle(
 ) -> None:
     grown(log)
     table = log.table("t")
-    monkeypatch.setattr("pylog.table_state.MemoryState.read_bytes", 1000)
+    monkeypatch.setattr("pylog.table.state.MemoryState.read_bytes", 1000)
     read = pylog.Partition.read
 
     def reading(partition: pylog.Partition, offset: int, *arguments: Any) -> Any:

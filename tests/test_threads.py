@@ -15,7 +15,7 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log, Partition, _native
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import ClosedError
 from pylog.storage import lifecycle
 from pylog.storage.files import OsFiles

@@ -24,7 +24,7 @@ ALL_CHECKERS = {
 }
 TYPE_CHECK_SECONDS = 300  # a cold mypy needs about 20 s here; guessed for a slow machine
 
-LIB = "pylog/topics.py"
+LIB = "pylog/topics/topic.py"
 PURE = "pylog/storage/layout.py"
 CORE = "pylog/_native/batch.c"
 TEST = "tests/test_x.py"
@@ -112,10 +112,10 @@ GOOD: list[tuple[str, str, str]] = [
     ("long_file", "pylog/_native.pyi", "\n" * 501),
     ("stray_whitespace", LIB, "x = 1\n\ny = 2\n"),
     ("long_function", LIB, "def f():\n" + "    x = 1\n" * 69),
-    ("impure_below_engine", "pylog/engine.py", "import time"),
+    ("impure_below_engine", "pylog/engine/engine.py", "import time"),
     ("impure_below_engine", PURE, "import uuid\nuuid.UUID(bytes=b'')"),
     ("system_access", "pylog/storage/files.py", "import os, mmap, fcntl"),
-    ("system_access", "pylog/engine.py", "import os"),
+    ("system_access", "pylog/engine/engine.py", "import os"),
     ("system_access", PURE, "directory.open('x')"),
     ("print_in_library", "pylog/cli/main.py", "print(1)"),
     ("print_in_library", LIB, "self.print(1)"),

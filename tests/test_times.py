@@ -16,8 +16,8 @@ from partitions import NOW, logs_in, make_partition
 import pylog
 from pylog import Log, OffsetAndTimestamp, Partition
 from pylog._native import make_batch
+from pylog.engine.moments import milliseconds_of
 from pylog.errors import CorruptRangeError
-from pylog.moments import milliseconds_of
 from pylog.storage.layout import log_name
 
 UTC = datetime.UTC

@@ -99,13 +99,13 @@ def impure_below_engine(path: str, text: str) -> Iterator[str]:
         return
     for line, name in imported_modules(parsed(text)):
         if name in IMPURE_MODULES:
-            yield f"{path}:{line}: {name} below engine.py: pass the value in"
+            yield f"{path}:{line}: {name} below engine/: pass the value in"
     for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Global):
-            yield f"{path}:{node.lineno}: mutable global below engine.py"
+            yield f"{path}:{node.lineno}: mutable global below engine/"
         name = getattr(node, "attr", None) or getattr(node, "id", None)
         if isinstance(node, ast.Attribute | ast.Name) and name in IMPURE_NAMES:
-            yield f"{path}:{node.lineno}: {name} below engine.py: pass the value in"
+            yield f"{path}:{node.lineno}: {name} below engine/: pass the value in"
 
 
 def system_access(path: str, text: str) -> Iterator[str]:

@@ -14,15 +14,15 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
-import pylog.consumer
 from pylog._native import Record
 from pylog.aio.calls import Caller, Calls, awaited
 from pylog.aio.closing import Closing
 from pylog.aio.listening import Listening
 from pylog.aio.prompt import Outlook, PromptConsumer
 from pylog.aio.watch import Room
+from pylog.consumer.consumer import Consumer as SyncConsumer
+from pylog.consumer.group_part import Listener
 from pylog.errors import ClosedError, ConcurrentUseError
-from pylog.group_part import Listener
 
 _Result = TypeVar("_Result")
 
@@ -173,21 +173,21 @@ class Consumer(Caller, Closing):
             )
         )
 
-    assign = awaited(pylog.consumer.Consumer.assign)
-    unsubscribe = awaited(pylog.consumer.Consumer.unsubscribe)
-    subscription = awaited(pylog.consumer.Consumer.subscription)
-    assignment = awaited(pylog.consumer.Consumer.assignment)
-    position = awaited(pylog.consumer.Consumer.position)
-    seek = awaited(pylog.consumer.Consumer.seek)
-    seek_to_time = awaited(pylog.consumer.Consumer.seek_to_time)
-    seek_to_beginning = awaited(pylog.consumer.Consumer.seek_to_beginning)
-    seek_to_end = awaited(pylog.consumer.Consumer.seek_to_end)
-    pause = awaited(pylog.consumer.Consumer.pause)
-    resume = awaited(pylog.consumer.Consumer.resume)
-    paused = awaited(pylog.consumer.Consumer.paused)
-    lag = awaited(pylog.consumer.Consumer.lag)
-    commit = awaited(pylog.consumer.Consumer.commit)
-    committed = awaited(pylog.consumer.Consumer.committed)
+    assign = awaited(SyncConsumer.assign)
+    unsubscribe = awaited(SyncConsumer.unsubscribe)
+    subscription = awaited(SyncConsumer.subscription)
+    assignment = awaited(SyncConsumer.assignment)
+    position = awaited(SyncConsumer.position)
+    seek = awaited(SyncConsumer.seek)
+    seek_to_time = awaited(SyncConsumer.seek_to_time)
+    seek_to_beginning = awaited(SyncConsumer.seek_to_beginning)
+    seek_to_end = awaited(SyncConsumer.seek_to_end)
+    pause = awaited(SyncConsumer.pause)
+    resume = awaited(SyncConsumer.resume)
+    paused = awaited(SyncConsumer.paused)
+    lag = awaited(SyncConsumer.lag)
+    commit = awaited(SyncConsumer.commit)
+    committed = awaited(SyncConsumer.committed)
 
     def wakeup(self) -> None:
         """Let the wait that is going on, or the next one, raise WakeupError; from any thread."""

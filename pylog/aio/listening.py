@@ -16,8 +16,8 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from pylog.consumer.group_part import Listener
 from pylog.errors import ClosedError
-from pylog.group_part import Listener
 from pylog.records import TopicPartition
 
 _Result = TypeVar("_Result")

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar
 
 import pylog.log
-import pylog.topics
 from pylog._native import Record
 from pylog.aio.calls import Caller, Calls, awaited
 from pylog.aio.closing import Closing
@@ -25,13 +24,14 @@ from pylog.aio.producer import Producer
 from pylog.aio.prompt import PromptConsumer
 from pylog.aio.table import Table
 from pylog.aio.watch import Room
-from pylog.cleaner_config import CleanerConfig
-from pylog.consumer_config import ConsumerConfig
-from pylog.group_part import Listener
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.group_part import Listener
 from pylog.groups.administration import Groups as SyncGroups
-from pylog.producer_config import ProducerConfig
+from pylog.producer.config import ProducerConfig
 from pylog.records import AppendEvent, ReadEvent, TableChange
-from pylog.topics import Partitioner
+from pylog.storage.cleaner_config import CleanerConfig
+from pylog.topics.topic import Partitioner
+from pylog.topics.topic import Topic as SyncTopic
 
 logger = logging.getLogger("pylog")
 
@@ -84,23 +84,23 @@ class Topic(Caller):
     An append that is cancelled when a thread has begun it goes on there: it may be in the log.
     """
 
-    def __init__(self, topic: pylog.topics.Topic, calls: Calls) -> None:
+    def __init__(self, topic: SyncTopic, calls: Calls) -> None:
         super().__init__(topic, calls)
         self.name = topic.name
 
     @property
-    def sync(self) -> pylog.topics.Topic:
+    def sync(self) -> SyncTopic:
         """The topic for threads, which has more."""
-        topic: pylog.topics.Topic = self._inner
+        topic: SyncTopic = self._inner
         return topic
 
-    append = awaited(pylog.topics.Topic.append)
-    append_many = awaited(pylog.topics.Topic.append_many)
-    add_partitions = awaited(pylog.topics.Topic.add_partitions)
-    offsets_for_times = awaited(pylog.topics.Topic.offsets_for_times)
-    delete_records = awaited(pylog.topics.Topic.delete_records)
-    apply_retention = awaited(pylog.topics.Topic.apply_retention)
-    compact = awaited(pylog.topics.Topic.compact)
+    append = awaited(SyncTopic.append)
+    append_many = awaited(SyncTopic.append_many)
+    add_partitions = awaited(SyncTopic.add_partitions)
+    offsets_for_times = awaited(SyncTopic.offsets_for_times)
+    delete_records = awaited(SyncTopic.delete_records)
+    apply_retention = awaited(SyncTopic.apply_retention)
+    compact = awaited(SyncTopic.compact)
 
     def __repr__(self) -> str:
         return f"<aio.{repr(self._inner)[1:]}"

@@ -11,13 +11,13 @@ import functools
 from collections.abc import Callable
 from typing import Final
 
-import pylog.producer
 from pylog._native import RecordMetadata
 from pylog.aio.calls import Calls
 from pylog.aio.closing import Closing
 from pylog.callbacks import call_safely
 from pylog.errors import BufferExhaustedError, ClosedError
-from pylog.futures import Delivery, SendFuture
+from pylog.producer.futures import Delivery, SendFuture
+from pylog.producer.producer import Producer as SyncProducer
 from pylog.storage.encoding import Headers
 
 # Memory is given back some moments after a batch is done.
@@ -45,9 +45,7 @@ class Producer(Closing):
     order.  An asynchronous context manager.
     """
 
-    def __init__(
-        self, producer: pylog.producer.Producer, calls: Calls, *, max_block: float
-    ) -> None:
+    def __init__(self, producer: SyncProducer, calls: Calls, *, max_block: float) -> None:
         """producer: one that never blocks.  max_block: seconds that `send` waits for memory."""
         self._producer = producer
         self._calls = calls

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from pylog._native import Record
-from pylog.consumer import Consumer
-from pylog.cursors import Cursor
+from pylog.consumer.consumer import Consumer
+from pylog.consumer.gate import alone
 from pylog.errors import ClosedError, PylogError, UnknownTopicOrPartitionError
-from pylog.gate import alone
+from pylog.topics.cursors import Cursor
 
 _PIECE_SECONDS: Final = (
     0.005  # so long may a loop keep others waiting that awaits nothing (guessed)

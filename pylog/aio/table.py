@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import functools
 
-import pylog.table
 from pylog._native import RecordMetadata
 from pylog.aio.calls import Caller, Calls
 from pylog.aio.closing import Closing
 from pylog.aio.watch import Room
 from pylog.errors import ClosedError
+from pylog.table.table import Table as SyncTable
 
 
 class Table(Caller, Closing):
@@ -23,7 +23,7 @@ class Table(Caller, Closing):
     appended to the log.  Methods are those of `pylog.Table`, which says what they do and raise.
     """
 
-    def __init__(self, table: pylog.table.Table, calls: Calls, room: Room) -> None:
+    def __init__(self, table: SyncTable, calls: Calls, room: Room) -> None:
         """table: one that is refreshed by hand."""
         super().__init__(table, calls)
         self._table = table

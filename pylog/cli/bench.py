@@ -18,7 +18,7 @@ from pylog._native import crc32c
 from pylog.cli import progress, show
 from pylog.log import Log
 from pylog.log import open as open_log
-from pylog.topics import Topic
+from pylog.topics.topic import Topic
 
 _KEY_BYTES: Final = 16
 _BATCH: Final = 1000

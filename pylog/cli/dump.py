@@ -6,7 +6,7 @@ from typing import Any
 
 from pylog.cli import show
 from pylog.storage.inspect_segment import Fact, Finding
-from pylog.verification import dump
+from pylog.topics.verification import dump
 
 SUMMARY = "Tell what stands in one file."
 DESCRIPTION = """\
@@ -23,7 +23,7 @@ With --json: one object a line, whose "kind" says what it is; findings are "dama
 def run(file: str, *, with_records: bool, as_json: bool) -> int:
     """Print what stands in a file, a line or a JSON object each; return the exit code.
 
-    Raises what `pylog.verification.dump` raises.
+    Raises what `pylog.topics.verification.dump` raises.
     """
     damages = 0
     for item in dump(file, with_records=with_records):

@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 import click
 
 from pylog._native import system_clock
-from pylog.cleaner_config import CleanerConfig
 from pylog.config import SETTINGS, TopicConfig
+from pylog.engine.moments import milliseconds_of
 from pylog.log import Log
 from pylog.log import open as open_log
-from pylog.moments import milliseconds_of
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.partition import Partition
 
 # Before the command.  What is said there is the default of the one behind it.

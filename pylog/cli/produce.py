@@ -15,7 +15,7 @@ import click
 
 from pylog.cli import formats, options, progress, show
 from pylog.errors import DurabilityUnknownError, NotAppendedError, PylogError
-from pylog.topics import Topic
+from pylog.topics.topic import Topic
 
 # Appended at once, with one sync a partition: large enough that a sync costs little beside it.
 _BLOCK_BYTES: Final = 4 << 20

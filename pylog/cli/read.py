@@ -13,9 +13,9 @@ import click
 from pylog._native import Record
 from pylog.cli import formats, options, progress, show
 from pylog.cli.options import Kind, Place, PlaceType
-from pylog.consumer import Consumer
+from pylog.consumer.consumer import Consumer
 from pylog.errors import CorruptRangeError, OffsetOutOfRangeError
-from pylog.topics import Topic
+from pylog.topics.topic import Topic
 
 _READ_BYTES: Final = 1 << 20
 _POLLED_RECORDS: Final = 10_000  # guessed: about a megabyte of output

@@ -11,7 +11,7 @@ from pylog.cli import options, show
 from pylog.config import TopicConfig
 from pylog.log import open as open_log
 from pylog.storage.partition import Partition
-from pylog.topics import Topic
+from pylog.topics.topic import Topic
 
 _EMPTY: Final = {"state": None, "segments": 0, "size_bytes": 0}
 

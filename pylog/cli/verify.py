@@ -6,7 +6,7 @@ from typing import Any
 
 from pylog.cli import progress, show
 from pylog.storage.inspect import PartitionReport
-from pylog.verification import LogReport, verify
+from pylog.topics.verification import LogReport, verify
 
 SUMMARY = "Examine a log or a partition."
 DESCRIPTION = """\
@@ -22,7 +22,7 @@ With --json: one document, when all is done."""
 def run(directory: str, *, as_json: bool) -> int:
     """Print each report as it is made, or all of them as JSON; return the exit code.
 
-    Raises what `pylog.verification.verify` raises.
+    Raises what `pylog.topics.verification.verify` raises.
     """
     reports = []
     with progress.shown("examining", prints=not as_json) as advance:

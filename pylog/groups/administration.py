@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
+from pylog.engine.moments import milliseconds_of
 from pylog.errors import (
     GroupIdNotFoundError,
     InvalidAssignmentError,
@@ -42,7 +43,6 @@ from pylog.groups.member import offset_records
 from pylog.groups.schemas import encode_key
 from pylog.groups.state import STABLE, Group
 from pylog.groups.view import EncodedRecord, View
-from pylog.moments import milliseconds_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.partition import Partition
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from pylog._native import Events
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.groups.administration import Groups
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
 from pylog.groups.group_log import GroupLog
 from pylog.groups.member import Membership, committed, member_value
 from pylog.groups.membership import DEFAULT_SESSION_TIMEOUT_MS
 from pylog.records import OffsetAndMetadata, TopicPartition
-from pylog.registry import TopicRegistry
+from pylog.topics.registry import TopicRegistry
 
 
 class Coordinator:

@@ -26,7 +26,7 @@ from typing import Final
 
 from pylog._native import Events, system_clock
 from pylog.config import TopicConfig
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import (
     CorruptionError,
     InconsistentGroupProtocolError,
@@ -42,7 +42,7 @@ from pylog.groups.schemas import encode_key, encode_value
 from pylog.groups.state import Change, Group, changes_between
 from pylog.groups.view import EncodedRecord, View
 from pylog.groups.wire import MAX_STRING_BYTES
-from pylog.registry import TopicRegistry
+from pylog.topics.registry import TopicRegistry
 
 logger = logging.getLogger("pylog")
 

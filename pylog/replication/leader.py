@@ -29,11 +29,11 @@ from pylog.errors import (
     PylogError,
     UnknownTopicOrPartitionError,
 )
+from pylog.replication.config import ReplicationConfig
 from pylog.replication.facts import InSync, PartitionId
 from pylog.replication.leading import LeaderState
 from pylog.replication.replicated_log import METADATA, ReplicatedLog
 from pylog.replication.standing import ReplicaState
-from pylog.replication_config import ReplicationConfig
 from pylog.storage.partition import Partition
 from pylog.storage.role import RoleKind
 

@@ -23,7 +23,6 @@ from pylog.errors import (
     InvalidMessageError,
     ReplicationError,
 )
-from pylog.metadata import TopicFacts
 from pylog.replication.facts import InSync, PartitionId, ReplicaPosition, ReplicaStatus
 from pylog.replication.following import FollowerState
 from pylog.replication.replicated_log import METADATA, ReplicatedLog, position_of
@@ -31,6 +30,7 @@ from pylog.replication.standing import ReplicaState
 from pylog.replication.transport import Acknowledgement, LeaderHello, ReplicaBatches, ReplicaHello
 from pylog.storage.partition import Partition
 from pylog.storage.role import RoleKind
+from pylog.topics.metadata import TopicFacts
 
 logger = logging.getLogger("pylog")
 

@@ -9,15 +9,15 @@ import logging
 import os
 from collections.abc import Iterator
 
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import CorruptFileError, UnknownTopicOrPartitionError
-from pylog.metadata import METADATA_TOPIC, TopicFacts
-from pylog.registry import METADATA_ID, TopicRegistry
 from pylog.replication.facts import PartitionId, ReplicaPosition, ReplicaStatus
 from pylog.replication.roles import Roles
 from pylog.storage import layout
 from pylog.storage.lifecycle import check_owner, remove_directory
 from pylog.storage.partition import Partition
+from pylog.topics.metadata import METADATA_TOPIC, TopicFacts
+from pylog.topics.registry import METADATA_ID, TopicRegistry
 
 logger = logging.getLogger("pylog")
 

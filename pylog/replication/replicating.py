@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from pylog.errors import ClosedError, InvalidConfigurationError
+from pylog.replication.config import ReplicationConfig
 from pylog.replication.connection import MAX_MESSAGE_BYTES
 from pylog.replication.facts import (
     MAX_EPOCH,
@@ -31,7 +32,6 @@ from pylog.replication.replicated_log import ReplicatedLog
 from pylog.replication.server import ReplicaServer
 from pylog.replication.standing import ReplicaState
 from pylog.replication.transport import ReplicationTransport
-from pylog.replication_config import ReplicationConfig
 from pylog.storage.role import RoleKind
 
 logger = logging.getLogger("pylog")

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import ReplicationError
 from pylog.replication.role_file import read_state, replace_state
 from pylog.replication.standing import ReplicaState

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from pylog._native import Events
-from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.records import AppendEvent, ReadEvent
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.descriptors import Descriptors
 from pylog.storage.files import File
 from pylog.storage.role import NO_ROLE, Role

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
+from pylog.engine.log_files import LOCK_NAME
 from pylog.errors import MirrorRunningError
 from pylog.log import Log
-from pylog.log_files import LOCK_NAME
 from pylog.storage.files import OsFiles
 
 # Of pylog.lock, above those of groups; see Engine.current_lock_file.

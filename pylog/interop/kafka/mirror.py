@@ -19,7 +19,7 @@ from pylog.interop.kafka.offsets import CopiedOffset, copy_groups, translate
 from pylog.interop.kafka.session import Options, Progress, Session
 from pylog.log import Log
 from pylog.records import TopicPartition
-from pylog.topics import Topic
+from pylog.topics.topic import Topic
 
 _OFFSETS: Final = ("auto", "identity", "recorded")
 

@@ -41,7 +41,7 @@ from pylog.interop.kafka.writers import END_SECONDS, PlainWriter, TransactionalW
 from pylog.records import TopicPartition
 from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
-from pylog.topics import Topic
+from pylog.topics.topic import Topic
 
 logger = logging.getLogger("pylog")
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from pylog._native import Events
-from pylog.consumer_config import ConsumerConfig
-from pylog.cursors import Locate
+from pylog.consumer.config import ConsumerConfig
 from pylog.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
@@ -24,7 +23,8 @@ from pylog.errors import (
 )
 from pylog.records import TopicPartition
 from pylog.storage.partition import Partition
-from pylog.topics import Topic
+from pylog.topics.cursors import Locate
+from pylog.topics.topic import Topic
 
 logger = logging.getLogger("pylog")
 

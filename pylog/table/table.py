@@ -1,7 +1,7 @@
 """`Table`: a topic as a mapping of its keys to their latest values, as a user holds it.
 
-Knows what a mapping is.  How it is kept up to date is in table_replay.py; what it holds, and where,
-in table_state.py and table_store.py.
+Knows what a mapping is.  How it is kept up to date is in replay.py; what it holds, and
+where, in state.py and store.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TypeVar, overload
 
 from pylog._native import RecordMetadata
-from pylog.table_replay import Replay
+from pylog.table.replay import Replay
 
 _Default = TypeVar("_Default")
 

@@ -11,11 +11,11 @@ import datetime
 import operator
 from abc import ABC, abstractmethod
 
-from pylog.cursors import Cursor, Cursors
+from pylog.consumer.gate import Gate, alone
+from pylog.engine.moments import milliseconds_of
 from pylog.errors import NotAssignedError
-from pylog.gate import Gate, alone
-from pylog.moments import milliseconds_of
 from pylog.records import TopicPartition
+from pylog.topics.cursors import Cursor, Cursors
 
 
 class PositionedConsumer(ABC):

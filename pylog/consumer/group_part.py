@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
-from pylog.commits import Commits
-from pylog.consumer_config import ConsumerConfig
-from pylog.cursors import Cursor, Cursors
+from pylog.consumer.commits import Commits
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.subscription import KnownTopics, Subscription, is_there
 from pylog.errors import (
     CommitFailedError,
     ConcurrentUseError,
@@ -26,7 +26,7 @@ from pylog.groups.member import Membership
 from pylog.groups.membership import Standing
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.partition import Partition
-from pylog.subscription import KnownTopics, Subscription, is_there
+from pylog.topics.cursors import Cursor, Cursors
 
 logger = logging.getLogger("pylog")
 

@@ -1,4 +1,4 @@
-"""What a table holds and how far it has come: in memory, or where table_store.py keeps it.
+"""What a table holds and how far it has come: in memory, or where store.py keeps it.
 
 Knows how records that were read become keys and values.  Must not know when to read, nor who looks.
 
@@ -14,7 +14,7 @@ from typing import Final
 from pylog._native import Records
 from pylog.errors import TombstonesDroppedError, TopicTruncatedError
 from pylog.storage.partition import Partition
-from pylog.table_position import check_start
+from pylog.table.position import check_start
 
 # Half of a processor's second cache.  Measured: 1 MiB takes 10 % longer, 64 KiB 2 %.
 _MEMORY_READ_BYTES: Final = 256 << 10

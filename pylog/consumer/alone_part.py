@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pylog.commits import Commits
-from pylog.consumer_config import ConsumerConfig
-from pylog.cursors import Cursor, Cursors
+from pylog.consumer.commits import Commits
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.subscription import KnownTopics, Subscription, is_there
 from pylog.errors import UnknownTopicOrPartitionError
 from pylog.storage.partition import Partition
-from pylog.subscription import KnownTopics, Subscription, is_there
+from pylog.topics.cursors import Cursor, Cursors
 
 
 class AlonePart:

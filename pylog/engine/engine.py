@@ -25,21 +25,21 @@ from typing import Final, Protocol
 
 from pylog import codecs
 from pylog._native import Events, system_clock
-from pylog.background import Background
-from pylog.cleaner import Cleaner
-from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
-from pylog.due_work import (
+from pylog.engine.background import Background
+from pylog.engine.cleaner import Cleaner
+from pylog.engine.due_work import (
     flush_later,
     may_be_compacted,
     remove_later,
     retain_later,
     sweep_later,
 )
+from pylog.engine.log_files import LOCK_NAME, map_lock_file, open_lock_file, open_properties
 from pylog.errors import ClosedError, NetworkFileSystemError, PylogError
-from pylog.log_files import LOCK_NAME, map_lock_file, open_lock_file, open_properties
 from pylog.records import AppendEvent, ReadEvent
 from pylog.storage import layout
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.descriptors import Descriptors, budget_of
 from pylog.storage.environment import Environment, Flushable
 from pylog.storage.files import (

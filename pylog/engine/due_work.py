@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import Final, Protocol
 
-from pylog.background import Background
+from pylog.engine.background import Background
 from pylog.storage import layout
 from pylog.storage.partition import Partition
 from pylog.storage.policy import is_compacted

@@ -18,10 +18,13 @@ from types import TracebackType
 from typing import Final
 
 from pylog._native import Record, system_clock
-from pylog.alone_part import AlonePart
-from pylog.commits import Commits, offsets_of
-from pylog.consumer_config import ConsumerConfig
-from pylog.cursors import Cursor, Cursors
+from pylog.consumer.alone_part import AlonePart
+from pylog.consumer.commits import Commits, offsets_of
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.gate import Gate, alone
+from pylog.consumer.group_part import GroupOffsets, GroupPart, Listener, Listeners
+from pylog.consumer.positioned import PositionedConsumer, name_of
+from pylog.consumer.subscription import KnownTopics, Subscription, beginning
 from pylog.errors import (
     ClosedError,
     InvalidConfigurationError,
@@ -30,13 +33,10 @@ from pylog.errors import (
     PylogError,
     UnknownTopicOrPartitionError,
 )
-from pylog.gate import Gate, alone
-from pylog.group_part import GroupOffsets, GroupPart, Listener, Listeners
 from pylog.groups.coordinator import Coordinator
-from pylog.positioned import PositionedConsumer, name_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
-from pylog.subscription import KnownTopics, Subscription, beginning
+from pylog.topics.cursors import Cursor, Cursors
 
 # A loop asks for so long before all else is looked at: other partitions, what others decided, when
 # a commit is due, whoever calls wakeup().  Guessed: nobody waits long, and a look costs 2 us.

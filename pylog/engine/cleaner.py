@@ -14,10 +14,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
-from pylog.cleaner_config import CleanerConfig
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, PylogError, UnknownTopicOrPartitionError
 from pylog.records import CompactionReport
+from pylog.storage.cleaner_config import CleanerConfig
 from pylog.storage.policy import DirtyRange, is_compacted
 
 logger = logging.getLogger("pylog")

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from types import TracebackType
 
 from pylog._native import system_clock
-from pylog.accumulator import Accumulator, Given
 from pylog.errors import ClosedError
-from pylog.futures import SendFuture
-from pylog.producer_config import ProducerConfig
-from pylog.sender import Sender
+from pylog.producer.accumulator import Accumulator, Given
+from pylog.producer.config import ProducerConfig
+from pylog.producer.futures import SendFuture
+from pylog.producer.sender import Sender
 from pylog.storage.encoding import Headers, check_timestamp
-from pylog.topics import Partitioner, Topic
+from pylog.topics.topic import Partitioner, Topic
 
 Append = Callable[..., SendFuture | None]
 

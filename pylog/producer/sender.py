@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pylog.accumulator import Accumulator, Batch, Lane
 from pylog.errors import (
     ClosedError,
     DeliveryTimeoutError,
@@ -21,7 +20,8 @@ from pylog.errors import (
     OutOfOrderSequenceError,
     PylogError,
 )
-from pylog.producer_config import ProducerConfig
+from pylog.producer.accumulator import Accumulator, Batch, Lane
+from pylog.producer.config import ProducerConfig
 from pylog.storage.partition import Placed
 from pylog.storage.producer_state import MAX_SEQUENCE, ProducedBatch
 from pylog.storage.role import Role

@@ -15,18 +15,18 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from pylog._native import Record
-from pylog.consumer_config import ConsumerConfig
-from pylog.cursors import Cursor, Cursors, Locate
+from pylog.consumer.config import ConsumerConfig
+from pylog.consumer.positioned import name_of
 from pylog.errors import (
     CommitFailedError,
     OffsetOutOfRangeError,
     PylogError,
     UnknownTopicOrPartitionError,
 )
-from pylog.positioned import name_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.partition import Partition
+from pylog.topics.cursors import Cursor, Cursors, Locate
 
 logger = logging.getLogger("pylog")
 

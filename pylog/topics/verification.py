@@ -13,9 +13,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
+from pylog.engine.log_files import LOCK_NAME
 from pylog.errors import CorruptionError, IncompatibleFormatError, InvalidRecordError
-from pylog.log_files import LOCK_NAME
-from pylog.metadata import METADATA_TOPIC, TopicFacts, parse_topic
 from pylog.storage import layout
 from pylog.storage.files import Directory, File, OsDirectory, OsFiles, read_file
 from pylog.storage.inspect import PartitionReport, inspect_partition, records_of
@@ -23,6 +22,7 @@ from pylog.storage.inspect_file import inspect_file, is_known
 from pylog.storage.inspect_segment import Fact, Finding
 from pylog.storage.manifest import MANIFEST_NAME
 from pylog.storage.shared_page import STATE_NAME
+from pylog.topics.metadata import METADATA_TOPIC, TopicFacts, parse_topic
 
 _Parsed = TypeVar("_Parsed")
 _MAX_TEXT_BYTES: Final = 1 << 16

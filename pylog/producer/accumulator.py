@@ -21,8 +21,8 @@ from pylog.errors import (
     DeliveryTimeoutError,
     RecordTooLargeError,
 )
-from pylog.futures import Delivery, SendFuture
-from pylog.producer_config import ProducerConfig
+from pylog.producer.config import ProducerConfig
+from pylog.producer.futures import Delivery, SendFuture
 from pylog.storage import policy
 from pylog.storage.encoding import Headers, fitting_bytes
 from pylog.storage.partition import Partition

@@ -18,8 +18,8 @@ from typing import Any, Final
 from pylog._native import Records
 from pylog.errors import CorruptionError, InvalidConfigurationError, TopicRecreatedError
 from pylog.storage.partition import Partition
-from pylog.table_position import Point, Position, mark_of, parse_position
-from pylog.table_state import TableState
+from pylog.table.position import Point, Position, mark_of, parse_position
+from pylog.table.state import TableState
 
 Store = MutableMapping[bytes, bytes]
 

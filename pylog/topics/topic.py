@@ -16,16 +16,13 @@ from typing import Final, Protocol
 
 from pylog._native import Appender, Events, Record, RecordMetadata, RecordsIterator, Router
 from pylog.config import TopicConfig
-from pylog.cursors import Cursors
+from pylog.engine.moments import milliseconds_of
 from pylog.errors import (
     ClosedError,
     OffsetOutOfRangeError,
     PartitionerError,
     UnknownTopicOrPartitionError,
 )
-from pylog.keyed import KeyedAppender
-from pylog.metadata import TopicFacts
-from pylog.moments import milliseconds_of
 from pylog.records import (
     AppendedRecords,
     CompactionProgress,
@@ -36,6 +33,9 @@ from pylog.records import (
 from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.storage.readable import DEFAULT_READ_BYTES
+from pylog.topics.cursors import Cursors
+from pylog.topics.keyed import KeyedAppender
+from pylog.topics.metadata import TopicFacts
 
 # (topic name, key, value, number of partitions) to one of them.
 Partitioner = Callable[[str, bytes | None, bytes | None, int], int]

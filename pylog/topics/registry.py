@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from pylog._native import Events
 from pylog.config import NEVER, TopicConfig
-from pylog.engine import Engine
+from pylog.engine.engine import Engine
 from pylog.errors import (
     InvalidConfigurationError,
     InvalidPartitionsError,
@@ -27,10 +27,10 @@ from pylog.errors import (
     TopicExistsError,
     UnknownTopicOrPartitionError,
 )
-from pylog.metadata import MAX_PARTITIONS, METADATA_TOPIC, TopicFacts, parse_topic
 from pylog.storage import layout
 from pylog.storage.partition import Partition
-from pylog.topics import Topic
+from pylog.topics.metadata import MAX_PARTITIONS, METADATA_TOPIC, TopicFacts, parse_topic
+from pylog.topics.topic import Topic
 
 METADATA_ID: Final = uuid.uuid5(uuid.NAMESPACE_URL, "pylog:__metadata")
 # Tombstones stay: a process that looks again after days has to see which topics were deleted.

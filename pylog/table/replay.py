@@ -23,13 +23,13 @@ from pylog.errors import (
     OffsetOutOfRangeError,
     StaleTableError,
 )
-from pylog.follower import Follower
 from pylog.records import TableChange
 from pylog.storage.partition import Partition
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
-from pylog.table_state import MemoryState, TableState
-from pylog.table_store import Store, StoreState
-from pylog.topics import Topic
+from pylog.table.follower import Follower
+from pylog.table.state import MemoryState, TableState
+from pylog.table.store import Store, StoreState
+from pylog.topics.topic import Topic
 
 logger = logging.getLogger("pylog")
 

@@ -1,0 +1,4 @@
+"""Reads: whose turn it is, alone or in a group, and how far is committed.
+
+Must not know producers, files or segments.
+"""
