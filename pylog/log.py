@@ -8,10 +8,10 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from pylog._native import Events, Record
+from pylog.closing import Closing
 from pylog.consumer.config import ConsumerConfig
 from pylog.consumer.consumer import Consumer
 from pylog.consumer.group_part import Listener
@@ -46,7 +46,7 @@ from pylog.topics.topic import Partitioner, Topic
 _Consumer = TypeVar("_Consumer", bound=Consumer)
 
 
-class Log:
+class Log(Closing):
     """A directory of topics.  Any number of threads and processes may have it open at once.
 
     A context manager; also closed when neither it nor anything made from it is used any more, and
@@ -430,17 +430,6 @@ class Log:
         Raises DurabilityUnknownError when a sync fails; everything is closed nevertheless.
         """
         self._engine.close()
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Log {self.path!r}{' (closed)' if self._engine.is_closed else ''}>"

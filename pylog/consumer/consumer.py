@@ -14,10 +14,10 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Final
 
 from pylog._native import Record, system_clock
+from pylog.closing import Closing
 from pylog.consumer.alone_part import AlonePart
 from pylog.consumer.commits import Commits, offsets_of
 from pylog.consumer.config import ConsumerConfig
@@ -43,7 +43,7 @@ from pylog.topics.cursors import Cursor, Cursors
 _PIECE_SECONDS: Final = 0.05
 
 
-class Consumer(PositionedConsumer):
+class Consumer(PositionedConsumer, Closing):
     """Reads the records of topics, several partitions in turns, and waits for more.
 
     Made by `Log.consumer`.  An iterator over it gives record after record and never ends by itself;
@@ -428,17 +428,6 @@ class Consumer(PositionedConsumer):
         # A member that nobody uses would keep its partitions from the others.
         if self._part is not None:
             self._part.abandon()
-
-    def __enter__(self) -> Consumer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Consumer{' (closed)' if self.gate.is_closed else ''}>"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from pylog._native import system_clock
+from pylog.closing import Closing
 from pylog.errors import ClosedError
 from pylog.producer.accumulator import Accumulator, Given
 from pylog.producer.config import ProducerConfig
@@ -35,7 +35,7 @@ class _Target:
         self.pick = topic.picker(sticky_bytes=sticky_bytes, partitioner=partitioner)
 
 
-class Producer:
+class Producer(Closing):
     """Sends records to topics, in batches, from one background thread.
 
     Made by `Log.producer`.  A context manager; also closed with the log, and at exit.  Any number
@@ -156,17 +156,6 @@ class Producer:
         """
         self._targets.clear()
         self.sender.close(timeout)
-
-    def __enter__(self) -> Producer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # Whoever dropped it does not wait; the thread sends what is left, and ends.

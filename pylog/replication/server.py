@@ -17,6 +17,7 @@ import socket
 import threading
 from typing import Final
 
+from pylog.closing import Closing
 from pylog.errors import InvalidMessageError, PylogError
 from pylog.replication import wire
 from pylog.replication.authentication import check_secret
@@ -35,7 +36,7 @@ _MAX_WAITING_BYTES: Final = 4 << 20  # of batches that are applied, and synced, 
 _QUESTIONS: Final = (Kind.POSITION, Kind.TRUNCATE, Kind.START_ANEW)
 
 
-class ReplicaServer:
+class ReplicaServer(Closing):
     """Serves one log.  A context manager; made by `Log.serve`.
 
     port: 0 takes one that is free, which `address` tells.
@@ -109,12 +110,6 @@ class ReplicaServer:
         self._acceptor = None
         if self._listener is not None:
             self._listener.close()
-
-    def __enter__(self) -> ReplicaServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return "<ReplicaServer{}>".format(" (closed)" if self._closing.is_set() else "")

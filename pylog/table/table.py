@@ -7,16 +7,16 @@ where, in state.py and store.py.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from types import TracebackType
 from typing import TypeVar, overload
 
 from pylog._native import RecordMetadata
+from pylog.closing import Closing
 from pylog.table.replay import Replay
 
 _Default = TypeVar("_Default")
 
 
-class Table(Mapping[bytes, bytes]):
+class Table(Closing, Mapping[bytes, bytes]):
     """The latest value of each key of a topic.  Made by `Log.table`, which says what it promises.
 
     Looking raises what `refresh` raises whenever it refreshes.
@@ -153,14 +153,3 @@ class Table(Mapping[bytes, bytes]):
         in `on_change`.  The log's close closes its tables.
         """
         self._replay.close()
-
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
