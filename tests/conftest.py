@@ -19,6 +19,8 @@ import pytest
 import reference
 from hypothesis import settings
 
+import pylog
+
 # A deadline measures the machine, not the code: a loaded one would fail a sound test.
 settings.register_profile("pylog", deadline=None, print_blob=True)
 settings.load_profile("pylog")
@@ -58,6 +60,13 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
             yield Path(path)
     else:
         yield tmp_path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[pylog.Log]:
+    """A log of the test's own, open until the test ends."""
+    with pylog.open(tmp_path) as log:
+        yield log
 
 
 @pytest.fixture

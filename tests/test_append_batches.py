@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,6 @@ from pylog.errors import (
 NOW = 1_700_000_000_000
 ROWS = [(0, 0, b"k", b"one"), (1, 5, None, b"two", [("h", b"1"), ("i", None)]), (2, 3, b"", None)]
 ANY_TIME = {"message_timestamp_after_max_ms": 2**63 - 1}
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def made(rows: list[Any] = ROWS, **header: Any) -> bytes:

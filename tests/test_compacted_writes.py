@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,6 @@ from pylog import Log, Topic, _native
 from pylog.errors import InvalidRecordError
 
 POLICIES = ["compact", "compact,delete"]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def keyless_ways(log: Log, topic: Topic) -> dict[str, Callable[[], Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from pylog.storage.policy import CLOCK_PROBATION_MS
 
 HOUR = 3_600_000
 YEAR = 365 * 24 * HOUR
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as opened:
-        yield opened
 
 
 def test_the_newest_record_of_each_key_stays_where_it_was(log: Log) -> None:

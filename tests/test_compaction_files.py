@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ from pylog.topics.verification import verify
 
 HOUR = 3_600_000
 YEAR = 365 * 24 * HOUR
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as opened:
-        yield opened
 
 
 def test_a_cleaned_segment_is_as_old_as_its_last_source(log: Log, tmp_path: Path) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from consuming import append, make, member, next_offset, places, rest
 from tail_memory import wait_until
 
-import pylog
 from pylog import Consumer, ConsumerConfig, Log, OffsetAndMetadata
 from pylog._native import system_clock
 from pylog.consumer.group_part import GroupOffsets
@@ -26,12 +23,6 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.groups.member import Membership
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 class Clock:

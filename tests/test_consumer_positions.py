@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,6 @@ from pylog.errors import (
 from pylog.storage.encoding import Chunk
 
 DAY = 86_400_000
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 # ---------------------------------------------------------------- seek, pause

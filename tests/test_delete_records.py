@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ from pylog.storage import lifecycle, retention
 from pylog.storage.attachment import Attachment
 from pylog.storage.layout import parse_leader_epochs
 from pylog.topics.verification import verify
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def fill(log: Log, count: int = 50, **settings: Any) -> Partition:

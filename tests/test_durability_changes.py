@@ -21,12 +21,6 @@ pytestmark = pytest.mark.disk  # syncs take their time there, so that others wai
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
-
-
-@pytest.fixture
 def logs(tmp_path: Path) -> Iterator[tuple[Log, Log]]:
     """One directory, opened twice: to each the other is another process."""
     with pylog.open(tmp_path) as one, pylog.open(tmp_path) as other:

@@ -7,7 +7,7 @@ import itertools
 import random
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,6 @@ from pylog.engine.engine import Engine
 from pylog.engine.log_files import LOCK_NAME
 from pylog.errors import ClosedError
 from pylog.storage.files import OsFiles
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def log_on(path: Path, **how: Any) -> Log:

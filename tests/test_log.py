@@ -8,13 +8,12 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pylog
-from pylog import Log, Topic
+from pylog import Topic
 from pylog.engine.engine import Engine
 from pylog.errors import (
     ClosedError,
@@ -25,12 +24,6 @@ from pylog.errors import (
 from pylog.storage.files import OsFiles
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def values(topic: Topic) -> list[bytes | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,6 @@ from tail_memory import run_threads, tiny_switch_interval
 import pylog
 from pylog import Log, Partition
 from pylog._native import Counters
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def numbers_of(log: Log, name: str = "t-0") -> dict[str, Any]:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from processes import children
 
-import pylog
 from pylog import Log
 from pylog.errors import OutOfOrderSequenceError
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def test_producer_numbers_its_batches(log: Log) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,6 @@ from pylog.storage.manifest import (
 )
 
 HEADER_BYTES = 61
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 @pytest.fixture

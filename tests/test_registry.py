@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from pylog import Log
 from pylog.errors import CorruptionError
 from pylog.topics.metadata import TopicFacts
 from pylog.topics.registry import TopicRegistry
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def test_a_change_whose_writer_died_before_its_sync_is_synced_by_the_next_one(log: Log) -> None:

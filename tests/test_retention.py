@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import logging
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -381,12 +380,6 @@ def test_the_manifest_of_before_there_were_clocks_is_read(tmp_path: Path) -> Non
 def damages(path: Path) -> list[str]:
     reports = verify(str(path))
     return [str(one) for report in reports for one in report.findings if one.is_damage]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def fill(log: Log, **settings: Any) -> Partition:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,6 @@ from tail_memory import in_thread
 import pylog
 from pylog import Log, Table, TableChange, Topic, _native, errors
 from pylog.storage import layout
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 @pytest.fixture

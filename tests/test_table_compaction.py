@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,6 @@ from pylog import Log, Topic, errors
 from pylog.table import state as table_state
 
 AT_ONCE = 0  # a delete_retention_ms: the second compaction drops a tombstone
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 @pytest.fixture

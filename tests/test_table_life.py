@@ -7,7 +7,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
 import pylog
 from pylog import Log, TableChange, Topic, errors
 from pylog.storage import policy
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 @pytest.fixture

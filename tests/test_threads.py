@@ -27,12 +27,6 @@ pytestmark = pytest.mark.disk  # syncs take their time there, so that others wai
 THREADS = 16
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
-
-
 @pytest.fixture(autouse=True)
 def _restless() -> Iterator[None]:
     with tiny_switch_interval():

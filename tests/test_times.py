@@ -6,7 +6,6 @@ import datetime
 import gzip
 import logging
 import random
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from pylog.storage.layout import log_name
 UTC = datetime.UTC
 LOG_APPEND_TIME = 0x08
 GZIP = 0x01
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with pylog.open(tmp_path) as log:
-        yield log
 
 
 def scanned(partition: Partition, timestamp: int) -> OffsetAndTimestamp | None:
