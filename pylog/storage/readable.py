@@ -8,6 +8,7 @@ Locks: none.  A read takes one copy of the marks and one immutable snapshot of t
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterator
 from typing import Final
@@ -74,7 +75,9 @@ class ReadablePartition(TimedPartition):
                 self._place = None
         if records is None:
             try:
-                found = self._find(attachment, marks, offset, limit, max_bytes)
+                found = self._found_at_once(attachment, marks, offset, limit, max_bytes)
+                if found is None:
+                    found = self._find(attachment, marks, offset, limit, max_bytes)
             except ReplacedError:
                 return ReadablePartition._read_below(self, offset, max_bytes, end)
             if found is None:
@@ -107,6 +110,29 @@ class ReadablePartition(TimedPartition):
         if found is None:
             return Records(b"", next_offset=limit, topic=self.topic, partition=self.number)
         return found[1]
+
+    def _found_at_once(
+        self, attachment: Attachment, marks: Marks, offset: int, limit: int, max_bytes: int
+    ) -> tuple[Segment, Records] | None:
+        """Return what `_find` returns when the first segment that it looks into has it, else None.
+
+        The usual case, written out: a read of one record is mostly calls of Python.
+        """
+        self._was_used = True
+        segments = attachment.segments(marks)
+        manifest = segments.manifest
+        place = bisect.bisect_right(segments.bases, offset) - 1
+        if place < 0 or manifest is None or offset < manifest.log_start_offset:
+            return None
+        segment = segments.segments[place]
+        view = view_of(segment, marks)
+        if offset >= view.end_offset:
+            return None
+        try:
+            records = segment.read(self._reader, offset, view, limit, max_bytes)
+        except (ReplacedError, CorruptRangeError):
+            return None  # _find tells what has become of it
+        return None if records is None else (segment, records)
 
     def _find(
         self, attachment: Attachment, marks: Marks, offset: int, limit: int, max_bytes: int
