@@ -33,7 +33,7 @@ COMMANDS = (
     "pylog describe clicks",
     "pylog verify",
 )
-EVENTS = "".join(f"user-{number % 7}\tpage {number}\n" for number in range(3000))
+EVENTS = "".join(f"user-{number % 40}\tpage {number}\n" for number in range(3000))
 SHELL = f'pylog() {{ "{sys.executable}" -m pylog "$@"; }}; eval "$1"'
 
 

@@ -40,13 +40,15 @@ def run(
     return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
-def run_on_terminal(*arguments: str | Path, where: Path, typed: bytes = b"") -> tuple[int, str]:
+def run_on_terminal(
+    *arguments: str | Path, where: Path, typed: bytes = b"", columns: int = COLUMNS
+) -> tuple[int, str]:
     """Run a command whose three standard files are a terminal; return exit code and output.
 
     typed: what is typed at once; end it with the end-of-file character if the command reads.
     """
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", ROWS, columns, 0, 0))
     command = [sys.executable, "-m", "pylog", *map(str, arguments)]
     with subprocess.Popen(
         command, cwd=where, env=environment(), stdin=slave, stdout=slave, stderr=slave

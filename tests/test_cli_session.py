@@ -128,3 +128,14 @@ def test_a_person_gets_tables_bars_and_no_control_characters_of_records(data: Pa
     plain = CONTROL.sub("", screen)
     assert code == 0 and "\x1b[1" in screen and "[red]group" in plain and "───" in plain
     assert max(map(len, plain.splitlines())) <= COLUMNS
+
+
+def test_on_a_narrow_terminal_a_row_is_a_list_and_no_number_is_broken(data: Path) -> None:
+    rows = b"".join(b"key %d\tvalue\n" % number for number in range(12_345))
+    assert run("produce", "users", "-p", "1", "-K", r"\t", where=data, given=rows).returncode == 0
+    code, wide = run_on_terminal("describe", "users", where=data, columns=85)
+    assert code == 0 and " 12,345 " in wide and "───" in wide
+    code, narrow = run_on_terminal("describe", "users", where=data, columns=40)
+    lines = [line.rstrip() for line in CONTROL.sub("", narrow).splitlines()]
+    assert code == 0 and "HIGH-WATERMARK  12,345" in lines and "───" not in narrow
+    assert lines.count("STATE           open") == 1 and lines.count("") == 2
