@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from commands import ROOT, SECONDS, environment, run
 from hypothesis import given
@@ -18,6 +19,7 @@ import pylog
 from pylog._native import make_batch
 from pylog.cli import dump, show, verify
 from pylog.cli.main import main
+from pylog.cli.program import program
 from pylog.storage import layout
 from pylog.storage.inspect_file import escaped
 
@@ -274,6 +276,73 @@ def test_file_names_cannot_command_the_terminal(log: Path) -> None:
     (log / "\x1b[31mred").write_bytes(b"")
     done = run("verify", log)
     assert "\x1b" not in done.stdout and r"\x1b[31mred" in done.stdout
+
+
+def test_what_is_wrong_is_said_in_the_words_of_the_shell(
+    log: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(log / "no")]) == 2
+    assert capfd.readouterr().err == f"pylog: {log}/no: No such file or directory\n"
+    assert main(["read", "orders", "-d", str(log), "-f", r"\q"]) == 2
+    assert capfd.readouterr().err == 'pylog: \\q in "\\q" has no meaning\n'
+    assert main(["compact", "orders", "-d", str(log)]) == 2
+    assert "topic 'orders' is not compacted" in capfd.readouterr().err
+    (log / "orders-0" / "manifest").write_bytes(b"")  # which the library notes and goes on
+    assert main(["read", "orders", "-d", str(log)]) == 0
+    (noted,) = capfd.readouterr().err.splitlines()
+    assert noted.startswith(f"pylog: {log}/orders-0/manifest: ")
+
+
+def test_a_full_disk_behind_standard_output_exits_1(log: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pylog", "verify", str(log)],
+            cwd=ROOT,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"pylog: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "code"),
+    [
+        (">&-", ["describe", "orders"], 0),
+        ("2>&-", ["read", "nothing"], 2),
+        ("<&-", ["produce", "orders"], 2),
+        ("<&- >&- 2>&-", ["compact"], 0),
+    ],
+)
+def test_standard_files_may_be_closed(log: Path, closed: str, words: list[str], code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "pylog", *words],
+        cwd=ROOT,
+        env=environment() | {"PYLOG_DIRECTORY": str(log)},
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == code and b"Traceback" not in done.stderr
+    if "2>" in closed:
+        assert done.stdout == b""  # what is wrong is no output
+
+
+def test_help_of_every_command_explains_each_option_and_fits_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, command in program.commands.items():
+        assert main([name, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"Usage: pylog {name} ") and max(map(len, text.splitlines())) < 80
+        # Click's sign for lines that are to stay as they are: shown, it did not do its work.
+        assert r"\b" not in text
+        assert [
+            one.name for one in command.params if isinstance(one, click.Option) and not one.help
+        ] == []
 
 
 def test_interrupt_ends_quietly(

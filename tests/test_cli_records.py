@@ -283,9 +283,22 @@ def test_a_line_longer_than_any_record_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(produce, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(produce, "_BLOCK_BYTES", 1000)
     given_lines(b"short\n" + b"x" * 5000)
-    assert main(["produce", "users"]) == 2
-    assert "longer than 1,000 bytes" in capsys.readouterr().err
+    assert main(["produce", "users", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["records"] == 1
+    told, refused = captured.err.splitlines()
+    assert told == "pylog: 1 record appended before this:"
+    assert refused == "pylog: a line is longer than 1,000 bytes"
+
+
+def test_a_partition_that_is_not_there_is_told_before_any_input_is_read(
+    data: Path, given_lines: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_lines(b"")
+    assert main(["produce", "users", "-p", "7"]) == 2
+    assert capsys.readouterr().err == "pylog: unknown topic 'users', partition 7\n"
 
 
 # ------------------------------------------------------------------ while others write

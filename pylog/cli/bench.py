@@ -40,9 +40,21 @@ _Round = Callable[[], tuple[int, int]]
     help="Measure in a new directory here, which is removed.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.01), default=0.5, show_default=True, help="Each."
+    "--seconds",
+    type=click.FloatRange(0.01),
+    default=0.5,
+    show_default=True,
+    metavar="S",
+    help="How long each operation is measured.",
 )
-@click.option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
+@click.option(
+    "--value-bytes",
+    type=click.IntRange(0, 1 << 20),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How long each value is; keys are 16 bytes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(*, where: str, seconds: float, value_bytes: int, as_json: bool) -> None:
     """Measure appending, reading and consuming, beside what they are made of.

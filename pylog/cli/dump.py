@@ -10,14 +10,17 @@ from pylog.topics.verification import dump
 
 SUMMARY = "Tell what stands in one file."
 DESCRIPTION = """\
-Tell what stands in one file: .log (batches, with every header field), .index, .timeindex,
-manifest, leader-epoch-checkpoint, partition.metadata, meta.properties or state.  Nothing is
-changed, and no lock is taken; of a partition that is in use only what is published is shown.
+Tell what stands in one file: .log (batches, with every header field),
+.index, .timeindex, manifest, leader-epoch-checkpoint, partition.metadata,
+meta.properties or state.  Nothing is changed, and no lock is taken; of a
+partition that is in use only what is published is shown.
 
-Index entries are compared with the .log beside them.  Keys and values are printed as text in which
-bytes that do not print are \\xNN and a backslash is \\\\.
+Index entries are compared with the .log beside them.  Keys and values are
+printed as text in which bytes that do not print are \\xNN and a backslash
+is \\\\.
 Exit code: 0 no damage, 1 damage, 2 wrong usage or FILE cannot be opened.
-With --json: one object a line, whose "kind" says what it is; findings are "damage" or "note"."""
+With --json: one object a line, whose "kind" says what it is; findings are
+"damage" or "note"."""
 
 
 def run(file: str, *, with_records: bool, as_json: bool) -> int:

@@ -44,7 +44,7 @@ def _escape(name: str, text: str) -> bytes:
     if len(name) == 3:
         return bytes.fromhex(name[1:])
     if name not in _ESCAPES:
-        raise FormatError(f"\\{name} in {text!r} has no meaning")
+        raise FormatError(f'\\{name} in "{text}" has no meaning')
     return _ESCAPES[name]
 
 

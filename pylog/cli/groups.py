@@ -128,8 +128,8 @@ that is not there is made.  Without --yes it is only said what would be committe
 -o, where to go on in each partition:
   beginning, end   the first record there is; what comes from now on
   42, -10          an offset; so many offsets before the end
-  s@TIME           the first record as late: milliseconds since the epoch, a time as
-                   2024-05-01T12:00 (local), or how long ago, as -15m
+  s@TIME           the first record as late: milliseconds since the epoch, a
+                   time as 2024-05-01T12:00 (local), or how long ago, as -15m
 
 Example: pylog seek billing orders:2 -o s@-2h --yes
 """

@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ _FAILED: Final = 1
 _UNUSABLE: Final = 2
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # These say what became of the records; all others, that something else should have been asked.
 _FAILURES: Final = (
@@ -39,9 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: without the program's name; by default those of this process.
     Raises SystemExit for `--help`, `--version` and wrong usage where the extra `cli` is missing.
     """
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character gets its number, not a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings = _Warnings(logging.WARNING)
+    logging.getLogger("pylog").addHandler(warnings)
     try:
         code = _program()(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -55,8 +61,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show.complain(str(error))
         return _FAILED
     except (errors.PylogError, OSError, ValueError) as error:
-        show.complain(str(error))
-        return _UNUSABLE
+        show.complain(_words_of(error))
+        return _FAILED if getattr(error, "errno", None) in _NO_SPACE else _UNUSABLE
+    finally:
+        logging.getLogger("pylog").removeHandler(warnings)
+
+
+class _Warnings(logging.Handler):
+    """Says what the library notes meanwhile as all else that goes wrong is said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one warning on one line."""
+        error = record.exc_info[1] if record.exc_info else None
+        show.complain(f"{record.getMessage()}: {error}" if error else record.getMessage())
+
+
+def _words_of(error: Exception) -> str:
+    """Return what is said of an error; one of the operating system as other programs say it."""
+    if not isinstance(error, OSError) or isinstance(error, errors.PylogError):
+        return str(error)
+    words = error.strerror or str(error)
+    return words if error.filename is None else f"{os.fsdecode(error.filename)}: {words}"
+
+
+def _open_what_is_closed() -> None:
+    """Let a standard file that is closed be one that nobody reads.
+
+    Else a file of the log would get its number, and what a library writes to standard error.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # The lowest number that is free, and so that of the file.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if name != "stdin":  # there is no input, and `produce` says so
+                setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
 
 
 def _program() -> Callable[[list[str]], int]:

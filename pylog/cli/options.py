@@ -29,7 +29,9 @@ default_directory = click.option(
     metavar="DIR",
     help="The log.",
 )
-directory = click.option("-d", "--directory", metavar="DIR", help="The log, by default ./data.")
+directory = click.option(
+    "-d", "--directory", metavar="DIR", help="The log, by default $PYLOG_DIRECTORY or ./data."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 yes = click.option("--yes", is_flag=True, help="Do it.  Without it, only say what would be done.")
 

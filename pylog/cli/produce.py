@@ -22,29 +22,45 @@ _BLOCK_BYTES: Final = 4 << 20
 _LINGER_SECONDS: Final = 0.005  # for more of a block, as a producer's linger_ms
 _LONGEST_LINE: Final = 64 << 20  # what no record may exceed; see pylog.codecs
 
-_HELP = r"""Append what comes on standard input to a topic, a record a line.
+_HELP = """Append what comes on standard input to a topic, a record a line.
 
 A line is appended soon after it came; when many come, thousands at once, with one sync.  When the
 command ends with exit code 0, all of them are as durable as the topic promises.
 
-\b
-  -K DELIM      what stands before DELIM is the key, behind it the value; \t and the like are
-                understood.  A line without DELIM is a value without a key.
-  -D DELIM      what ends a record, by default \n
-  -Z            an empty value is null: with a key, a tombstone
-
-Example: zcat events.gz | pylog produce clicks -K '\t'
+Example: zcat events.gz | pylog produce clicks -K '\\t'
 """
 
 
 @click.command("produce", help=_HELP, short_help="Append lines of standard input to a topic.")
 @click.argument("name", metavar="TOPIC")
-@click.option("-K", "key_delimiter", metavar="DELIM", help="See above.")
-@click.option("-D", "delimiter", metavar="DELIM", default=r"\n", help="See above.")
+@click.option(
+    "-K",
+    "key_delimiter",
+    metavar="DELIM",
+    help="What stands before it is the key, behind it the value; without it there is no key."
+    r"  \t, \0, \xNN and the like are understood, here and in -D.",
+)
+@click.option(
+    "-D",
+    "delimiter",
+    metavar="DELIM",
+    default=r"\n",
+    show_default=True,
+    help="What ends a record.",
+)
 @click.option("-k", "--key", metavar="KEY", help="The key of all records.")
-@click.option("-H", "--header", "headers", metavar="NAME=VALUE", multiple=True, help="Of all.")
-@click.option("-p", "--partition", type=int, help="By default each key's.")
-@click.option("-Z", "empty_is_null", is_flag=True, help="See above.")
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A header of all records.  Can be repeated.",
+)
+@click.option("-p", "--partition", type=int, metavar="N", help="Where to; by default by the keys.")
+@click.option(
+    "-Z", "empty_is_null", is_flag=True, help="An empty value is null: with a key, a tombstone."
+)
 @options.directory
 @options.as_json
 def produce(
@@ -74,12 +90,17 @@ def produce(
     done = _Done()
     with options.open_existing(directory) as log:
         topic = log.topic(name)
+        if partition is not None:
+            topic.partition(partition)  # raises for one that is not there
         try:
             with progress.shown(name, size, is_bytes=True) as advance:
                 for lines in _lines(source, ends):
-                    done.records += _append(topic, shape, lines, partition, done)
+                    done.records += _append(topic, shape, lines, partition)
                     done.bytes += sum(map(len, lines)) + len(lines) * len(ends)
                     advance(done.bytes, size)
+        except (PylogError, options.UnusableError) as error:
+            done.tell_of_those_before(error)
+            raise
         finally:
             if as_json:
                 show.print_json({"topic": name, "records": done.records})
@@ -93,6 +114,15 @@ class _Done:
 
     records: int = 0
     bytes: int = 0
+
+    def tell_of_those_before(self, error: Exception) -> None:
+        """Say what was appended before an error, in the call that raised it as well."""
+        if isinstance(error, NotAppendedError):
+            self.records += len(error.appended)
+        # Of what was given last it is not known, then.
+        certainly = " certainly" if isinstance(error, DurabilityUnknownError) else ""
+        records = show.counted(self.records, "record")
+        show.complain(f"{records}{certainly} appended before this:")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,22 +154,11 @@ class _Shape:
         return values, keys if has_keys else None
 
 
-def _append(
-    topic: Topic, shape: _Shape, lines: list[bytes], partition: int | None, done: _Done
-) -> int:
-    """Append lines, all or as many as can be told; return how many."""
+def _append(topic: Topic, shape: _Shape, lines: list[bytes], partition: int | None) -> int:
+    """Append lines; return how many.  Raises what `Topic.append_many` raises."""
     values, keys = shape.split(lines)
     headers = [shape.headers] * len(lines) if shape.headers else None
-    try:
-        return len(topic.append_many(values, keys, headers, partition=partition))
-    except PylogError as error:
-        if isinstance(error, NotAppendedError):
-            done.records += len(error.appended)
-        # Of what was given last it is not known, then.
-        certainly = " certainly" if isinstance(error, DurabilityUnknownError) else ""
-        records = show.counted(done.records, "record")
-        show.complain(f"{records}{certainly} appended before this:")
-        raise
+    return len(topic.append_many(values, keys, headers, partition=partition))
 
 
 # ------------------------------------------------------------------ lines

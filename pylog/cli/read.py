@@ -1,4 +1,4 @@
-r"""`read`: print a topic's records, those that are there or all that come."""
+"""`read`: print a topic's records, those that are there or all that come."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pylog.topics.topic import Topic
 _READ_BYTES: Final = 1 << 20
 _POLLED_RECORDS: Final = 10_000  # guessed: about a megabyte of output
 
-_HELP = r"""Print the records of a topic: those that are there, one partition after the other.
+_HELP = """Print the records of a topic: those that are there, one partition after the other.
 
 By default each value is printed on a line of its own, as it is.  On a terminal, bytes that do not
 print are escaped.  Damaged records are passed over and told of on standard error; then the exit
@@ -30,15 +30,17 @@ code is 1.
 -o, where to begin in each partition (twice: and where to end):
   beginning, end   the first record there is; what comes from now on
   42, -10          an offset; so many offsets before the end
-  s@TIME, e@TIME   begin or end with the first record as late: milliseconds since the epoch,
-                   a time as 2024-05-01T12:00 (local), or how long ago, as -15m
+  s@TIME, e@TIME   begin or end with the first record as late: milliseconds
+                   since the epoch, a time as 2024-05-01T12:00 (local), or
+                   how long ago, as -15m
 -f, tokens of the format, as in kcat:
   %s %k %h         value, key, headers (name=value,...)
-  %S %K %R         bytes of the value and of the key (-1 for null); of the value, as 4 bytes
+  %S %K %R         bytes of the value and of the key (-1 for null); of the
+                   value, as 4 bytes
   %t %p %o %T      topic, partition, offset, timestamp in milliseconds
-  \n \t \xNN %%    as usual; nothing is added at the end of a record
+  \\n \\t \\xNN %%    as usual; nothing is added at the end of a record
 
-Example: pylog read orders -o -10 -f '%p/%o %k: %s\n'
+Example: pylog read orders -o -10 -f '%p/%o %k: %s\\n'
 """
 
 
@@ -62,7 +64,15 @@ class _StartType(PlaceType):
 
 @click.command("read", help=_HELP, short_help="Print the records of a topic.")
 @click.argument("name", metavar="TOPIC")
-@click.option("-p", "--partition", "numbers", type=int, multiple=True, help="Only this one.")
+@click.option(
+    "-p",
+    "--partition",
+    "numbers",
+    type=int,
+    multiple=True,
+    metavar="N",
+    help="Only this one.  Can be repeated.",
+)
 @click.option("-o", "--offset", "places", type=_StartType(), multiple=True, help="See above.")
 @click.option("-c", "--count", type=click.IntRange(0), metavar="N", help="Stop after N records.")
 @click.option("-F", "--follow", is_flag=True, help="Go on, and print what comes.")

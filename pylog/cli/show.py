@@ -42,7 +42,9 @@ def print_json(values: Any) -> None:
 
 def complain(text: str) -> None:
     """Say on standard error what went wrong, on one line."""
-    print(f"pylog: {printable(text)}", file=sys.stderr)
+    # A backslash orders nothing, and nobody turns this text back.
+    harmless = printable(text).replace("\\\\", "\\")
+    print(f"pylog: {harmless}", file=sys.stderr)
 
 
 def is_terminal() -> bool:
@@ -67,7 +69,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Raises MissingExtraError when it is for a terminal and rich is not installed.
     """
     rows = list(rows)
-    is_number = [any(isinstance(row[at], int) for row in rows) for at in range(len(columns))]
+    is_number = [any(type(row[at]) is int for row in rows) for at in range(len(columns))]
     if is_terminal():
         from pylog.cli import terminal
 

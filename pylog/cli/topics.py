@@ -44,7 +44,14 @@ def list_topics(*, directory: str, as_json: bool) -> None:
 
 @click.command(short_help="Create topics.")
 @click.argument("names", metavar="TOPIC...", nargs=-1, required=True)
-@click.option("-p", "--partitions", default=1, show_default=True, help="How many each gets.")
+@click.option(
+    "-p",
+    "--partitions",
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many each topic gets.",
+)
 @click.option(
     "-c",
     "--config",
@@ -53,7 +60,13 @@ def list_topics(*, directory: str, as_json: bool) -> None:
     metavar="NAME=VALUE",
     help="A setting, by pylog's name or Kafka's: retention_ms=3600000.  Can be repeated.",
 )
-@click.option("--if-exists", type=click.Choice(["error", "ok"]), default="error", show_default=True)
+@click.option(
+    "--if-exists",
+    type=click.Choice(["error", "ok"]),
+    default="error",
+    show_default=True,
+    help="What a topic is that is there already.",
+)
 @options.directory
 @options.as_json
 def create(

@@ -32,6 +32,12 @@ def compact(*, names: tuple[str, ...], directory: str, as_json: bool) -> None:
     reports: list[CompactionReport] = []
     with options.open_existing(directory) as log:
         topics = [log.topic(name) for name in names or _compacted(log)]
+        for topic in topics:
+            if not is_compacted(topic.config):
+                policy = topic.config.cleanup_policy
+                raise options.UnusableError(
+                    f"topic {topic.name!r} is not compacted: its cleanup_policy is {policy!r}"
+                )
         with progress.shown("compacting", is_bytes=True) as advance:
 
             def tell(state: CompactionProgress) -> None:

@@ -10,11 +10,13 @@ from pylog.topics.verification import LogReport, verify
 
 SUMMARY = "Examine a log or a partition."
 DESCRIPTION = """\
-Examine a log directory, or one partition directory: manifests, every batch and record, leader
-epochs, index entries, file sizes, topics, and files that do not belong.  Nothing is changed, and
-no lock is taken: what other processes write meanwhile is not judged, and said to be in use.
+Examine a log directory, or one partition directory: manifests, every batch
+and record, leader epochs, index entries, file sizes, topics, and files that
+do not belong.  Nothing is changed, and no lock is taken: what other
+processes write meanwhile is not judged, and said to be in use.
 
-A finding is DAMAGE when something written is lost, unreadable or contradicted; otherwise a note.
+A finding is DAMAGE when something written is lost, unreadable or
+contradicted; otherwise a note.
 Exit code: 0 no damage, 1 damage, 2 wrong usage or DIR cannot be opened.
 With --json: one document, when all is done."""
 
