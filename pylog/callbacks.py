@@ -15,12 +15,14 @@ logger = logging.getLogger("pylog")
 _Argument = TypeVar("_Argument")
 
 
-class _Reported:
-    """Logs an Exception and ends it; what is more than that, like Ctrl-C, goes on."""
+class Caught:
+    """A block: the Exception that it raises is given to a function, and ends there if that returns.
 
-    def __init__(self, what: str, argument: object) -> None:
-        self._what = what
-        self._argument = argument
+    What is more than an Exception, like Ctrl-C, goes on.
+    """
+
+    def __init__(self, handle: Callable[[Exception], object]) -> None:
+        self._handle = handle
 
     def __enter__(self) -> None:
         pass
@@ -33,7 +35,7 @@ class _Reported:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
-        logger.error("%s of %r failed", self._what, self._argument, exc_info=error)
+        self._handle(error)
         return True
 
 
@@ -42,5 +44,9 @@ def call_safely(function: Callable[[_Argument], object], argument: _Argument, *,
 
     Raises only what is no Exception: KeyboardInterrupt, SystemExit.
     """
-    with _Reported(what, argument):
+
+    def report(error: Exception) -> None:
+        logger.error("%s of %r failed", what, argument, exc_info=error)
+
+    with Caught(report):
         function(argument)

@@ -12,6 +12,7 @@ import pytest
 from asyncs import append, numbered, offsets, until, waiting, with_log
 
 from pylog import OffsetAndMetadata, TopicPartition, aio
+from pylog.aio.calls import THREADS
 from pylog.errors import ConcurrentUseError, FencedInstanceIdError, InvalidConfigurationError
 
 
@@ -209,6 +210,28 @@ def test_what_a_listener_raises_is_raised_by_poll(tmp_path: Path) -> None:
         with pytest.raises(InvalidConfigurationError):
             await log.consumer("t", on_assigned=assigned)
         assert topic.name == "t"
+
+    with_log(tmp_path, main)
+
+
+def test_many_listeners_at_once_may_await_the_log(tmp_path: Path) -> None:
+    """More than there are threads for consumers, which stay in their listeners."""
+
+    async def main(log: aio.Log) -> None:
+        await numbered(log, "t", records=1)
+        notes = await log.create_topic("notes", durability="os")
+
+        async def note(partitions: set[TopicPartition]) -> None:
+            await notes.append(b"told")
+
+        consumers = [
+            await log.consumer("t", group=f"g{turn}", on_assigned=note, on_revoked=note)
+            for turn in range(THREADS + 2)
+        ]
+        polled = await asyncio.gather(*(consumer.poll() for consumer in consumers))
+        assert [offsets(records) for records in polled] == [[0]] * len(consumers)
+        await asyncio.gather(*(consumer.close() for consumer in consumers))
+        assert notes.sync.partition(0).high_watermark == 2 * len(consumers)
 
     with_log(tmp_path, main)
 

@@ -195,6 +195,21 @@ def test_a_loop_that_stops_after_a_seek_commits_nothing_before_it(log: Log) -> N
     assert member(log).committed(("t", 0)) == {("t", 0): None}
 
 
+@pytest.mark.parametrize("is_by_record", [True, False])
+def test_a_loop_that_committed_by_hand_goes_on_committing_by_itself(
+    log: Log, *, is_by_record: bool
+) -> None:
+    make(log, "t", records=100)
+    with member(log) as consumer:
+        for record in consumer:
+            if record.offset == 5:
+                consumer.commit(record if is_by_record else None)
+                assert consumer.committed()["t", 0].offset == 6
+            if record.offset == 60:
+                break
+    assert next_offset(log) == 60
+
+
 def test_commit_of_an_older_record_does_not_hide_what_a_loop_did_since(log: Log) -> None:
     make(log, "t", records=100)
     with member(log) as consumer:
@@ -252,6 +267,21 @@ def test_without_a_group_there_is_nothing_to_commit_to(log: Log) -> None:
         consumer.subscribe("t", on_lost=print)
     with pytest.raises(NotAssignedError):
         log.consumer(group="g").commit()
+
+
+def test_who_reads_nothing_may_ask_and_say_what_is_committed(log: Log) -> None:
+    make(log, "t", records=10)
+    consumer = log.consumer(group="g")
+    assert consumer.committed(("t", 0)) == {("t", 0): None}
+    consumer.commit({("t", 0): 3}, metadata="by hand")
+    assert consumer.committed(("t", 0)) == {("t", 0): OffsetAndMetadata(3, "by hand")}
+    assert consumer.committed() == {}
+    with member(log) as other:
+        with pytest.raises(NonEmptyGroupError):
+            consumer.commit({("t", 0): 4})
+        other.unsubscribe()
+        other.commit({("t", 0): 5})
+    assert consumer.committed(("t", 0))["t", 0] == OffsetAndMetadata(5)
 
 
 @pytest.mark.parametrize(

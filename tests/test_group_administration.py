@@ -121,6 +121,7 @@ def test_the_dead_are_not_told_of(tmp_path: Path) -> None:
             with pytest.raises(NonEmptyGroupError):
                 groups.delete("g")
             child.kill()
+            assert groups.list() == [GroupListing("g", "empty", 0)]
             assert groups.describe("g").members == ()
             groups.delete("g")
             assert groups.list() == []

@@ -16,6 +16,8 @@ from pylog import Log, OffsetAndMetadata, TopicPartition
 from pylog.errors import (
     CorruptionError,
     InvalidAssignmentError,
+    NotAppendedError,
+    NotLeaderError,
     PartitionFullError,
     RecordTooLargeError,
     StaleMemberEpochError,
@@ -242,24 +244,27 @@ def test_a_look_asks_for_few_of_many_processes_and_finds_all_that_died(
     assert group is not None and group.members.keys() == {one.member_id for one in members[:20]}
 
 
-def test_a_group_is_described_on_a_full_disk_with_its_dead(
+@pytest.mark.parametrize("error", [PartitionFullError("no space"), NotLeaderError("it follows")])
+def test_a_group_is_described_with_its_dead_where_nothing_can_be_appended(
     log: Log,
     groups: Coordinator,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    error: NotAppendedError,
 ) -> None:
     member = groups.join("g", ["orders"])
     member.abandon()
 
     def full(*_: object) -> object:
-        raise PartitionFullError("no space")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(log.topic(OFFSETS_TOPIC).partition(0), "place", full)
         described = groups.groups.describe("g")
         assert [one.member_id for one in described.members] == [member.member_id]
-        assert "no space" in caplog.text
-        with pytest.raises(PartitionFullError):
+        assert str(error) in caplog.text
+        assert [one.members for one in groups.groups.list()] == [1]
+        with pytest.raises(type(error)):
             groups.groups.reset_offsets("g", ["orders"], to="latest")
     assert groups.groups.describe("g").members == ()
 

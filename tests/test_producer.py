@@ -358,6 +358,22 @@ def test_close_delivers_and_is_idempotent(log: Log) -> None:
     assert "closed" in repr(producer)
 
 
+def test_flush_waits_for_callbacks(log: Log) -> None:
+    is_called, may_return = threading.Event(), threading.Event()
+
+    def on_delivery(future: SendFuture) -> None:
+        is_called.set()
+        may_return.wait()
+
+    with log.producer() as producer:
+        future = producer.send("t", b"x", on_delivery=on_delivery)
+        is_called.wait()
+        assert future.done()
+        assert not producer.flush(timeout=0)
+        may_return.set()
+        assert producer.flush()
+
+
 def test_producer_that_never_sent_has_no_thread(log: Log) -> None:
     before = threading.active_count()
     with log.producer() as producer:

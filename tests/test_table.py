@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,37 @@ def test_waiting_ends_when_the_time_is_over(log: Log, topic: Topic) -> None:
     assert not table.wait_for(1, timeout=0)
     assert not table.wait_for(1, timeout=0.001)
     assert table.wait_for(0, timeout=0)
+
+
+@pytest.mark.parametrize("timeout", [None, 100])
+@pytest.mark.parametrize("end", ["table", "topic"])
+def test_waiting_ends_with_the_table_and_with_the_topic(
+    log: Log, topic: Topic, monkeypatch: pytest.MonkeyPatch, end: str, timeout: float | None
+) -> None:
+    table, partition = log.table("profiles"), topic.partition(0)
+    wait, is_waiting = partition.wait, threading.Event()
+    raised: list[type[Exception]] = []
+
+    def told(offset: int, timeout: float) -> bool:
+        is_waiting.set()
+        return wait(offset, timeout)
+
+    def wait_for() -> None:
+        try:
+            table.wait_for(1, timeout=timeout)
+        except errors.PylogError as error:
+            raised.append(type(error))
+
+    monkeypatch.setattr(partition, "wait", told)
+    thread = in_thread(wait_for)
+    is_waiting.wait()
+    if end == "table":
+        table.close()
+    else:
+        log.delete_topic("profiles")
+    thread.join()
+    expected = errors.ClosedError if end == "table" else errors.UnknownTopicOrPartitionError
+    assert raised == [expected]
 
 
 def test_waiting_for_what_cannot_come_is_refused(log: Log, topic: Topic) -> None:

@@ -159,8 +159,8 @@ class Consumer(Caller, Closing):
 
         Listeners are functions or coroutine functions; they run in the event loop, and what they
         return is awaited before anything else happens to the partitions.  In them, this consumer
-        can commit and seek, not ask for records or leave.  Eight consumers of a log at most are in
-        such calls at a time; a listener must not wait for other consumers' listeners.
+        can commit and seek, not ask for records or leave.  They may await all else of the log but
+        other consumers: eight of these at most are in such calls at a time.
         """
         await self._make(
             functools.partial(

@@ -13,9 +13,9 @@ import inspect
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from pylog.callbacks import Caught
 from pylog.consumer.group_part import Listener
 from pylog.errors import ClosedError
 from pylog.records import TopicPartition
@@ -27,26 +27,6 @@ _LOOK_AT_LOOP_SECONDS: Final = 1.0  # whether it still runs, for who waits for i
 
 # Whose listener is running in this task, or began it.
 _inside: contextvars.ContextVar[object] = contextvars.ContextVar("_inside", default=None)
-
-
-class _Failing:
-    """Says in a future what was raised, and ends it."""
-
-    def __init__(self, work: concurrent.futures.Future[Any]) -> None:
-        self._work = work
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if error is not None:
-            self._work.set_exception(error)
-        return True
 
 
 class Listening:
@@ -120,7 +100,7 @@ class Listening:
 
         def run() -> None:
             if work.set_running_or_notify_cancel():
-                with _Failing(work):
+                with Caught(work.set_exception):
                     work.set_result(call())
 
         calls = self._calls

@@ -122,7 +122,8 @@ class Log(Caller, Closing):
     """A `pylog.Log` for the tasks of one event loop.
 
     Methods are those of `pylog.Log`, which says what they do and raise: coroutines, made in at most
-    eight threads, that start with the first.  One thread of the process waits for all logs.
+    eight threads, and in eight for consumers, that start with the first ones.  One thread of the
+    process waits for all logs.
     Of `consumer`, `producer` and `table`, `await` gives one, and `async with` closes it, too.
     `Log(log)` is one for a log that is open: its `close` ends what was made by it, not that log.
     Made in the loop, or RuntimeError is raised; used in another one, it raises RuntimeError, too.
@@ -131,6 +132,8 @@ class Log(Caller, Closing):
     def __init__(self, log: pylog.log.Log) -> None:
         super().__init__(log, Calls())
         self._log = log
+        # Threads of their own: one stays in a consumer's listener, which may await all else.
+        self._consumer_calls = Calls()
         self._is_owner = False
         self._room = Room(log.events)
         self._clients: weakref.WeakSet[Consumer | Producer] = weakref.WeakSet()
@@ -239,7 +242,7 @@ class Log(Caller, Closing):
         async def consumer() -> Consumer:
             self._calls.check_loop()
             core = self._log._new_consumer(PromptConsumer, ConsumerConfig(**settings))
-            made = Consumer(core, self._calls, self._room)
+            made = Consumer(core, self._consumer_calls, self._room)
             self._clients.add(made)
             if topics or pattern is not None:
                 await made.subscribe(
@@ -324,6 +327,7 @@ class Log(Caller, Closing):
                 await self._make(self._log.close)
         finally:
             self._room.close()
+            await self._consumer_calls.close()
             await self._calls.close()
 
     def __repr__(self) -> str:

@@ -44,10 +44,11 @@ class OffsetStore(Protocol):
 
 
 class Commits:
-    """The commits of one consumer."""
+    """The commits of one consumer.  store: where they are made; its owner says so."""
+
+    store: OffsetStore
 
     def __init__(self, config: ConsumerConfig) -> None:
-        self.store: OffsetStore | None = None
         self._reset = config.auto_offset_reset
         self._is_automatic = config.enable_auto_commit
         self._interval = config.auto_commit_interval_ms / 1000
@@ -62,7 +63,7 @@ class Commits:
         """Return what begins at the committed offset of a partition, `otherwise` without one."""
 
         def locate(partition: Partition, error: OffsetOutOfRangeError | None) -> int:
-            if error is None and self.store is not None:
+            if error is None:
                 name = TopicPartition(partition.topic, partition.number)
                 found = self.store.committed([name])[name]
                 if found is not None:
@@ -124,7 +125,7 @@ class Commits:
         """Commit all positions that moved since they were committed.  Raises as `commit_done`."""
         positions = self._done | {cursor: cursor.position for cursor in self._given}
         self._commit(positions, metadata)
-        self._loop = None
+        self._go_on_from_here()
 
     def begin(self, cursors: Collection[Cursor], *, later: Collection[Cursor]) -> None:
         """Commit where partitions begin, if nothing is committed and it depends on the time.
@@ -137,7 +138,6 @@ class Commits:
         """
         if not cursors or self._reset in ("earliest", "none"):
             return
-        assert self.store is not None
         committed = self.store.committed([name_of(cursor) for cursor in cursors])
         for cursor in cursors:
             if committed[name_of(cursor)] is None:
@@ -153,10 +153,8 @@ class Commits:
 
     def _commit(self, positions: Mapping[Cursor, int], metadata: str = "") -> None:
         """Commit positions, and note that they are."""
-        store = self.store
-        assert store is not None
         if positions:
-            store.commit(
+            self.store.commit(
                 {
                     name_of(cursor): OffsetAndMetadata(position, metadata, cursor.leader_epoch)
                     for cursor, position in positions.items()
@@ -171,11 +169,9 @@ class Commits:
         self, offsets: Mapping[TopicPartition, OffsetAndMetadata], cursors: Cursors
     ) -> None:
         """Commit just these offsets.  Raises what `OffsetStore.commit` raises."""
-        store = self.store
-        assert store is not None
-        store.commit(offsets)
+        self.store.commit(offsets)
         # Nothing that was done before is committed over it.
-        self._loop = None
+        self._go_on_from_here()
         for name, one in offsets.items():
             cursor = cursors.get(*name)
             if cursor is not None:
@@ -183,6 +179,11 @@ class Commits:
                 self._pins.pop(cursor, None)
                 if self._done.get(cursor, one.offset) <= one.offset:
                     self._done.pop(cursor, None)
+
+    def _go_on_from_here(self) -> None:
+        """Note that of what a loop was given only what comes next is done by itself."""
+        if self._loop is not None:
+            self.note_loop(self._loop[0])
 
     def finish(self) -> None:
         """Commit what is done, at the end, if the user wants that.

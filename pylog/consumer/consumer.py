@@ -80,9 +80,18 @@ class Consumer(PositionedConsumer, Closing):
         if self._commits is not None:
             locate = self._commits.locating(locate)
         self._cursors = Cursors(locate)
+        self._commit_as_nobody()
         end = None if self._commits is None else _weakly(self._leave)
         self.gate = Gate(self._events, end=end, stop=self._cursors.stop)
         self._subscription: Subscription | None = None
+
+    def _commit_as_nobody(self) -> None:
+        """Commit from now on as who is no member of the group."""
+        if self._commits is not None:
+            assert self._coordinator is not None and self.config.group is not None
+            self._commits.store = GroupOffsets(
+                self._coordinator, self.config.group, self._topics, self._cursors
+            )
 
     # ------------------------------------------------------------------ what is read
 
@@ -112,8 +121,9 @@ class Consumer(PositionedConsumer, Closing):
         work elsewhere: nobody is told then.
         Raises UnknownTopicOrPartitionError for a name, ValueError, TypeError, re.error,
         InvalidConfigurationError for a listener without a group, InvalidGroupIdError,
-        InconsistentGroupProtocolError, InvalidAssignmentError, each with nothing changed; what
-        appending to `__consumer_offsets` raises; CorruptionError, OSError.
+        InconsistentGroupProtocolError, InvalidAssignmentError, each with nothing changed but that
+        what was assigned is not read any more; what appending to `__consumer_offsets` raises;
+        CorruptionError, OSError.
         """
         listeners = Listeners(on_assigned, on_revoked, on_lost)
         subscription = Subscription.to(topics, pattern)
@@ -176,11 +186,6 @@ class Consumer(PositionedConsumer, Closing):
             subscription.partitions(self._topics)  # raises before anything is changed
             self._leave()
             part = AlonePart(self._topics, self._cursors, self.config, self._commits)
-            if self._commits is not None:
-                assert self._coordinator is not None and self.config.group is not None
-                self._commits.store = GroupOffsets(
-                    self._coordinator, self.config.group, self._topics, self._cursors
-                )
         self._part = part
         part.subscribe(subscription)
         self._subscription = subscription
@@ -198,6 +203,7 @@ class Consumer(PositionedConsumer, Closing):
             finally:
                 # Not before: the listener may commit.
                 self._part = self._subscription = None
+                self._commit_as_nobody()
 
     # ------------------------------------------------------------------ records
 
@@ -357,17 +363,21 @@ class Consumer(PositionedConsumer, Closing):
         metadata: a text that `committed` gives back, at most 4,096 bytes of UTF-8; those of a
         mapping may have their own, as OffsetAndMetadata.
         Raises StaleMemberEpochError for a partition that is not this member's any more,
-        UnknownMemberIdError, FencedInstanceIdError, NonEmptyGroupError after `assign`;
-        InvalidGroupIdError for a consumer without a group, NotAssignedError for one that reads
-        nothing, OffsetMetadataTooLargeError, ValueError, TypeError; and what `Partition.append`
-        raises.  All or nothing; with any of these nothing is committed, but DurabilityUnknownError.
+        UnknownMemberIdError, FencedInstanceIdError; for who did not subscribe NonEmptyGroupError
+        while the group has members, UnknownTopicOrPartitionError for a topic that was deleted since
+        it was assigned, and NotAssignedError for all positions of one that reads nothing;
+        InvalidGroupIdError for a consumer without a group, OffsetMetadataTooLargeError, ValueError,
+        TypeError; CorruptionError, and what `Partition.append` raises.  All or nothing; with any of
+        these nothing is committed, but DurabilityUnknownError.
         One append, as durable as `__consumer_offsets` is; some microseconds without a sync.
         """
-        commits = self._writable_commits()
-        if what is None:
-            commits.commit_given(metadata)
-        else:
+        commits = self._groups_commits()
+        if what is not None:
             commits.commit_offsets(offsets_of(what, metadata), self._cursors)
+        elif self._part is None:
+            raise NotAssignedError
+        else:
+            commits.commit_given(metadata)
 
     @alone
     def committed(
@@ -376,18 +386,15 @@ class Consumer(PositionedConsumer, Closing):
         """Return what is committed in the consumer's group, by anybody; None where nothing is.
 
         partitions: (topic, number) pairs, by default those that are read.
-        Raises InvalidGroupIdError, NotAssignedError, CorruptionError, OSError.
+        Raises InvalidGroupIdError for a consumer without a group, CorruptionError, OSError.
         """
-        store = self._writable_commits().store
-        assert store is not None
+        store = self._groups_commits().store
         names = [TopicPartition(*one) for one in partitions] or map(name_of, self._cursors)
         return store.committed(list(names))
 
-    def _writable_commits(self) -> Commits:
+    def _groups_commits(self) -> Commits:
         if self._commits is None:
             raise InvalidGroupIdError("", "a consumer without a group commits nothing")
-        if self._part is None:
-            raise NotAssignedError
         return self._commits
 
     def _seek(self, cursor: Cursor, offset: int) -> None:

@@ -13,9 +13,9 @@ from typing import Final, Literal
 from pylog.engine.moments import milliseconds_of
 from pylog.errors import (
     GroupIdNotFoundError,
-    InvalidAssignmentError,
     NonEmptyGroupError,
     NoOffsetForPartitionError,
+    PylogError,
     UnknownTopicOrPartitionError,
 )
 from pylog.groups import membership
@@ -57,9 +57,11 @@ _PLACES: Final = ("earliest", "latest")
 class Groups:
     """The groups of a log, for who administers them.  Any number of threads may use it.
 
-    Every method first sees to it that members whose process died are gone.  Each may raise
-    CorruptionError, ClosedError, OSError; those that change something also what `Partition.append`
-    raises, RecordTooLargeError for more than one batch holds, and InvalidAssignmentError.
+    Every method first sees to it that members whose process died are gone.  Where nothing can be
+    appended, as on a full disk or in a replica that follows, `list` and `describe` tell of them
+    still.  Each may raise CorruptionError, ClosedError, OSError; those that change something also
+    what `Partition.append` raises, RecordTooLargeError for more than one batch holds, and
+    InvalidAssignmentError.
     """
 
     def __init__(self, log: GroupLog) -> None:
@@ -72,6 +74,9 @@ class Groups:
         listings = []
         for name in self._log.names():
             group = self._log.read(name, careful=False)
+            if group is not None and group.members and not group.unreadable:
+                self._bury(name, group, is_only_looking=True)
+                group = self._log.read(name, careful=False)
             if group is not None:
                 members = group.members if group.classic is None else group.classic.members
                 listings.append(GroupListing(name, _state(group), len(members or group.members)))
@@ -80,8 +85,7 @@ class Groups:
     def describe(self, group: str) -> GroupDescription:
         """Return a group's members, what each has, and how far the group is.
 
-        Raises GroupIdNotFoundError.  Opens the partitions that it tells of.  Where nothing can be
-        appended, as on a full disk, members whose process died are still told of.
+        Raises GroupIdNotFoundError.  Opens the partitions that it tells of.
         """
         state = self._notice(group, is_only_looking=True)
         members = [
@@ -121,17 +125,23 @@ class Groups:
         is_only_looking: what keeps them from being let go is logged.
         """
         group = self._log.read(name)
-        if group is not None and group.members and not _is_classic(group):
-            try:
-                self._log.bury(name)
-            except (OSError, InvalidAssignmentError) as error:
-                if not is_only_looking:
-                    raise
-                logger.warning("group %r: its dead are still there: %s", name, error)
+        if group is not None and group.members:
+            self._bury(name, group, is_only_looking=is_only_looking)
             group = self._log.read(name)
         if group is None:
             raise GroupIdNotFoundError(name)
         return group
+
+    def _bury(self, name: str, group: Group, *, is_only_looking: bool) -> None:
+        """Let members go whose process died; not of another protocol, of which nobody knows."""
+        if _is_classic(group):
+            return
+        try:
+            self._log.bury(name)
+        except (PylogError, OSError) as error:
+            if not is_only_looking:
+                raise
+            logger.warning("group %r: its dead are still there: %s", name, error)
 
     def _offset(
         self, partition: TopicPartition, value: OffsetValue | None, member_id: str | None

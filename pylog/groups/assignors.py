@@ -16,9 +16,9 @@ import dataclasses
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NoReturn, Protocol, TypeAlias
 
+from pylog.callbacks import Caught
 from pylog.errors import InvalidAssignmentError, InvalidConfigurationError
 from pylog.records import TopicPartition
 
@@ -96,31 +96,17 @@ def assign(
     ordered = sorted(subscribers, key=lambda subscriber: subscriber.order)
     by_id = {subscriber.member_id: subscriber for subscriber in ordered}
     assignment: defaultdict[str, set[TopicPartition]] = defaultdict(set)
-    with _Blamed(name):
+
+    def blame(error: Exception) -> NoReturn:
+        if isinstance(error, InvalidAssignmentError):
+            raise error
+        raise InvalidAssignmentError(name, f"{type(error).__name__}: {error}") from error
+
+    with Caught(blame):
         result = assignor(ordered, partitions)
         for place, member_id in _checked(name, result, by_id, partitions).items():
             assignment[member_id].add(place)
     return {member_id: frozenset(assignment[member_id]) for member_id in by_id}
-
-
-class _Blamed:
-    """Makes an InvalidAssignmentError of what a user's assignor raises, or what its result does."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, InvalidAssignmentError):
-            reason = f"{type(error).__name__}: {error}"
-            raise InvalidAssignmentError(self._name, reason) from error
 
 
 def _checked(

@@ -41,6 +41,7 @@ class Delivery:
     """What becomes of one batch, shared by the futures of its records.
 
     base_offset: of its first record.  append_time: in place of the records' timestamps, if given.
+    is_told: done, and the callbacks that were there by then have returned.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Delivery:
         "condition",
         "error",
         "is_done",
+        "is_told",
         "partition",
         "topic",
         "waiters",
@@ -62,6 +64,7 @@ class Delivery:
         self.append_time: int | None = None
         self.error: BaseException | None = None
         self.is_done = False
+        self.is_told = False
         self.condition = threading.Condition()
         self.callbacks: list[tuple[SendFuture, Callable[[SendFuture], object]]] = []
         self.waiters: dict[int, tuple[SendFuture, list[Any]]] = {}
@@ -78,21 +81,34 @@ class Delivery:
         self._finish()
 
     def _finish(self) -> None:
+        """Tell those who wait, then the callbacks, then who waits for these."""
         with _waiting, self.condition:
             self.is_done = True
             for future, waiters in self.waiters.values():
                 for waiter in waiters:
                     tell = waiter.add_result if self.error is None else waiter.add_exception
                     tell(future)
+            callbacks, self.callbacks = self.callbacks, []
+            self.is_told = not callbacks
             self.condition.notify_all()
-        callbacks, self.callbacks = self.callbacks, []
-        for future, function in callbacks:
-            call_safely(function, future, what=_CALLBACK)
+        try:
+            for future, function in callbacks:
+                call_safely(function, future, what=_CALLBACK)
+        finally:
+            if callbacks:
+                with self.condition:
+                    self.is_told = True
+                    self.condition.notify_all()
 
     def wait(self, timeout: float | None) -> bool:
         """Return whether the batch is done, after at most `timeout` seconds."""
         with self.condition:
             return self.condition.wait_for(lambda: self.is_done, timeout)
+
+    def wait_told(self, timeout: float | None) -> bool:
+        """Return whether batch and callbacks are done, after at most `timeout` seconds."""
+        with self.condition:
+            return self.condition.wait_for(lambda: self.is_told, timeout)
 
     def after_fork(self, error: BaseException) -> None:
         """In a forked child: fail, whatever lock another thread of the parent held."""
@@ -100,7 +116,7 @@ class Delivery:
         # What was asked for in the parent runs in the parent.
         self.callbacks, self.waiters = [], {}
         self.error = error
-        self.is_done = True
+        self.is_done = self.is_told = True
 
 
 class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):

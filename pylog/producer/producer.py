@@ -137,14 +137,14 @@ class Producer(Closing):
         """Send what was sent so far without lingering; return whether all of it is done.
 
         timeout: seconds, None for ever.  Returns False after it.  What failed is done, too: ask
-        the futures.  Raises RuntimeError in a callback, which would wait for itself.  Ends on
-        Ctrl-C.
+        the futures.  Callbacks have returned by then.  Raises RuntimeError in one of them, which
+        would wait for itself.  Ends on Ctrl-C.
         """
         self.sender.check_thread()
         monotonic = self._accumulator.monotonic
         deadline = None if timeout is None else monotonic() + timeout
         return all(
-            batch.wait(None if deadline is None else max(deadline - monotonic(), 0.0))
+            batch.wait_told(None if deadline is None else max(deadline - monotonic(), 0.0))
             for batch in self._accumulator.flush_begin()
         )
 

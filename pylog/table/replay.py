@@ -83,6 +83,11 @@ class Replay:
     def __repr__(self) -> str:
         return f"<table of topic {self.topic.name}>"
 
+    def check_open(self) -> None:
+        """Raise ClosedError after `close`."""
+        if self.is_closed:
+            raise ClosedError(f"{self!r} is closed")
+
     def open(self) -> None:
         """Look at the store, if there is one; see `Log.table` for what it raises."""
         if isinstance(self.state, StoreState):
@@ -94,8 +99,7 @@ class Replay:
     def refresh(self) -> dict[int, int]:
         """Take in what is visible now; see `Table.refresh`."""
         with self.lock:
-            if self.is_closed:
-                raise ClosedError(f"{self!r} is closed")
+            self.check_open()
             if self._refreshing_thread is None:  # else this is `on_change`
                 self._refreshing_thread = threading.get_ident()
                 try:
@@ -137,8 +141,7 @@ class Replay:
                 continue
             offset = state.begin(partition)
             while offset < end:
-                if self.is_closed:
-                    raise ClosedError(f"{self!r} is closed")
+                self.check_open()
                 try:
                     records = partition.read(offset, state.read_bytes, end)
                 except OffsetOutOfRangeError:
@@ -163,8 +166,7 @@ class Replay:
 
     def come_up_to_date(self) -> TableState:
         """Return the state, after what has to be done before looking.  Raises what refresh does."""
-        if self.is_closed:
-            raise ClosedError(f"{self!r} is closed")
+        self.check_open()
         if self._follow == "read":
             if self._events.value != self._seen or time.monotonic() >= self._look_at:
                 self.refresh()

@@ -6,11 +6,16 @@ where, in state.py and store.py.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import TypeVar, overload
 
 from pylog._native import RecordMetadata
 from pylog.closing import Closing
+from pylog.errors import ClosedError
+from pylog.storage.partition import Partition
+from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.table.replay import Replay
 
 _Default = TypeVar("_Default")
@@ -73,15 +78,34 @@ class Table(Closing, Mapping[bytes, bytes]):
 
         offset: or what an append returned.  partition: of an offset, not needed where the topic has
         one.  timeout: seconds to wait for the record to become visible, None for ever; taking it in
-        is not bounded.  Raises what `refresh` raises; ValueError for metadata of another topic and
-        for an offset that lacks a partition.  Waits without the GIL; ends on Ctrl-C.
+        is not bounded.  Raises what `refresh` raises, within a second when the table is closed
+        meanwhile; ValueError for metadata of another topic and for an offset that lacks a
+        partition; TypeError.  Waits without the GIL; ends on Ctrl-C.
         """
         number = self._partition_of(offset, partition)
         wanted = offset.offset if isinstance(offset, RecordMetadata) else offset
         where = self._topic.partition(number)
         if self._replay.come_up_to_date().offsets.get(number, 0) > wanted:
             return True
-        return where.wait(wanted, timeout) and self.refresh().get(number, 0) > wanted
+        if not self._wait_visible(where, wanted, timeout):
+            return False
+        return self.refresh().get(number, 0) > wanted
+
+    def _wait_visible(self, where: Partition, offset: int, timeout: float | None) -> bool:
+        """Wait in pieces, as the table may be closed meanwhile; return whether it is visible."""
+        left = math.inf if timeout is None else timeout
+        deadline = time.monotonic() + left
+        while True:
+            try:
+                if where.wait(offset, min(left, LOOK_AGAIN_SECONDS)):
+                    return True
+            except ClosedError:
+                self._topic.check_exists()
+                raise
+            self._replay.check_open()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
 
     def _partition_of(self, offset: int | RecordMetadata, partition: int | None) -> int:
         if isinstance(offset, RecordMetadata):
