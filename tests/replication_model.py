@@ -156,7 +156,7 @@ class Leader:
     def obey(self) -> None:
         """Do what the rules ask for after any event."""
         while (unwritten := self.rules.unwritten) is not None:
-            self.node.rules.note(unwritten)
+            self.node.note(unwritten)
             self.rules.noted(unwritten)
         for number, offset in self.rules.take_moved().items():
             self.node.raise_high_watermark(number, offset)
@@ -301,6 +301,9 @@ class Node:
     def now(self) -> int:
         return self.world.now + self.clock_skew
 
+    def note(self, in_sync: InSync) -> None:
+        self.rules.state = self.state.noted(in_sync)
+
     def answer(self, name: str, kind: str, *facts: Any) -> None:
         self.world.post(self.name, name, f"hear_{kind}", *facts)
 
@@ -410,7 +413,7 @@ class Node:
             self.raise_high_watermark(partition, offset)
             disk.delete_below(min(log_start, disk.high_watermark))
         if note is not None:
-            self.rules.note(note)
+            self.note(note)
         self.acknowledge(partition)
 
     def acknowledge(self, partition: int) -> None:

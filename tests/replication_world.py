@@ -107,7 +107,7 @@ class World:
         for node in self.nodes.values():
             if node is not first:
                 node.rules.hello(epoch=1, leader_id=first.name, session=0)
-            node.rules.note(everybody)
+            node.note(everybody)
         first.leader = Leader(first)
 
     def count(self, what: str) -> None:

@@ -17,6 +17,8 @@ _OWN_WORK: Final = frozenset(
     "appended_records appended_bytes read_records read_bytes syncs sync_seconds last_sync_seconds"
     " compaction_error".split()
 )
+# Of its replication: what only the process knows that leads.
+_OF_WHO_LEADS: Final = ("is_run_here", "error", "followers")
 _NO_ROLE: Final = "none"
 
 
@@ -88,9 +90,8 @@ def metrics(*, names: tuple[str, ...], directory: str, as_json: bool) -> None:
                     rows.append({key: numbers[key] for key in numbers if key not in _OWN_WORK})
         known = log.metrics()
     document: dict[str, Any] = {key: known[key] for key in ("path", "log_id", "partitions_known")}
-    # Followers are known to the process that leads them.
     status = known["replication"] or {}
-    role = {key: status[key] for key in status if key not in ("is_run_here", "followers")}
+    role = {key: status[key] for key in status if key not in _OF_WHO_LEADS}
     document["replication"] = role
     if as_json:
         partitions = {f"{row['topic']}-{row['partition']}": row for row in rows}

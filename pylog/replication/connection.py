@@ -13,6 +13,7 @@ import secrets
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -61,11 +62,12 @@ class Connection:
 
         Raises AuthenticationError, ReplicationTimeoutError, OSError.
         """
-        theirs = bytes(self._receive_all(authentication.CHALLENGE_BYTES))
+        deadline = self._deadline()
+        theirs = bytes(self._receive_all(authentication.CHALLENGE_BYTES, deadline))
         nonce = secrets.token_bytes(authentication.NONCE_BYTES)
         self._send_all(authentication.answer(secret, theirs, nonce))
         try:
-            proof = bytes(self._receive_all(authentication.PROOF_BYTES))
+            proof = bytes(self._receive_all(authentication.PROOF_BYTES, deadline))
         except ConnectionError:
             # It tells nothing to who does not know the secret.
             raise AuthenticationError(f"{self.peer} did not take our proof") from None
@@ -79,7 +81,7 @@ class Connection:
         """
         nonce = secrets.token_bytes(authentication.NONCE_BYTES)
         self._send_all(authentication.challenge(nonce))
-        theirs = bytes(self._receive_all(authentication.ANSWER_BYTES))
+        theirs = bytes(self._receive_all(authentication.ANSWER_BYTES, self._deadline()))
         self._send_all(authentication.check_answer(secret, theirs, nonce))
 
     # ------------------------------------------------------------------ messages
@@ -109,10 +111,11 @@ class Connection:
         """
         while not self.is_readable(None):
             pass
-        (length,) = wire.LENGTH.unpack(self._receive_all(wire.LENGTH.size))
+        deadline = self._deadline()
+        (length,) = wire.LENGTH.unpack(self._receive_all(wire.LENGTH.size, deadline))
         if length > self._max_message_bytes:
             raise InvalidMessageError(f"{self.peer}: a message of {length} bytes: {self._limit}")
-        return wire.decode(self._receive_all(length))
+        return wire.decode(self._receive_all(length, deadline))
 
     @property
     def _limit(self) -> str:
@@ -133,16 +136,21 @@ class Connection:
                 message = f"{self.peer} did not read for {self._timeout} s"
                 raise ReplicationTimeoutError(message, self._timeout) from None
 
-    def _receive_all(self, size: int) -> bytearray:
+    def _deadline(self) -> float:
+        """Return until when a message that begins now has to be here."""
+        return time.monotonic() + self._timeout
+
+    def _receive_all(self, size: int, deadline: float) -> bytearray:
         data = bytearray(size)
         view = memoryview(data)
         while view:
+            # Of the whole message: who sends a byte now and then is not waited for any longer.
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.is_readable(left):
+                message = f"{self.peer} stopped in the middle of a message"
+                raise ReplicationTimeoutError(message, self._timeout)
             with self._in_use() as used:
-                try:
-                    count = used.recv_into(view)
-                except TimeoutError:
-                    message = f"{self.peer} stopped in the middle of a message"
-                    raise ReplicationTimeoutError(message, self._timeout) from None
+                count = used.recv_into(view)
             if not count:
                 raise ConnectionResetError(f"{self.peer} ended the connection")
             view = view[count:]

@@ -205,8 +205,9 @@ class _Worker:
             while (asked := self._next()) is not None:
                 if isinstance(asked, _Call):
                     asked.run()
-                else:
-                    self._apply(asked)
+                elif not self._apply(asked):
+                    # What was handed over behind it must not be acknowledged in its place.
+                    return
         finally:
             self._end()
 
@@ -228,7 +229,8 @@ class _Worker:
                 self._asked.popleft()
             return batches
 
-    def _apply(self, batches: list[ReplicaBatches]) -> None:
+    def _apply(self, batches: list[ReplicaBatches]) -> bool:
+        """Apply batches and acknowledge each; return whether all went well."""
         try:
             for acknowledgement in self.session.apply(batches):
                 with self._condition:
@@ -238,6 +240,8 @@ class _Worker:
             with self._condition:
                 self._error = error
                 self._condition.notify_all()
+            return False
+        return True
 
     def _end(self) -> None:
         """Answer who still asks, and close the log."""

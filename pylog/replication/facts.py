@@ -114,6 +114,7 @@ class ReplicationStatus:
     in_sync: the ids of the last set that this log was a member of; none: it may not be promoted.
     in_sync_replicas: of a leader, how many acks="all" counts on.
     is_run_here: whether this process runs the leader's replication; only then there are followers.
+    error: what keeps the leader here from going on, as a full disk does; None while nothing does.
     """
 
     role: str
@@ -124,4 +125,5 @@ class ReplicationStatus:
     in_sync: tuple[str, ...]
     in_sync_replicas: int
     is_run_here: bool
+    error: str | None
     followers: tuple[FollowerStatus, ...]

@@ -74,21 +74,37 @@ class FollowerLink:
                 session = self._begin()
                 pause = _FIRST_PAUSE
                 session.run()
-            except FencedLeaderEpochError as error:
-                if not self._stopping.is_set():
-                    self._leader.step_down(error)
-                return
             except (PylogError, OSError) as error:
-                self.error = f"{type(error).__name__}: {error}"
-                if not self._stopping.is_set():
-                    # One that is down is no news each time; that it falls out of sync is.
-                    is_down = not isinstance(error, PylogError)
-                    level = logging.INFO if is_down else logging.WARNING
-                    logger.log(level, "%r: %s; to be tried again", self, self.error)
+                self._note(error)
+                if isinstance(error, FencedLeaderEpochError) and self._has_stepped_down(error):
+                    return
+            except BaseException as error:
+                # Of a transport that breaks its contract: this thread ends with it.
+                self._note(error)
+                raise
             finally:
                 self._end()
             self._stopping.wait(pause)
             pause = min(2 * pause, _LAST_PAUSE)
+
+    def _note(self, error: BaseException) -> None:
+        """Say why a session ended."""
+        self.error = f"{type(error).__name__}: {error}"
+        if not self._stopping.is_set():
+            # One that is down is no news each time; that it falls out of sync is.
+            level = logging.WARNING if isinstance(error, PylogError) else logging.INFO
+            logger.log(level, "%r: %s; to be tried again", self, self.error)
+
+    def _has_stepped_down(self, error: FencedLeaderEpochError) -> bool:
+        """Lead no more; return False when that could not be written down, so is to be repeated."""
+        if self._stopping.is_set():
+            return True
+        try:
+            self._leader.step_down(error)
+        except (PylogError, OSError) as reason:
+            self._note(reason)
+            return False
+        return True
 
     def _begin(self) -> LinkSession:
         """Shake hands, and begin a session that knows all partitions there are."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from pylog.errors import DivergedReplicaError, FencedLeaderEpochError, InvalidMessageError
-from pylog.replication.facts import InSync
 from pylog.replication.standing import ReplicaState
 
 
@@ -89,12 +88,6 @@ class FollowerState:
         Before that it may hold what another leader wrote, which is yet to be truncated.
         """
         return self.session is not None and partition in self._taking
-
-    def note(self, in_sync: InSync) -> bool:
-        """Take in who is in sync; return whether `state` changed, so has to be written down."""
-        before = self.state
-        self.state = before.noted(in_sync)
-        return self.state is not before
 
     @staticmethod
     def high_watermark(*, told: int, known: int, log_end_offset: int) -> int:

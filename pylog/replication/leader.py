@@ -23,12 +23,7 @@ from typing import Final, Protocol
 
 from pylog import _native
 from pylog._native import Marks
-from pylog.errors import (
-    ClosedError,
-    FencedLeaderEpochError,
-    PylogError,
-    UnknownTopicOrPartitionError,
-)
+from pylog.errors import ClosedError, FencedLeaderEpochError, PylogError
 from pylog.replication.config import ReplicationConfig
 from pylog.replication.facts import InSync, PartitionId
 from pylog.replication.leading import LeaderState
@@ -114,6 +109,8 @@ class Leader:
         self._serving = serving
         serving.callback(self._forget_in_sync)
         self._is_stopped = False
+        self._is_behind = False
+        self.error: str | None = None  # why the last look came to nothing
         self._thread = threading.Thread(target=self._run, name="pylog-leader", daemon=True)
 
     @property
@@ -205,13 +202,10 @@ class Leader:
         try:
             while not self._is_stopped:
                 seen = events.value
-                self._look()
+                self._look_or_tell()
                 events.wait(seen, pause)
         except (ClosedError, FencedLeaderEpochError) as error:
             logger.info("log %s: replication ends: %s", self.log.engine.path, error)
-        except (PylogError, OSError):
-            # Nothing is acknowledged by all any more; who appends is told by a time-out.
-            logger.exception("log %s: replication ends", self.log.engine.path)
         finally:
             self._is_stopped = True
             for link in self.links:
@@ -219,6 +213,25 @@ class Leader:
             self._release()
 
     # ------------------------------------------------------------------ looking
+
+    def _look_or_tell(self) -> None:
+        """Look; what keeps it from that, as a full disk does, may be over with the next look.
+
+        Until then nothing is acknowledged by all: who appends is told by a time-out.
+        Raises ClosedError, FencedLeaderEpochError.
+        """
+        try:
+            self._look()
+        except (ClosedError, FencedLeaderEpochError):
+            raise
+        except (PylogError, OSError) as error:
+            self._is_behind, self._version = True, -1
+            text = f"{type(error).__name__}: {error}"
+            if text != self.error:
+                logger.exception("log %s: replication stands still", self.log.engine.path)
+            self.error = text
+        else:
+            self.error = None
 
     def _look(self) -> None:
         """See what has changed in the log, and let all that follows from it happen."""
@@ -236,6 +249,9 @@ class Leader:
             self.rules.tick(now_ms)
             self._settle_locked()
             grown += [led.id for led in came]
+            if self._is_behind:
+                # What the look saw that came to nothing was told to nobody.
+                grown, self._is_behind = list(self.led), False
             for link in self.links:
                 link.wake(grown)
 
@@ -252,11 +268,11 @@ class Leader:
         if version == self._version and settings == self._settings_seen:
             return [], []
         ids = self.log.partition_ids()
-        came = [
-            self._new_led(each, 0 if each == METADATA else version)
-            for each in ids
-            if each not in self.led
-        ]
+        came: list[Led] = []
+        for each in ids:
+            if each not in self.led:
+                with self.log.unless_deleted():
+                    came.append(self._new_led(each, 0 if each == METADATA else version))
         known = set(ids)
         gone = [led for led in self.led.values() if led.id not in known]
         self._follow_needs()
@@ -274,14 +290,15 @@ class Leader:
         """Take in topics' settings that were altered."""
         with self.lock:
             for led in self.led.values():
-                needed = self._needed(led.partition)
-                if needed != led.needed:
-                    led.needed = needed
-                    self.rules.needed(led.id, needed)
+                with self.log.unless_deleted():
+                    needed = self._needed(led.partition)
+                    if needed != led.needed:
+                        led.needed = needed
+                        self.rules.needed(led.id, needed)
 
     def _add_locked(self, led: Led, now_ms: int) -> None:
-        marks = led.partition.marks()
-        _note_marks(led, marks)
+        with self.log.unless_deleted():
+            _note_marks(led, led.partition.marks())
         led.floor = led.end_offset
         self.led[led.id] = led
         self.rules.partition_added(
@@ -295,13 +312,9 @@ class Leader:
 
     def _see_locked(self, led: Led, now_ms: int) -> bool:
         """Look how far a partition is; return whether there is more to send."""
-        try:
-            marks = led.partition.marks()
-        except UnknownTopicOrPartitionError:
-            # It is deleted; the next look finds its topic gone.
-            return False
         before = led.end_offset, led.own_offset
-        _note_marks(led, marks)
+        with self.log.unless_deleted():
+            _note_marks(led, led.partition.marks())
         if (led.end_offset, led.own_offset) == before:
             return False
         self.rules.appended(
@@ -339,8 +352,7 @@ class Leader:
             led = self.led.get(partition)
             if led is not None:
                 names.append(partition)
-                # One that is deleted meanwhile is forgotten with the next look.
-                with contextlib.suppress(UnknownTopicOrPartitionError):
+                with self.log.unless_deleted():
                     led.high_watermark = led.partition.advance_high_watermark(offset)
         if METADATA in moved:
             # A topic that anybody sees stays known: else a power cut would leave a leader that lets

@@ -36,6 +36,8 @@ logger = logging.getLogger("pylog")
 # A high watermark that moved waits so many seconds for batches to go with (guessed: less than a
 # reader of a follower would notice, more than the next append of who waited for this one).
 _LINGER: Final = 0.005
+# What a message takes besides its batches, so that empty ones are bounded, too (guessed).
+_MESSAGE_BYTES: Final = 256
 _MAX_ROUNDS: Final = 100  # of truncations of one partition; one for each 2048 epochs (guessed)
 
 
@@ -108,12 +110,12 @@ class LinkSession:
         """Send until it is over; raises what ended it."""
         self._receiver.start()
         while (turn := self._next()) is not None:
-            try:
-                for partition in turn:
+            for partition in turn:
+                try:
                     self._bring_on(partition)
-            except UnknownTopicOrPartitionError as error:
-                # Deleted a moment ago.
-                logger.debug("%s", error)
+                except UnknownTopicOrPartitionError as error:
+                    # Deleted a moment ago.
+                    logger.debug("%s", error)
 
     def _next(self) -> list[PartitionId] | None:
         """Wait until something has to be said; return the partitions to say it of, None at the end.
@@ -122,18 +124,20 @@ class LinkSession:
         """
         with self._condition:
             while True:
-                if self._error is not None:
-                    raise self._error
                 if self._is_over:
                     return None
+                if self._error is not None:
+                    raise self._error
+                now = time.monotonic()
+                if self._moved and now >= self._tell_at:
+                    # First: there may be something to send at any time, and a topic of which the
+                    # follower is not told cannot be brought on.
+                    moved, self._moved = list(self._moved), {}
+                    return moved
                 if self._grown:
                     partition = next(iter(self._grown))
                     del self._grown[partition]
                     return [partition]
-                now = time.monotonic()
-                if self._moved and now >= self._tell_at:
-                    moved, self._moved = list(self._moved), {}
-                    return moved
                 to_note = self._leader.rules.to_note(self.replica_id)
                 is_news = to_note is not None and to_note != self._told_in_sync
                 if is_news or now >= self._heartbeat_at:
@@ -220,9 +224,10 @@ class LinkSession:
             log_start_offset=led.log_start_offset,
             data=data,
         )
+        size = _MESSAGE_BYTES + len(data)
         with self._condition:
             limit = leader.config.max_in_flight_bytes
-            while self._flight_bytes and self._flight_bytes + len(data) > limit:
+            while self._flight_bytes and self._flight_bytes + size > limit:
                 if self._error is not None:
                     raise self._error
                 if self._is_over:
@@ -230,8 +235,8 @@ class LinkSession:
                 self._condition.wait()
             now = time.monotonic()
             # Before it is sent: the acknowledgement may be faster than the next line.
-            self._flight.append(_Sent(led.id, end, len(data), now))
-            self._flight_bytes += len(data)
+            self._flight.append(_Sent(led.id, end, size, now))
+            self._flight_bytes += size
             self._moved.pop(led.id, None)
         self._transport.send(batches)
         self._sent[led.id], self._told[led.id] = end, watermark
@@ -242,10 +247,14 @@ class LinkSession:
 
     def _receive(self) -> None:
         timeout = self._leader.config.replica_lag_time_max_ms / 1000
+        # Unless it is over, or something is raised that no transport may raise.
+        error: PylogError | OSError = ReplicationError(f"{self.replica_id}: nobody receives")
         try:
             while self._receive_one(timeout):
                 pass
-        except (PylogError, OSError) as error:
+        except (PylogError, OSError) as caught:
+            error = caught
+        finally:
             with self._condition:
                 self._error = self._error or error
                 self._condition.notify_all()

@@ -176,14 +176,13 @@ class Replica:
             return
 
         def event(state: ReplicaState) -> ReplicaState:
-            following.state = state
             # Whoever promised a later epoch, also in another process, said what it had noted.
             if epoch < state.promised_epoch:
                 raise FencedLeaderEpochError(epoch, state.promised_epoch)
-            following.note(in_sync)
-            return following.state
+            return state.noted(in_sync)
 
-        self.log.roles.change(event)
+        # Only when it is on disk: what is acknowledged is taken from here.
+        following.state = self.log.roles.change(event)
 
     def _delete_gone_topics(self) -> None:
         """Give back the space of topics that the leader has deleted."""
@@ -224,7 +223,10 @@ class Session:
         with self._replica.lock:
             self._check(self._epoch)
             self._replica.log.make_way(partition)
-            return position_of(self._replica.log.partition(partition))
+            target = self._replica.log.partition(partition)
+            # What was placed, by a process that was killed before it synced, is acknowledged soon.
+            target.flush()
+            return position_of(target)
 
     def truncate(self, partition: PartitionId, end_offset: int) -> ReplicaPosition:
         """Cut a partition; see `ReplicationTransport.truncate`."""

@@ -5,12 +5,13 @@ Knows topics, and in which order they have to be replicated.  Must not know who 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
 
 from pylog.engine.engine import Engine
-from pylog.errors import CorruptFileError, UnknownTopicOrPartitionError
+from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.replication.facts import PartitionId, ReplicaPosition, ReplicaStatus
 from pylog.replication.roles import Roles
 from pylog.storage import layout
@@ -87,13 +88,28 @@ class ReplicatedLog:
         facts.sort(key=lambda topic: not layout.is_internal(topic.name))
         return [METADATA, *(each for topic in facts for each in ids_of(topic))]
 
+    @contextlib.contextmanager
+    def unless_deleted(self) -> Iterator[None]:
+        """Do nothing more with a partition whose topic is deleted meanwhile, by anybody."""
+        try:
+            yield
+        except UnknownTopicOrPartitionError as error:
+            logger.debug("%s", error)
+        except ClosedError:
+            # Its object was closed when its files were removed; or all were.
+            if self.engine.is_closed:
+                raise
+
     def status(self) -> ReplicaStatus:
         """Return what who elects has to know; opens every partition.
 
         What a partition lost is found when it is opened, so the state is read after that.
         Raises what opening a partition raises.
         """
-        end = sum(self.partition(each).log_end_offset for each in self.partition_ids())
+        end = 0
+        for each in self.partition_ids():
+            with self.unless_deleted():
+                end += self.partition(each).log_end_offset
         state = self.roles.state
         return ReplicaStatus(
             replica_id=state.replica_id,
@@ -120,9 +136,10 @@ class ReplicatedLog:
         """
         latest = -1
         for each in self.partition_ids():
-            partition = self.partition(each)
-            partition.flush()
-            latest = max(latest, partition.leader_epochs.latest_epoch)
+            with self.unless_deleted():
+                partition = self.partition(each)
+                partition.flush()
+                latest = max(latest, partition.leader_epochs.latest_epoch)
         return latest
 
     def close(self) -> None:
@@ -137,18 +154,17 @@ def ids_of(topic: TopicFacts) -> Iterator[PartitionId]:
 
 
 def position_of(partition: Partition) -> ReplicaPosition:
-    """Return how far a partition is, everything in it durable.
+    """Return how far a partition is, durable or not.
 
-    Raises DurabilityUnknownError, ClosedError, and what opening raises.
+    Raises ClosedError, and what opening raises.
     """
-    # What another process placed, and was killed before it synced, may be sent and acknowledged.
-    partition.flush()
-    epochs = partition.leader_epochs
+    # Marks first: an epoch that begins in between begins at or behind this end, and is told.  The
+    # other way round its records would pass for the epoch's before.
     marks = partition.marks()
     if marks is None:
         return ReplicaPosition()
     return ReplicaPosition(
-        epochs=epochs.entries,
+        epochs=partition.leader_epochs.entries,
         log_start_offset=marks.log_start_offset,
         high_watermark=marks.high_watermark,
         log_end_offset=marks.log_end_offset,

@@ -72,7 +72,6 @@ class Replication:
             raise InvalidConfigurationError("epoch", epoch, f"an integer in [1, {MAX_EPOCH}]")
         log = self.log
         with self._lock, contextlib.ExitStack() as serving:
-            self._end_leader()
             serving.callback(log.roles.serve())
             # Opened by that: what was lost is found, and noted, first.
             latest_epoch = log.sync_all()
@@ -90,6 +89,8 @@ class Replication:
                     request_timeout_ms=config.request_timeout_ms,
                 )
 
+            event(log.roles.state)  # when that is refused, whoever leads here goes on
+            self._end_leader()
             log.engine.in_sync_replicas = 0
             state = log.roles.change(event)
             leader = self._leader = Leader(log, state, config, serving=serving.pop_all())
@@ -198,6 +199,7 @@ class Replication:
             in_sync=() if state.in_sync is None else tuple(sorted(state.in_sync.members)),
             in_sync_replicas=self.log.engine.in_sync_replicas if leads else 0,
             is_run_here=leads and leader is not None and leader.is_running,
+            error=None if leader is None else leader.error,
             followers=() if leader is None else tuple(_status_of(each) for each in self._links),
         )
 

@@ -120,15 +120,15 @@ class ReplicaServer(Closing):
         assert self._listener is not None
         while not self._closing.is_set():
             try:
-                accepted, _ = self._listener.accept()
-            except OSError as error:
+                self._serve_in_thread(self._listener.accept()[0])
+            # RuntimeError: no thread can be started.
+            except (OSError, RuntimeError) as error:
                 if not self._closing.wait(_PAUSE):
                     # Mostly too many open files: others will close theirs.
                     logger.warning("a connection was not accepted: %s", error)
-                continue
-            self._serve_in_thread(accepted)
 
     def _serve_in_thread(self, accepted: socket.socket) -> None:
+        """Serve a connection, unless there are too many.  Raises RuntimeError without a thread."""
         connection = Connection(
             accepted, timeout=self._timeout, max_message_bytes=self._max_message_bytes
         )
@@ -140,8 +140,12 @@ class ReplicaServer(Closing):
                 logger.warning("%s is cut off: too many connections", connection.peer)
                 connection.close()
                 return
+            try:
+                thread.start()
+            except RuntimeError:
+                connection.close()
+                raise
             self._connections[connection] = thread
-            thread.start()
 
     def _serve(self, connection: Connection) -> None:
         """Do what one connection asks, until it ends or says nonsense."""
