@@ -294,8 +294,11 @@ class TopicConfig:
         """Return the defaults with some settings replaced, by Kafka's names.
 
         settings: values as Kafka writes them, all text, or already typed.
-        Raises UnknownSettingError that names the nearest known one, InvalidConfigurationError.
+        Raises UnknownSettingError that names the nearest known one, InvalidConfigurationError,
+        TypeError for what is no mapping.
         """
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"settings must be a mapping, not {type(settings).__name__}")
         values: dict[str, Value] = {}
         for kafka_name, value in settings.items():
             setting = _BY_KAFKA_NAME.get(kafka_name)
@@ -330,5 +333,5 @@ def _to_text(value: Value) -> str:
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like `name`; None when none is more alike than not."""
-    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    close = difflib.get_close_matches(str(name).replace("-", "_"), known, n=1)
     return close[0] if close else None

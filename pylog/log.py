@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Literal, TypeVar
 
 from pylog._native import Events, Record
+from pylog.arguments import check_callable
 from pylog.closing import Closing
 from pylog.consumer.config import ConsumerConfig
 from pylog.consumer.consumer import Consumer
 from pylog.consumer.group_part import Listener
 from pylog.engine.engine import Engine
-from pylog.errors import UnknownTopicOrPartitionError
+from pylog.errors import ClosedError, UnknownTopicOrPartitionError
 from pylog.groups.administration import Groups
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor
 from pylog.groups.coordinator import Coordinator
@@ -198,6 +199,7 @@ class Log(Closing):
         A few microseconds a record.
         Reads no records: the first look does.  Raises TopicRecreatedError; CorruptionError and
         InvalidConfigurationError for a store that cannot be understood or holds something else;
+        TypeError for a store that is no mapping, or an on_change that cannot be called;
         what `topic` raises, and what the store raises.
         """
         replay = Replay(
@@ -225,9 +227,13 @@ class Log(Closing):
         """Return a producer: it sends records to any topic in the background, batched.
 
         Settings as in `ProducerConfig`, Kafka's names and defaults.  partitioner: as in `topic`,
-        for every topic that is sent to.  Starts no thread before its
-        first record.  Raises InvalidConfigurationError, MissingExtraError.
+        for every topic that is sent to.  Starts no thread before its first record.
+        Raises InvalidConfigurationError, MissingExtraError, ClosedError, TypeError for a
+        partitioner that cannot be called.
         """
+        if self._engine.is_closed:
+            raise ClosedError(f"log {self.path} is closed")
+        check_callable("partitioner", partitioner)
         config = ProducerConfig(
             acks=acks,
             linger_ms=linger_ms,
@@ -451,9 +457,13 @@ def open(
     takes some microseconds more.  Internal partitions are not observed.
     cleaner: how this process compacts topics in the background, and with how much memory.
     Raises FileNotFoundError when there is none and `create` is false; NetworkFileSystemError,
-    IncompatibleFormatError, CorruptFileError, OSError.  Reads no data: partitions open with their
-    first use.
+    IncompatibleFormatError, CorruptFileError, OSError; TypeError for functions that cannot be
+    called or a cleaner that is none.  Reads no data: partitions open with their first use.
     """
+    check_callable("on_append", on_append)
+    check_callable("on_read", on_read)
+    if cleaner is not None and not isinstance(cleaner, CleanerConfig):
+        raise TypeError(f"cleaner must be a CleanerConfig, not {type(cleaner).__name__}")
     engine = Engine(os.fspath(path), on_append=on_append, on_read=on_read, cleaner=cleaner)
     engine.open(create=create)
     log = Log(engine)

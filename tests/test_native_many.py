@@ -352,12 +352,14 @@ def test_a_wrong_argument_changes_nothing_and_keeps_no_reference(
         "timestamps": stamps,
     }
     given |= arguments
+    # Everybody counts references to None, and from 3.12 on hardly anybody does.
+    counted = [one for one in (value, key, header, *given.values()) if one is not None]
     for _ in range(2):
         gc.collect()
-        before = [sys.getrefcount(one) for one in (value, key, header, *given.values())]
+        before = [sys.getrefcount(one) for one in counted]
         with pytest.raises(error):
             topic.append(**given)
-        after = [sys.getrefcount(one) for one in (value, key, header, *given.values())]
+        after = [sys.getrefcount(one) for one in counted]
         assert after == before
     assert topic.ends() == [0, 0, 0]
 

@@ -65,11 +65,11 @@ class ProducerConfig:
     enable_idempotence: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.acks, bool) or self.acks not in _ACKS:
+        # A bool is an int to isinstance; here it is a mistake.
+        if type(self.acks) not in (int, str) or self.acks not in _ACKS:
             raise InvalidConfigurationError("acks", self.acks, "0, 1 or 'all'")
         for name, (minimum, maximum) in _RANGES.items():
             value = getattr(self, name)
-            # A bool is an int to isinstance; here it is a mistake.
             if type(value) is not int or not minimum <= value <= maximum:
                 allowed = f"an integer in [{minimum}, {maximum}]"
                 raise InvalidConfigurationError(name, value, allowed)

@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from pylog._native import BatchFilter, KeyMap, Reader
+from pylog.arguments import check_callable
 from pylog.errors import ClosedError, InvalidConfigurationError, PylogError
 from pylog.records import CompactionProgress, CompactionReport
 from pylog.storage import policy
@@ -89,12 +90,14 @@ class CompactedPartition(DirtyPartition):
         records without keys would be lost; CorruptRangeError, InvalidRecordError and
         MissingExtraError for batches that cannot be read (nothing is deleted for it),
         PartitionFullError, PartitionFailedError, DurabilityUnknownError, RuntimeError when
-        `progress` calls it, ClosedError, OSError, and what opening raises.
+        `progress` calls it, TypeError when it cannot be called, ClosedError, OSError, and what
+        opening raises.
         O(bytes of the sealed segments) for each round; memory: `dedupe_buffer_bytes` and an eighth
         at most, and a few times the largest batch.  For each group of segments appenders wait for
         two syncs.
         Source: Kafka LogCleaner, Cleaner.
         """
+        check_callable("progress", progress)
         policies = self.config.cleanup_policy
         if not self.is_compacted:
             raise InvalidConfigurationError("cleanup_policy", policies, '"compact" among them')

@@ -371,6 +371,9 @@ class OsFiles:
 
     def root(self, path: str, *, create: bool) -> OsDirectory:
         """Open the directory of a log; `path` itself may go through symbolic links."""
+        if not path:
+            # An empty setting is a mistake, and not the current directory, as for open(2).
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         path = os.path.abspath(path)
         if create and not os.path.isdir(path):
             os.makedirs(path, _DIRECTORY_MODE, exist_ok=True)

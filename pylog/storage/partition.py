@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from pylog import _native
 from pylog._native import Reader, RecordMetadata, stamp_append_time
+from pylog.arguments import whole_number
 from pylog.codecs import UNCOMPRESSED, Compression
 from pylog.config import LOG_APPEND_TIME, TopicConfig
 from pylog.errors import (
@@ -31,7 +32,6 @@ from pylog.storage.files import Directory
 from pylog.storage.produced import Piece, Produced, pieces_of
 from pylog.storage.producer_state import ProducedBatch
 from pylog.storage.role import Role
-from pylog.storage.timed import whole_number
 
 # More rounds than this mean that something never makes room: a bug, not bad luck.
 _MAX_ROUNDS: Final = 10_000
@@ -119,7 +119,8 @@ class Partition(DecidedPartition):
         the epoch, by default now; ignored where the topic's message_timestamp_type is
         "LogAppendTime".  expected_offset: append only if the record gets just this offset, decided
         atomically: what was read before still holds then.
-        Raises TypeError, OverflowError, ValueError for an expected_offset below 0,
+        Raises TypeError, BufferError for memory that is not contiguous, OverflowError,
+        ValueError for an expected_offset below 0,
         InvalidRecordError, InvalidTimestampError for one too far from now, RecordTooLargeError,
         MissingExtraError for a topic whose codec is not installed (nothing was appended);
         OffsetMismatchError, PartitionFullError, PartitionFailedError, NotAppendedError (certainly

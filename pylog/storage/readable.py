@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pylog._native import Marks, Reader, Record, Records
+from pylog.arguments import whole_number
 from pylog.errors import ClosedError, CorruptRangeError, OffsetOutOfRangeError
 from pylog.records import Columns, columns_of
 from pylog.storage.attachment import Attachment
@@ -48,6 +49,8 @@ class ReadablePartition(TimedPartition):
         InvalidRecordError and MissingExtraError for a batch that cannot be decompressed.
         O(log n), one pread, no lock; CRCs are checked.  Source: Kafka UnifiedLog.read.
         """
+        if end is not None:
+            end = whole_number("end", end)
         return self._read_below(offset, max_bytes, end)
 
     def _read_below(self, offset: int, max_bytes: int, end: int | None) -> Records:
@@ -215,8 +218,10 @@ class ReadablePartition(TimedPartition):
         self, start: int | None, end: int | None, max_bytes: int, *, follow: bool
     ) -> Iterator[Records]:
         """Yield what is read, one read after the other; see `records`."""
-        offset = self.log_start_offset if start is None else start
-        if end is None and not follow:
+        offset = self.log_start_offset if start is None else whole_number("start", start)
+        if end is not None:
+            end = whole_number("end", end)
+        elif not follow:
             end = self.high_watermark
             if offset >= end:
                 self.read(offset)  # raises when the offset is out of range

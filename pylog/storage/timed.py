@@ -8,11 +8,10 @@ Locks: none.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from typing import SupportsIndex
 
 from pylog._native import Reader
+from pylog.arguments import whole_number
 from pylog.errors import ClosedError
 from pylog.records import OffsetAndTimestamp
 from pylog.storage.compacted import CompactedPartition
@@ -75,11 +74,3 @@ class TimedPartition(CompactedPartition):
         end = self.high_watermark
         found = self.offset_for_time(timestamp)
         return end if found is None else found.offset
-
-
-def whole_number(name: str, value: SupportsIndex) -> int:
-    """Return an argument as an int, with the same error as the C call gives."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None

@@ -117,7 +117,7 @@ def parse_position(value: bytes) -> Position:
             _parse_point(fields["reaching"]),
             _whole(fields["dropped_end"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(f"a table's position in its store: {error}") from error
 
 

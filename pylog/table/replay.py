@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 from pylog._native import Records
+from pylog.arguments import check_callable
 from pylog.callbacks import call_safely
 from pylog.errors import (
     ClosedError,
@@ -60,6 +61,7 @@ class Replay:
             raise InvalidConfigurationError("follow", follow, "one of " + ", ".join(_FOLLOW))
         if if_stale not in _IF_STALE:
             raise InvalidConfigurationError("if_stale", if_stale, "one of " + ", ".join(_IF_STALE))
+        check_callable("on_change", on_change)
         self.topic = topic
         self._events = topic.events
         self._follow = follow

@@ -63,6 +63,8 @@ class StoreState(TableState):
     def __init__(
         self, store: Store, *, topic: str, topic_id: uuid.UUID, lock: threading.RLock
     ) -> None:
+        if not (hasattr(store, "get") and hasattr(store, "__setitem__")):
+            raise TypeError(f"store must be a mutable mapping, not {type(store).__name__}")
         super().__init__()
         self._store = store
         self._topic = topic
@@ -248,5 +250,5 @@ def _parse_topic(text: bytes) -> tuple[str, str, bool]:
         if fields["version"] != _VERSION:
             raise ValueError(f"version {fields['version']!r}")
         return str(fields["topic"]), str(fields["id"]), fields["is_clearing"] is True
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(f"a table's topic in its store: {error}") from error

@@ -55,5 +55,8 @@ def parse_topic(name: str, value: bytes) -> TopicFacts:
         config = TopicConfig.from_kafka(fields["config"])
         is_deleting = fields["is_deleting"] is True
         return TopicFacts(name, uuid.UUID(hex=fields["id"]), partitions, config, is_deleting)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    # RecursionError: brackets in brackets, thousands deep.  OverflowError: an infinite number.
+    except (
+        ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
+    ) as error:  # fmt: skip
         raise CorruptionError(f"{METADATA_TOPIC}: topic {name!r}: {error}") from error

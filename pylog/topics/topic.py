@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from pylog._native import Appender, Events, Record, RecordMetadata, RecordsIterator, Router
+from pylog.arguments import check_callable, whole_number
 from pylog.config import TopicConfig
 from pylog.engine.moments import milliseconds_of
 from pylog.errors import (
@@ -152,8 +153,7 @@ class Topic:
 
         number: in [0, len(self)).  Raises UnknownTopicOrPartitionError, ClosedError, TypeError.
         """
-        if not isinstance(number, int):
-            raise TypeError(f"partition must be an int, not {type(number).__name__}")
+        number = whole_number("partition", number)
         facts = self._facts
         if not 0 <= number < facts.partitions:
             raise UnknownTopicOrPartitionError(self.name, number)
@@ -177,8 +177,7 @@ class Topic:
 
     def partitioned_by(self, partitioner: Partitioner) -> Topic:
         """Return the same topic with a partitioner; see `Log.topic`."""
-        if not callable(partitioner):
-            raise TypeError(f"partitioner must be callable, not {type(partitioner).__name__}")
+        check_callable("partitioner", partitioner)
         return Topic(self._facts, self._topics, partitioner)
 
     def picker(self, *, sticky_bytes: int, partitioner: Partitioner | None) -> _Pick:
@@ -338,9 +337,11 @@ class Topic:
         """Delete the records below an offset of each partition; return the new log start offsets.
 
         before: offsets by partition number, -1 for all that is visible.
-        Raises UnknownTopicOrPartitionError before anything is deleted, and what
+        Raises TypeError and UnknownTopicOrPartitionError before anything is deleted, and what
         `Partition.delete_records` raises: partitions named earlier are done then.
         """
+        if not isinstance(before, Mapping):
+            raise TypeError(f"before must be a mapping, not {type(before).__name__}")
         partitions = {number: self.partition(number) for number in before}
         return {
             number: partition.delete_records(before[number])
