@@ -407,3 +407,17 @@ def test_count_that_lies_is_damage() -> None:
             data = reference.encode_batch(lying, zlib.compress(payload) if codec else payload)
             with pytest.raises(CorruptRangeError):
                 _native.KeyMap(SECRET, 1 << 20, inflate).add_batches(data)
+
+
+def test_records_that_leave_their_batch_are_damage_where_only_marks_are_looked_at() -> None:
+    """Pass 2 passes over records that go, unread; its marks end with what pass 1 took in."""
+    keys = [b"newest", *[b"old"] * 49]
+    key_map = _native.KeyMap(SECRET, 1 << 20)
+    key_map.add_batches(batch(0, keys))
+    batch_filter = _native.BatchFilter(key_map, now=-1, delete_retention_ms=0)
+    deltas = [49, *range(1, 50)]
+    rows = [(delta, 0, key, b"") for delta, key in zip(deltas, keys, strict=True)]
+    other = _native.make_batch(rows, last_offset_delta=49, base_timestamp=T)
+
+    with pytest.raises(CorruptRangeError, match="0 to 49"):
+        batch_filter.filter(other, bytearray(1 << 16))

@@ -116,6 +116,9 @@ static plog_status pass_or_read(const plog_filter *filter, plog_record_cursor *c
     const uint8_t *p = cursor->p;
     const int64_t offset = cursor->base_offset + cursor->last_delta + 1;
     int32_t size;
+    if (cursor->remaining > 0 && cursor->last_delta >= cursor->last_offset_delta) {
+        return PLOG_BAD_RECORD; /* pass 1 saw other bytes; there are no marks behind the batch */
+    }
     *is_newest = cursor->remaining > 0 && is_marked(filter, offset);
     if (cursor->remaining == 0 || *is_newest) {
         return plog_record_next(cursor, view);

@@ -38,6 +38,9 @@ static Py_ssize_t count_in_batch(const plog_records *records, const plog_batch_w
     if (first == header->base_offset && end == next_offset) {
         return header->count;
     }
+    if (end <= first) {
+        return 0; /* who asks for offsets below an end that lies before them gets none */
+    }
     bool is_dense = header->count - 1 == header->last_offset_delta;
     return is_dense ? (Py_ssize_t)(end - first) : count_by_walking(records, walk);
 }
