@@ -458,6 +458,7 @@ class Tail:
         window_position: int,
         index: Buffer,
         timeindex: Buffer,
+        log: Descriptor | None,
     ) -> None: ...
     def detach(self) -> None: ...
     def append(

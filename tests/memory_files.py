@@ -112,10 +112,7 @@ class MemoryFile:
         self._files.enter("pread", self.path)
         inode = self._inode
         end = min(position + size, inode.size)
-        data = inode.data
-        if isinstance(data, bytes):
-            return data[position:end]
-        return memoryview(data)[position:end].tobytes()
+        return memoryview(inode.data)[position:end].tobytes()
 
     def pread_into(self, buffer: memoryview, position: int) -> int:
         self._files.enter("pread", self.path)
@@ -239,6 +236,9 @@ class MemoryFile:
 
     def fileno(self) -> int:
         return -1
+
+    def descriptor(self) -> None:
+        return None
 
     def close(self) -> None:
         for holders in self._inode.locks.values():

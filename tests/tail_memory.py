@@ -79,6 +79,7 @@ class TailMemory:
                 "window_position": 0,
                 "index": self.index,
                 "timeindex": self.timeindex,
+                "log": None,
             }
             | changes
         )

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,11 +62,61 @@ def test_attach_replaces_what_was_attached(memory: TailMemory) -> None:
 
 def test_a_failed_attach_keeps_what_was_attached_and_holds_nothing(memory: TailMemory) -> None:
     other = bytearray(100)
-    for wrong in ({"timeindex": b"read-only"}, {"window_position": -1}, {"segment_serial": "1"}):
+    for wrong in (
+        {"timeindex": b"read-only"},
+        {"window_position": -1},
+        {"segment_serial": "1"},
+        {"log": 1},
+    ):
         with pytest.raises((TypeError, ValueError)):
             memory.attach(**({"window": other} | wrong))
     other.clear()
     assert memory.tail.append(b"").offset == 0
+
+
+def log_file(folder: Path, flags: int) -> int:
+    (folder / "log").write_bytes(bytes(1 << 16))
+    return os.open(folder / "log", flags)
+
+
+def test_the_first_append_after_a_sync_is_written_and_the_others_are_stored(
+    memory: TailMemory, tmp_path: Path
+) -> None:
+    written: list[int] = []
+    memory.attach(log=_native.Descriptor(log_file(tmp_path, os.O_RDWR)))
+    for offset, durable_offset in enumerate((0, 0, 0, 3, 3)):
+        with memory.page:
+            memory.page.publish(durable_offset=durable_offset)
+        start = memory.page.marks().position
+        memory.tail.append(b"value %d" % offset)
+        end = memory.page.marks().position
+        in_file, in_window = (tmp_path / "log").read_bytes()[start:end], memory.window[start:end]
+        assert any(in_file) != any(in_window)
+        batch = in_file if any(in_file) else in_window
+        assert _native.batch_headers(batch)[0]["base_offset"] == offset
+        written += [offset] * any(in_file)
+
+    assert written == [0, 3]
+
+
+def test_what_cannot_be_written_is_stored(memory: TailMemory, tmp_path: Path) -> None:
+    memory.attach(log=_native.Descriptor(log_file(tmp_path, os.O_RDONLY)))
+
+    memory.tail.append(b"value")
+
+    assert len(memory.batches()) == 1
+
+
+def test_a_tail_keeps_the_log_open_until_it_is_detached(memory: TailMemory, tmp_path: Path) -> None:
+    fd = log_file(tmp_path, os.O_RDWR)
+    memory.attach(log=_native.Descriptor(fd))
+    gc.collect()
+    os.fstat(fd)
+
+    memory.tail.detach()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_configure_comes_before_attach_and_checks_numbers(memory: TailMemory) -> None:
@@ -77,6 +128,7 @@ def test_configure_comes_before_attach_and_checks_numbers(memory: TailMemory) ->
             window_position=0,
             index=bytearray(),
             timeindex=bytearray(),
+            log=None,
         )
     with pytest.raises(ValueError, match="segment_ms"):
         memory.configure(segment_ms=-1)

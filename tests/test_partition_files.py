@@ -23,6 +23,7 @@ from pylog.errors import (
     CorruptRangeError,
     OffsetOutOfRangeError,
 )
+from pylog.storage.files import OsFile
 from pylog.storage.layout import parse_leader_epochs, parse_partition_metadata
 from pylog.storage.manifest import (
     ActiveFacts,
@@ -411,3 +412,23 @@ def test_numbers_that_cannot_be_meant_are_refused(line: str) -> None:
 
     with pytest.raises(CorruptFileError):
         parse_manifest(data, path="manifest")
+
+
+def test_a_synced_append_goes_through_the_file_and_not_through_its_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store into a page that was synced before would be a page fault."""
+    real_map = OsFile.map
+
+    def mapped(self: OsFile, size: int, *, position: int = 0, writable: bool) -> Any:
+        if "t-0" in self.path and self.path.endswith(".log"):
+            return memoryview(bytearray(size))
+        return real_map(self, size, position=position, writable=writable)
+
+    monkeypatch.setattr(OsFile, "map", mapped)
+    with pylog.open(tmp_path) as log:
+        partition = make_partition(log, durability="fsync")
+        for value in (b"one", b"two", b"three"):
+            partition.append(value)
+
+        assert values(partition) == [b"one", b"two", b"three"]

@@ -1,4 +1,4 @@
-/* Memory maps of open files: the system calls. */
+/* Open files: the system calls. */
 #include "mapping.h"
 
 #include <sys/mman.h>
@@ -19,6 +19,11 @@ plog_status plog_map(int fd, size_t len, int64_t position, bool writable, void *
 void plog_unmap(void *memory, size_t len)
 {
     munmap(memory, len);
+}
+
+bool plog_write(int fd, const uint8_t *data, size_t len, int64_t position)
+{
+    return pwrite(fd, data, len, (off_t)position) == (ssize_t)len;
 }
 
 void plog_close(int fd)

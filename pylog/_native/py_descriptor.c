@@ -24,6 +24,11 @@ static PyObject *descriptor_new(PyTypeObject *type, PyObject *args, PyObject *ke
     return (PyObject *)self;
 }
 
+int plog_descriptor_fd(PyObject *descriptor)
+{
+    return ((descriptor_object *)descriptor)->fd;
+}
+
 static void descriptor_dealloc(PyObject *object)
 {
     plog_close(((descriptor_object *)object)->fd);

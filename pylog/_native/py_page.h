@@ -38,6 +38,9 @@ PyObject *plog_marks_new(const plog_module_state *state, const plog_marks *marks
 /* Apply the keyword arguments of a METH_FASTCALL call.  TypeError for a name that is no mark. */
 int plog_marks_apply(plog_marks *marks, PyObject *const *values, PyObject *names);
 
+/* The file that a Descriptor owns. */
+int plog_descriptor_fd(PyObject *descriptor);
+
 /* ---- parts of plog_add_page_types */
 int plog_add_marks_type(PyObject *module);
 int plog_add_mapping_type(PyObject *module);

@@ -23,11 +23,13 @@ static void attachment_drop(plog_attachment *memory)
         PyBuffer_Release(&memory->window);
         PyBuffer_Release(&memory->index);
         PyBuffer_Release(&memory->timeindex);
+        Py_XDECREF(memory->log);
         PyMem_Free(memory);
     }
 }
 
-static plog_attachment *attachment_new(PyObject *window, PyObject *index, PyObject *timeindex)
+static plog_attachment *attachment_new(PyObject *window, PyObject *index, PyObject *timeindex,
+                                       PyObject *log)
 {
     plog_attachment *memory = PyMem_Calloc(1, sizeof *memory);
     if (memory == NULL) {
@@ -41,6 +43,7 @@ static plog_attachment *attachment_new(PyObject *window, PyObject *index, PyObje
         attachment_drop(memory); /* releasing a buffer that was never got does nothing */
         return NULL;
     }
+    memory->log = log == Py_None ? NULL : Py_NewRef(log);
     return memory;
 }
 
@@ -69,11 +72,12 @@ typedef enum {
     WINDOW_POSITION,
     INDEX,
     TIMEINDEX,
+    LOG,
     ATTACH_ARGUMENTS
 } attach_argument;
 
-static const char *const attach_names[ATTACH_ARGUMENTS] = {"segment_serial", "window",
-                                                           "window_position", "index", "timeindex"};
+static const char *const attach_names[ATTACH_ARGUMENTS] = {
+    "segment_serial", "window", "window_position", "index", "timeindex", "log"};
 static const plog_signature attach_signature = {"attach", attach_names, ATTACH_ARGUMENTS,
                                                 ATTACH_ARGUMENTS, 0};
 
@@ -88,12 +92,17 @@ static PyObject *tail_attach(PyObject *object, PyObject *const *args, Py_ssize_t
         plog_int64_from_object(given[WINDOW_POSITION], "window_position", &window_position) < 0) {
         return NULL;
     }
+    if (given[LOG] != Py_None && Py_TYPE(given[LOG]) != self->state->types[PLOG_DESCRIPTOR_TYPE]) {
+        plog_raise_type(given[LOG], "log", "a Descriptor or None");
+        return NULL;
+    }
     if (!self->is_configured || window_position < 0) {
         PyErr_SetString(PyExc_ValueError, window_position < 0 ? "window_position is negative"
                                                               : "configure() comes first");
         return NULL;
     }
-    plog_attachment *memory = attachment_new(given[WINDOW], given[INDEX], given[TIMEINDEX]);
+    plog_attachment *memory =
+        attachment_new(given[WINDOW], given[INDEX], given[TIMEINDEX], given[LOG]);
     if (memory == NULL) {
         return NULL;
     }
@@ -102,6 +111,7 @@ static PyObject *tail_attach(PyObject *object, PyObject *const *args, Py_ssize_t
     self->core.segment_serial = segment_serial;
     self->core.window = memory_of(&memory->window);
     self->core.window_position = window_position;
+    self->core.log_fd = memory->log == NULL ? -1 : plog_descriptor_fd(memory->log);
     self->core.index = memory_of(&memory->index);
     self->core.timeindex = memory_of(&memory->timeindex);
     self->core.is_attached = true;
@@ -399,7 +409,9 @@ static PyMethodDef tail_methods[] = {
      "other value appends return NOT_OPEN."},
     {"attach", METHOD(tail_attach), METH_FASTCALL | METH_KEYWORDS,
      "Use the memory of a segment, in place of any other: `window` is its .log from\n"
-     "window_position, `index` and `timeindex` are its whole index files.  The buffers are held."},
+     "window_position, `index` and `timeindex` are its whole index files.  `log` owns the file "
+     "and\n"
+     "is written to where that takes less time, None: never.  All of them are held."},
     {"detach", tail_detach, METH_NOARGS,
      "Drop the buffers; appends then return NOT_OPEN.  Idempotent."},
     {"append", METHOD(plog_tail_append), METH_FASTCALL | METH_KEYWORDS,
@@ -409,7 +421,7 @@ static PyMethodDef tail_methods[] = {
      "timestamp: None asks the clock.  expected_offset: the log end offset relied on, None any.\n"
      "A status means that nothing was appended.  Raises RecordTooLargeError, InvalidRecordError,\n"
      "ClosedError, RuntimeError when this thread holds the page's lock.  No system call, unless\n"
-     "the lock is taken or somebody waits for the record."},
+     "the lock is taken, somebody waits for the record, or all before it was synced."},
     {"place", METHOD(tail_place), METH_VARARGS | METH_KEYWORDS,
      "Append whole batches, all or none: (first offset, end offset), or a status as append.\n\n"
      "data: from encode; offsets and epoch are written into it.  Raises InvalidRecordError when\n"

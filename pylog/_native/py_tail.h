@@ -10,6 +10,7 @@
 typedef struct {
     Py_buffer window, index, timeindex;
     Py_ssize_t users;
+    PyObject *log; /* strong: a Descriptor, or NULL */
 } plog_attachment;
 
 typedef struct {

@@ -1,7 +1,8 @@
 /* The writable end of a partition: whole batches go into the mapped window of the active segment.
  *
- * Knows the marks, the window and the two indexes as memory.  Must not know files, nor how room is
- * made: PLOG_NO_ROOM says that somebody has to.  Nothing here allocates.
+ * Knows the marks, the window and the two indexes as memory, and the log's file as another way into
+ * the same bytes.  Must not know how room is made: PLOG_NO_ROOM says that somebody has to.  Nothing
+ * here allocates.
  *
  * The order of every write, which lets a process be killed anywhere: intent, bytes and index
  * entries, marks, no intent.  Nobody reads bytes or entries past the marks, so what was not yet
@@ -43,6 +44,7 @@ typedef struct {
     int64_t segment_serial; /* of the segment that these memories map */
     plog_memory window;     /* of the .log file, from window_position */
     int64_t window_position;
+    int log_fd; /* borrowed: of the .log file, -1: all bytes go through the window */
     plog_memory index, timeindex; /* the whole files */
 } plog_tail;
 

@@ -71,6 +71,9 @@ class File(Protocol):
     def fileno(self) -> int:
         """Return the descriptor."""
 
+    def descriptor(self) -> Descriptor | None:
+        """Return its owner, who keeps it open; None for a file that the system does not know."""
+
     def close(self) -> None:
         """Close the file; idempotent."""
 
@@ -265,6 +268,9 @@ class OsFile:
 
     def fileno(self) -> int:
         return self._fd
+
+    def descriptor(self) -> Descriptor | None:
+        return self._descriptor
 
     def close(self) -> None:
         self._fd, self._descriptor = -1, None

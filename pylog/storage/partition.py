@@ -127,8 +127,9 @@ class Partition(DecidedPartition):
         not appended); DurabilityUnknownError (may or may not be there); ClosedError; and what
         opening raises.
         One C call and no system call in the usual case; where the topic asks for a codec, a batch
-        of one record is compressed.  With durability "fsync" it then blocks for a sync that all
-        waiting threads share.  Source: Kafka UnifiedLog.appendAsLeader.
+        of one record is compressed.  With durability "fsync" the first one after a sync is also a
+        pwrite, and each blocks for a sync that all waiting threads share.
+        Source: Kafka UnifiedLog.appendAsLeader.
         """
         return self.appender.append(value, key, headers, timestamp, expected_offset)
 

@@ -149,6 +149,7 @@ class WritableTail:
             yield files[0], files[1]
 
     def _map_locked(self, marks: Marks, *, needed: int) -> None:
+        """Map from `marks.position` on, to `needed` at least; raises OSError."""
         assert self._log is not None
         index_bytes = policy.rounded_up(self._rules.segment_index_bytes)
         start, size = policy.window_of(
@@ -161,6 +162,7 @@ class WritableTail:
                 window_position=start,
                 index=index.map(index_bytes, writable=True),
                 timeindex=timeindex.map(index_bytes, writable=True),
+                log=self._log.descriptor(),
             )
         self._window_end = start + size
 
