@@ -324,6 +324,7 @@ class Events:
 def wait_for_events(
     pairs: Sequence[tuple[Events, int]], timeout: float | None = None, /
 ) -> bool: ...
+def set_events_slice_ms(milliseconds: int, /) -> int: ...
 
 @final
 class CommitQueue:

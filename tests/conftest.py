@@ -20,6 +20,7 @@ import reference
 from hypothesis import settings
 
 import pylog
+from pylog import _native
 
 # A deadline measures the machine, not the code: a loaded one would fail a sound test.
 settings.register_profile("pylog", deadline=None, print_blob=True)
@@ -67,6 +68,14 @@ def log(tmp_path: Path) -> Iterator[pylog.Log]:
     """A log of the test's own, open until the test ends."""
     with pylog.open(tmp_path) as log:
         yield log
+
+
+@pytest.fixture
+def no_second_look() -> Iterator[None]:
+    """Let waits for events sleep until somebody wakes them: without one they never end."""
+    before = _native.set_events_slice_ms(86_400_000)
+    yield
+    _native.set_events_slice_ms(before)
 
 
 @pytest.fixture

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pylog.storage.files import Directory, File, FileSystem
 
 
 class CountingFiles:
-    """Passes everything on; `data_syncs` counts the calls of File.sync_data, `made` directories."""
+    """Passes everything on; `data_syncs` counts the calls of File.sync_data, `made` directories.
+
+    on_sync: called in each of those calls.
+    """
 
     def __init__(self, files: FileSystem) -> None:
         self._files = files
         self.data_syncs = 0
         self.made: set[str] = set()
+        self.on_sync: Callable[[], object] = lambda: None
 
     def root(self, path: str, *, create: bool) -> CountingDirectory:
         return CountingDirectory(self, self._files.root(path, create=create))
@@ -49,6 +54,7 @@ class CountingFile:
 
     def sync_data(self) -> None:
         self._files.data_syncs += 1
+        self._files.on_sync()
         self._file.sync_data()
 
     def __getattr__(self, name: str) -> Any:

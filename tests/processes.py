@@ -16,9 +16,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pylog import Partition
+from patience import HANG_SECONDS
 
-_ALARM_SECONDS = 50  # nobody is left behind, whatever becomes of the parent
+from pylog import Partition
 
 
 class Child:
@@ -71,9 +71,9 @@ class Child:
 
 @contextlib.contextmanager
 def children(
-    *, alarm_seconds: int = _ALARM_SECONDS
+    *, alarm_seconds: int = HANG_SECONDS
 ) -> Iterator[Callable[[Callable[[], object]], Child]]:
-    """Fork children that cannot outlive the test."""
+    """Fork children that cannot outlive the test, nor, if this process is killed, their alarm."""
     born: list[Child] = []
 
     def start(function: Callable[[], object]) -> Child:

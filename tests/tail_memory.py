@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from patience import HANG_SECONDS
 
 from pylog import _native
 
@@ -170,9 +173,8 @@ def run_threads(*functions: Callable[[], object]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join()
     assert errors == []
-    assert not any(thread.is_alive() for thread in threads)
 
 
 def in_thread(function: Callable[[], object]) -> threading.Thread:
@@ -182,12 +184,49 @@ def in_thread(function: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def wait_until(is_true: Callable[[], bool]) -> None:
+def wait_until(is_true: Callable[[], object]) -> None:
     """Give way to others until something is so; fails when it hangs, on the slowest machine."""
-    deadline = time.monotonic() + 50
+    began = time.monotonic()
     while not is_true():
-        assert time.monotonic() < deadline
+        waited = time.monotonic() - began
+        assert waited < HANG_SECONDS
+        if waited < 0.05:
+            os.sched_yield()
+        else:
+            _pause()  # whoever is waited for may need this processor
+
+
+def _pause() -> None:
+    threading.Event().wait(0.001)
+
+
+def wait_until_asleep(native_id: int | None) -> None:
+    """Return when a thread has slept in the kernel for a while, and not only on its way there.
+
+    native_id: of a thread that has been started.
+    """
+    assert native_id is not None
+    status = Path(f"/proc/self/task/{native_id}/stat")
+    asleep = 0
+    while asleep < 50:
+        state = status.read_text().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if state == "S" else 0
         os.sched_yield()
+
+
+def signal_when_asleep(number: int = signal.SIGINT) -> threading.Thread:
+    """Send this process a signal when its main thread, which is to call this, has gone to sleep.
+
+    A signal after so many milliseconds would come too early on a busy machine, where nobody expects
+    it yet: a KeyboardInterrupt would end all tests.
+    """
+    main = threading.get_native_id()
+
+    def send() -> None:
+        wait_until_asleep(main)
+        os.kill(os.getpid(), number)
+
+    return in_thread(send)
 
 
 def wait_for_sleeper(events_memory: Any, position: int = 0) -> None:

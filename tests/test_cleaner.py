@@ -198,9 +198,9 @@ def test_who_waits_for_its_turn_is_let_go_at_the_end() -> None:
         refused.set()
 
     in_thread(wait)
-    assert begun.wait(50)
+    begun.wait()
     cleaner.end()
-    assert refused.wait(50)
+    assert refused.wait()
 
 
 def test_time_that_is_never_reached_can_be_waited_for() -> None:
@@ -208,7 +208,7 @@ def test_time_that_is_never_reached_can_be_waited_for() -> None:
     background.schedule("never", 2.0**63, lambda: None)
     done = threading.Event()
     background.schedule("now", 0.0, done.set)
-    assert done.wait(50)
+    assert done.wait()
     background.close()
 
 
@@ -279,8 +279,7 @@ def test_log_is_closed_while_a_compaction_waits_for_its_turn(tmp_path: Path) -> 
     fill(topic)
     wait_until(lambda: log._engine._cleaner._paid_at > 0)
     closing = in_thread(log.close)
-    closing.join(50)
-    assert not closing.is_alive()
+    closing.join()
     with pylog.open(tmp_path, cleaner=CleanerConfig(cleaner_enable=False)) as log:
         assert count(log.topic("t")) == 200
         assert not list((tmp_path / "t-0").glob("*.cleaned"))

@@ -42,7 +42,7 @@ def test_iteration_waits_for_records_that_others_append(log: Log, tmp_path: Path
         for turn in range(1, 50):
             thread = in_thread(lambda: append(other.topic("t"), 1, 1))
             assert places([next(records)]) == [(1, turn)]
-            thread.join(50)
+            thread.join()
 
 
 def test_iteration_goes_on_where_the_last_one_stopped(log: Log) -> None:
@@ -118,7 +118,7 @@ def test_poll_waits_for_the_first_record(log: Log, tmp_path: Path) -> None:
         for turn in range(20):
             thread = in_thread(lambda: append(other.topic("t"), 0, 1))
             assert places(consumer.poll()) == [(0, turn)]
-            thread.join(50)
+            thread.join()
 
 
 def test_partitions_with_enough_records_share_a_poll_evenly(log: Log) -> None:

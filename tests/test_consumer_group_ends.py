@@ -74,9 +74,9 @@ def test_a_member_that_waits_ends_in_its_own_thread_when_its_log_is_closed(
     is_waiting: list[threading.Event] = []
     thread = in_thread(work)
     wait_until(lambda: bool(is_waiting))
-    assert is_waiting[0].wait(50)
+    is_waiting[0].wait()
     log.close()
-    thread.join(50)
+    thread.join()
     assert calls == [(thread, [0, 1])]
     with pylog.open(tmp_path) as again:
         committed = again._coordinator.committed("g", [TopicPartition("t", n) for n in (0, 1)])
@@ -102,13 +102,13 @@ def test_a_loop_at_work_whose_log_another_thread_closes_is_told_that_it_is_close
                 seen.append(record.offset)
                 if record.offset == 700:
                     is_at_work.set()
-                    assert goes_on.wait(50)
+                    goes_on.wait()
 
     thread = in_thread(work)
-    assert is_at_work.wait(50)
+    is_at_work.wait()
     log.close()
     goes_on.set()
-    thread.join(50)
+    thread.join()
     assert seen[-1] == 700
     # A listener may have to do something first: without it nothing counts as done.
     assert calls == []
@@ -123,16 +123,16 @@ def test_who_comes_while_another_thread_closes_the_log_is_told_that_it_is_closed
 
     def end(_: object) -> None:
         is_ending.set()
-        assert goes_on.wait(50)
+        goes_on.wait()
 
     consumer.gate._end = end
     thread = in_thread(consumer.gate.close)
-    assert is_ending.wait(50)
+    is_ending.wait()
     for use in (lambda: consumer.poll(0), consumer.assignment, lambda: next(iter(consumer))):
         with pytest.raises(ClosedError):
             use()
     goes_on.set()
-    thread.join(50)
+    thread.join()
 
 
 def test_a_member_whose_thread_has_ended_is_ended_by_who_closes_the_log(log: Log) -> None:
@@ -144,7 +144,7 @@ def test_a_member_whose_thread_has_ended_is_ended_by_who_closes_the_log(log: Log
         own.append(log.consumer("t", group="g", on_revoked=noting(calls, own)))
         own[0].poll(0)
 
-    in_thread(work).join(50)
+    in_thread(work).join()
     log.close()
     assert calls == [(threading.current_thread(), [0])]
 

@@ -38,7 +38,7 @@ def test_a_wait_ends_when_another_process_makes_a_topic_that_matches(
     with pylog.open(tmp_path) as other, log.consumer(pattern="t") as consumer:
         thread = in_thread(lambda: make(other, "t", records=1))
         assert places([next(iter(consumer))]) == [(0, 0)]
-        thread.join(50)
+        thread.join()
 
 
 def test_a_topic_that_matched_and_is_deleted_is_read_no_more(log: Log) -> None:
@@ -73,7 +73,7 @@ def test_a_topic_deleted_while_a_consumer_waits_ends_the_wait(log: Log) -> None:
     thread = in_thread(lambda: log.delete_topic("t"))
     with pytest.raises(UnknownTopicOrPartitionError):
         next(records)
-    thread.join(50)
+    thread.join()
 
 
 def test_added_partitions_are_read_from_their_beginning_and_others_go_on(log: Log) -> None:

@@ -172,7 +172,7 @@ def test_looking_opens_nothing_and_waits_for_nobody(
         thread = threading.Thread(target=lambda: found.append(log.metrics()))
         with partition._lock, log._engine._lock, log._registry._lock:
             thread.start()
-            thread.join(50)
+            thread.join()
     assert [list(metrics["partitions"]) for metrics in found] == [["__metadata-0", "t-0"]]
 
 

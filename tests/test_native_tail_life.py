@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tail_memory import (
     stamp_and_publish,
     tiny_switch_interval,
     wait_until,
+    wait_until_asleep,
 )
 
 from pylog import _native
@@ -242,7 +244,7 @@ def test_an_append_that_waits_for_the_lock_keeps_what_it_will_write_to(memory: T
 
     memory.page.lock()
     thread = in_thread(append)
-    thread.join(0.05)  # it waits, without the GIL
+    wait_until_asleep(thread.native_id)  # it waits, without the GIL
     memory.tail.detach()
     memory.page.release()
 
@@ -250,7 +252,7 @@ def test_an_append_that_waits_for_the_lock_keeps_what_it_will_write_to(memory: T
         with pytest.raises(BufferError):
             held.clear()
     memory.page.unlock()
-    thread.join(50)
+    thread.join()
 
     for given_back in (memory.window, memory.index, memory.timeindex, memory.memory):
         given_back.clear()
@@ -273,7 +275,8 @@ def test_detach_attach_and_release_while_others_append() -> None:
     def hold_and_disturb() -> None:
         for turn in range(150):
             memory.page.lock()
-            for _ in range(100):
+            until = time.monotonic() + 50e-6
+            while time.monotonic() < until:
                 os.sched_yield()  # appenders come to wait for the lock, without the GIL
             memory.tail.detach()
             if turn % 2:

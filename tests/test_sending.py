@@ -422,7 +422,7 @@ def test_threads_that_wait_for_records_of_the_same_batches_do_not_wait_for_each_
     try:
         threads = [in_thread(functools.partial(wait_often, pair)) for pair in pairs]
         for thread in threads:
-            thread.join(30)
+            thread.join()
     finally:
         sys.setswitchinterval(interval)
     assert not any(thread.is_alive() for thread in threads)

@@ -192,7 +192,7 @@ def test_waiting_ends_when_another_thread_appends(log: Log, topic: Topic) -> Non
     thread = in_thread(lambda: results.append(table.wait_for(1, timeout=30)))
     topic.append(b"1", key=b"a")
     topic.append(b"2", key=b"a")
-    thread.join(30)
+    thread.join()
     assert results == [True]
 
 

@@ -141,7 +141,7 @@ def test_who_is_told_of_a_change_may_close_the_table_and_the_log(
         if who == "caller":
             suppressed(table.refresh)
         elif follow != "background":
-            in_thread(lambda: suppressed(table.refresh)).join(30)
+            in_thread(lambda: suppressed(table.refresh)).join()
     wait_until(lambda: told == [0, 1])
     wait_until(lambda: table._replay.is_closed)
     with pytest.raises(errors.ClosedError):

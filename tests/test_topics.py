@@ -347,9 +347,9 @@ def test_a_follower_of_a_deleted_topic_does_not_wait_for_ever(tmp_path: Path) ->
             ended.set()
 
         thread = in_thread(follow)
-        assert followed.wait(10)
+        followed.wait()
         one.delete_topic("t")
-        thread.join(50)
+        thread.join()
         assert ended.is_set()
 
 

@@ -168,12 +168,12 @@ static bool has_answer(queue_object *self, int64_t end_offset, answer *out)
 }
 
 /* Sleep until somebody wakes this thread, at most for a slice; -1 with an error. */
-static int sleep_at(place *own)
+static int sleep_at(place *own, int64_t slice_ms)
 {
     const uint32_t seen = plog_events_value(&own->word);
     plog_status status;
     Py_BEGIN_ALLOW_THREADS status =
-        plog_events_wait(&own->word, seen, plog_slice_end(INT64_MAX, PLOG_EVENTS_SLICE_MS));
+        plog_events_wait(&own->word, seen, plog_slice_end(INT64_MAX, slice_ms));
     Py_END_ALLOW_THREADS if (status == PLOG_SYSTEM)
     {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -185,6 +185,7 @@ static int sleep_at(place *own)
 /* 0 with an answer, or -1 with the error of a signal handler. */
 static int wait_for_answer(queue_object *self, int64_t end_offset, answer *out)
 {
+    const int64_t slice_ms = plog_state_of((PyObject *)self)->events_slice_ms;
     place own = {.end_offset = end_offset};
     int result = 0;
     if (has_answer(self, end_offset, out)) {
@@ -192,7 +193,7 @@ static int wait_for_answer(queue_object *self, int64_t end_offset, answer *out)
     }
     put_last(&self->waiting, &own);
     do {
-        result = sleep_at(&own);
+        result = sleep_at(&own, slice_ms);
     } while (result == 0 && !has_answer(self, end_offset, out));
     const bool is_unserved = own.list == &self->waiting;
     take_out(&own);

@@ -59,6 +59,7 @@ typedef struct {
     PyTypeObject *types[PLOG_TYPE_COUNT]; /* strong */
     void *spare;                          /* owned: memory of a Block that is no more, or NULL */
     size_t spare_bytes;
+    int64_t events_slice_ms; /* how long a wait for events sleeps before it looks again */
 } plog_module_state;
 
 /* All types here are final, so Py_TYPE(self) is the type that this module made. */

@@ -12,6 +12,7 @@ typedef struct {
 
 /* A wait of more seconds is a wait for ever: it keeps nanoseconds inside 63 bits. */
 static const double MAX_TIMEOUT_SECONDS = 1e9;
+static const long MAX_SLICE_MS = 86400000;
 
 int plog_deadline_from_object(PyObject *timeout, int64_t *deadline_ns)
 {
@@ -108,12 +109,12 @@ static PyObject *events_notify(PyObject *object, PyObject *Py_UNUSED(unused))
 
 /* Wait in slices, so that signals are noticed: True, or False at the deadline. */
 static PyObject *wait_any(plog_events *const *events, const uint32_t *seen, size_t count,
-                          int64_t deadline_ns)
+                          int64_t deadline_ns, int64_t slice_ms)
 {
     for (;;) {
         plog_status status;
-        Py_BEGIN_ALLOW_THREADS status = plog_events_wait_any(
-            events, seen, count, plog_slice_end(deadline_ns, PLOG_EVENTS_SLICE_MS));
+        Py_BEGIN_ALLOW_THREADS status =
+            plog_events_wait_any(events, seen, count, plog_slice_end(deadline_ns, slice_ms));
         Py_END_ALLOW_THREADS if (status == PLOG_OK)
         {
             Py_RETURN_TRUE;
@@ -144,7 +145,7 @@ static PyObject *events_wait(PyObject *object, PyObject *args, PyObject *keyword
     if (plog_events_value(events) != seen) {
         Py_RETURN_TRUE;
     }
-    return wait_any(&events, &seen, 1, deadline_ns);
+    return wait_any(&events, &seen, 1, deadline_ns, plog_state_of(object)->events_slice_ms);
 }
 
 static PyObject *wait_for_events(PyObject *module, PyObject *args)
@@ -167,7 +168,8 @@ static PyObject *wait_for_events(PyObject *module, PyObject *args)
         PyErr_NoMemory();
         goto done;
     }
-    PyTypeObject *type = ((plog_module_state *)PyModule_GetState(module))->types[PLOG_EVENTS_TYPE];
+    const plog_module_state *state = (plog_module_state *)PyModule_GetState(module);
+    PyTypeObject *type = state->types[PLOG_EVENTS_TYPE];
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *one; /* borrowed */
         unsigned int value;
@@ -184,7 +186,7 @@ static PyObject *wait_for_events(PyObject *module, PyObject *args)
     }
     int64_t deadline_ns;
     if (plog_deadline_from_object(timeout, &deadline_ns) == 0) {
-        result = wait_any(events, seen, (size_t)count, deadline_ns);
+        result = wait_any(events, seen, (size_t)count, deadline_ns, state->events_slice_ms);
     }
 done:
     PyMem_Free(seen);
@@ -193,8 +195,24 @@ done:
     return result;
 }
 
+static PyObject *set_events_slice_ms(PyObject *module, PyObject *milliseconds)
+{
+    plog_module_state *state = (plog_module_state *)PyModule_GetState(module);
+    const long before = (long)state->events_slice_ms, slice = PyLong_AsLong(milliseconds);
+    if (slice == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (slice < 1 || slice > MAX_SLICE_MS) {
+        PyErr_Format(PyExc_ValueError, "a slice of %ld ms: expected 1 to %ld", slice, MAX_SLICE_MS);
+        return NULL;
+    }
+    state->events_slice_ms = slice;
+    return PyLong_FromLong(before);
+}
+
 int plog_add_events_type(PyObject *module)
 {
+    ((plog_module_state *)PyModule_GetState(module))->events_slice_ms = PLOG_EVENTS_SLICE_MS;
     static PyMethodDef methods[] = {
         {"wait", (PyCFunction)(void (*)(void))events_wait, METH_VARARGS | METH_KEYWORDS,
          "Wait until the value is not `seen`: True, or False after `timeout` seconds.\n\n"
@@ -231,6 +249,9 @@ int plog_add_events_type(PyObject *module)
          "pairs: tuples of Events and the value seen of each.  Sleeps in one system call; where\n"
          "there is none for several (Linux before 5.16, more than 128), it polls every\n"
          "millisecond."},
+        {"set_events_slice_ms", set_events_slice_ms, METH_O,
+         "Set how long waits for events sleep before they look again; return what it was.\n\n"
+         "For tests: where nobody looks again, a wake-up that is lost is a wait without end."},
         {NULL, NULL, 0, NULL},
     };
     return plog_add_type(module, &spec, PLOG_EVENTS_TYPE, true) < 0
