@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from commands import environment
+from patience import HANG_SECONDS
 
-SECONDS = 30  # a child that needs longer hangs
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def run(command: list[str], directory: Path) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

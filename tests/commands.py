@@ -11,8 +11,9 @@ import sys
 import termios
 from pathlib import Path
 
+from patience import HANG_SECONDS
+
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 50  # a command that needs longer hangs
 ROWS, COLUMNS = 50, 120
 
 
@@ -33,7 +34,7 @@ def run(
         env=environment(),
         input=given or b"",
         capture_output=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
     out, err = done.stdout.decode(), done.stderr.decode()
@@ -57,7 +58,7 @@ def run_on_terminal(
         try:
             os.write(master, typed)
             output = _read_all(master)
-            return process.wait(SECONDS), output.replace("\r\n", "\n")
+            return process.wait(HANG_SECONDS), output.replace("\r\n", "\n")
         finally:
             process.kill()
             os.close(master)

@@ -31,7 +31,8 @@ IS_EXHAUSTIVE = os.environ.get("PYLOG_EXHAUSTIVE", "") not in ("", "0")
 
 
 MEMORY = "/dev/shm"
-MEMORY_BYTES = 2 << 30  # half a gigabyte is the most that a test takes; containers may have less
+# Half a gigabyte is the most that a test takes, and there may be a worker for each processor.
+MEMORY_BYTES = max(4, os.cpu_count() or 1) << 29
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 

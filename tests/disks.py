@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from patience import HANG_SECONDS
 
 # EXT4_IOC_SHUTDOWN: the file system never writes again, as if the power had gone.
 _SHUTDOWN = 0x8004587D
@@ -28,8 +29,6 @@ NO_LOG_FLUSH = 2  # it is lost, as in a power cut
 _DETACH = 2  # MNT_DETACH: the mount point is free at once, the rest when its last user is gone
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENODEV}
-_MEMORY_FOLDER = Path("/dev/shm")
-_TOOL_SECONDS = 30
 _BLOCKS = (1 << 16, 1 << 12, 1)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -111,13 +110,13 @@ class Ext4Disk:
 def ext4_disk(folder: Path, *, size: int, inodes: int = 0) -> Iterator[Ext4Disk]:
     """Make an ext4 file system of `size` bytes under `folder` and mount it.
 
-    The image lies in memory where that is possible: what is tested is what reaches the device.
+    The image lies where directories of tests do, in memory if there is room for all of them: what
+    is tested is what reaches the device.
     """
     for tool in ("mkfs.ext4", "losetup"):
         if shutil.which(tool) is None:
             _skip(f"{tool} is not installed")
-    in_memory = _MEMORY_FOLDER if os.access(_MEMORY_FOLDER, os.W_OK) else folder
-    image = in_memory / f"pylog-{os.getpid()}-{folder.name}.ext4"
+    image = folder / "image.ext4"
     point = folder / "disk"
     point.mkdir()
     with contextlib.ExitStack() as stack:
@@ -145,7 +144,7 @@ def _run(*command: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=_TOOL_SECONDS,
+        timeout=HANG_SECONDS,
     )
     return done.stdout
 

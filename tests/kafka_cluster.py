@@ -21,7 +21,7 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient
 
 PARTITIONS = 4
-SECONDS = 30.0
+SECONDS = 120.0  # a client that waits is deaf to pytest's time-out
 
 _names = itertools.count()
 

@@ -11,7 +11,6 @@ import mmap
 import os
 import signal
 import struct
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,7 +119,7 @@ class Ledger:
 
     def __init__(self, life: int, turns: int = 40_000) -> None:
         self.life = life
-        self._numbers = Numbers(3 + turns)
+        self._numbers = Numbers(2 + turns)
 
     @property
     def acknowledged(self) -> int:
@@ -132,39 +131,22 @@ class Ledger:
         """How many turns were begun: those after the acknowledged ones may or may not be there."""
         return self._numbers[1]
 
-    @property
-    def longest_ns(self) -> int:
-        """The longest append, less the time in which it had no processor."""
-        return self._numbers[2]
-
     def offset(self, turn: int) -> int:
-        return self._numbers[3 + turn]
+        return self._numbers[2 + turn]
 
     def append_all(self, partition: Partition, *, many: int = 1) -> None:
         """Append turn after turn until the ledger is full, `many` at a time."""
         numbers, life = self._numbers, self.life
-        with open("/proc/self/schedstat", "rb", buffering=0) as statistics:
-            assert partition.log_end_offset >= 0  # opens the files, which shall not be measured
-            waited = _waited_ns(statistics.fileno())
-            for turn in range(0, len(numbers) - 2 - many, many):
-                numbers[1] = turn + many
-                values = [value_of(life, turn + place) for place in range(many)]
-                start = time.monotonic_ns()
-                if many == 1:
-                    offsets = [partition.append(values[0]).offset]
-                else:
-                    offsets = [one.offset for one in partition.append_many(values)]
-                taken = time.monotonic_ns() - start
-                before, waited = waited, _waited_ns(statistics.fileno())
-                numbers[2] = max(numbers[2], taken - (waited - before))
-                for place, offset in enumerate(offsets):
-                    numbers[3 + turn + place] = offset
-                numbers[0] = turn + many
-
-
-def _waited_ns(fd: int) -> int:
-    """Return how long this thread was ready to run and had no processor."""
-    return int(os.pread(fd, 100, 0).split()[1])
+        for turn in range(0, len(numbers) - 1 - many, many):
+            numbers[1] = turn + many
+            values = [value_of(life, turn + place) for place in range(many)]
+            if many == 1:
+                offsets = [partition.append(values[0]).offset]
+            else:
+                offsets = [one.offset for one in partition.append_many(values)]
+            for place, offset in enumerate(offsets):
+                numbers[2 + turn + place] = offset
+            numbers[0] = turn + many
 
 
 def check_ledgers(partition: Partition, ledgers: list[Ledger]) -> int:

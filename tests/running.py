@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import HANG_SECONDS
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-SECONDS = 55  # an example that needs longer hangs
 
 
 def run_example(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -20,6 +21,6 @@ def run_example(name: str, *arguments: str | Path) -> subprocess.CompletedProces
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )

@@ -184,6 +184,16 @@ def in_thread(function: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+class NewThreads:
+    """The threads that were started since this was made; others may end meanwhile."""
+
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
+
+    def __call__(self) -> list[str]:
+        return sorted(one.name for one in set(threading.enumerate()) - self._before)
+
+
 def wait_until(is_true: Callable[[], object]) -> None:
     """Give way to others until something is so; fails when it hangs, on the slowest machine."""
     began = time.monotonic()

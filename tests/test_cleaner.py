@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tail_memory import in_thread, wait_until
+from tail_memory import NewThreads, in_thread, wait_until
 
 import pylog
 from pylog import CleanerConfig, CompactionReport, Log, Topic, TopicConfig
@@ -254,11 +254,11 @@ def test_several_logs_compact_one_topic_while_both_append(tmp_path: Path) -> Non
 
 
 def test_background_that_is_switched_off_does_nothing(tmp_path: Path) -> None:
+    new_threads = NewThreads()
     with pylog.open(tmp_path, cleaner=CleanerConfig(cleaner_enable=False)) as log:
         topic = log.create_topic("t", **SMALL)
         fill(topic)
-        names = {thread.name for thread in threading.enumerate()}
-        assert "pylog-cleaner" not in names
+        assert "pylog-cleaner" not in new_threads()
         assert count(topic) == 200
 
 
@@ -323,11 +323,11 @@ def test_damage_is_shown_and_changes_nothing(
 
 
 def test_internal_topics_of_one_segment_need_no_thread(tmp_path: Path) -> None:
-    before = threading.active_count()
+    new_threads = NewThreads()
     with pylog.open(tmp_path, cleaner=EAGER) as log:
         log.create_topic("t", cleanup_policy="")
         assert log.topics() == ["t"]
-        assert threading.active_count() == before
+        assert new_threads() == []
 
 
 def test_metadata_is_compacted_and_tells_the_same(

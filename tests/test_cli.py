@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 import pytest
-from commands import ROOT, SECONDS, environment, run
+from commands import ROOT, environment, run
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import HANG_SECONDS
 
 import pylog
 from pylog._native import make_batch
@@ -301,7 +302,7 @@ def test_a_full_disk_behind_standard_output_exits_1(log: Path) -> None:
             env=environment(),
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=SECONDS,
+            timeout=HANG_SECONDS,
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"pylog: No space left on device\n")
@@ -322,7 +323,7 @@ def test_standard_files_may_be_closed(log: Path, closed: str, words: list[str], 
         cwd=ROOT,
         env=environment() | {"PYLOG_DIRECTORY": str(log)},
         capture_output=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == code and b"Traceback" not in done.stderr
@@ -372,7 +373,7 @@ def test_reader_that_goes_away_ends_it_quietly(tmp_path: Path, count: int) -> No
             assert process.stdout is not None and process.stderr is not None
             process.stdout.close()
             assert process.stderr.read() == b""
-            assert process.wait(SECONDS) == 141
+            assert process.wait(HANG_SECONDS) == 141
         finally:
             process.kill()
 
@@ -381,7 +382,7 @@ def test_output_that_an_ascii_terminal_cannot_show_does_not_break(log: Path) -> 
     command = [sys.executable, "-m", "pylog", "dump", "--records", str(log / "orders-0" / LOG_NAME)]
     ascii_only = environment() | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(
-        command, cwd=ROOT, env=ascii_only, capture_output=True, timeout=SECONDS, check=False
+        command, cwd=ROOT, env=ascii_only, capture_output=True, timeout=HANG_SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"key: \xe9 " in done.stdout
@@ -411,7 +412,7 @@ def run_without(package: str, *arguments: str | Path) -> subprocess.CompletedPro
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
 
@@ -455,7 +456,7 @@ def test_importing_pylog_imports_nothing_of_the_command_line() -> None:
         cwd=ROOT,
         env=environment(),
         capture_output=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=True,
     )
     assert done.stdout == b"set()\n"

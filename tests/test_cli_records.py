@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import SECONDS, environment
+from commands import environment
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import HANG_SECONDS
 
 import pylog
 from pylog.cli import formats, produce, read
@@ -336,9 +337,9 @@ def test_follower_prints_what_others_produce_and_ends_quietly_on_interrupt(data:
                     pass
                 assert line == b"user %d\n" % number
             writer.stdin.close()
-            assert writer.wait(SECONDS) == 0
+            assert writer.wait(HANG_SECONDS) == 0
             reader.send_signal(signal.SIGINT)
-            assert reader.wait(SECONDS) == 130
+            assert reader.wait(HANG_SECONDS) == 130
             assert (reader.stdout.read(), reader.stderr.read()) == (b"", b"")
         finally:
             reader.kill()
@@ -359,9 +360,9 @@ def test_producer_that_is_interrupted_keeps_what_it_said(data: Path) -> None:
             writer.stdin.write(b"before\n")
             writer.stdin.flush()
             with pylog.open(data) as log:
-                assert log.topic("users").partition(0).wait(5, SECONDS)
+                assert log.topic("users").partition(0).wait(5)
             writer.send_signal(signal.SIGINT)
-            assert writer.wait(SECONDS) == 130
+            assert writer.wait(HANG_SECONDS) == 130
             assert writer.stderr.read() == b""
         finally:
             writer.kill()
@@ -372,7 +373,7 @@ def test_producer_that_is_interrupted_keeps_what_it_said(data: Path) -> None:
 WRITER = """
 import sys, pylog
 with pylog.open(sys.argv[1]) as log, log.consumer("users", group="reader") as consumer:
-    for _ in range(100_000):
+    while True:
         log.topic("users").append_many([b"more"] * 100, partition=0)
         consumer.poll(0)
         consumer.commit()
@@ -383,7 +384,7 @@ def test_commands_look_while_another_process_writes(data: Path, printed: Printed
     with subprocess.Popen([sys.executable, "-c", WRITER, str(data)], env=environment()) as writer:
         try:
             with pylog.open(data) as log:
-                assert log.topic("users").partition(0).wait(1000, SECONDS)
+                assert log.topic("users").partition(0).wait(1000)
             assert printed("topics", "--json").count(b"users") == 1
             partitions = json.loads(printed("describe", "users", "--json"))["partitions"]
             assert partitions[0]["log_end_offset"] > 1000

@@ -19,9 +19,6 @@ from commands import COLUMNS, run, run_on_terminal
 from pylog.cli.main import main
 from pylog.cli.program import program
 
-# Some twenty processes a test, each 0.3 s here and a second or more elsewhere.
-pytestmark = pytest.mark.timeout(240)
-
 GOLDEN = Path(__file__).resolve().parent / "golden" / "commands.txt"
 EVENTS = b"ada\tParis\nbob\tRome\nada\tOslo\nkeyless\nbob\t\n"
 BLANKS = (

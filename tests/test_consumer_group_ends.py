@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 from consuming import Told, append, make, member, numbers, places, told_when_waiting
 from processes import Numbers, children
-from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
+from tail_memory import (
+    in_thread,
+    run_threads,
+    signal_when_asleep,
+    tiny_switch_interval,
+    wait_until,
+)
 
 import pylog
 from pylog import Consumer, Log, TopicPartition
@@ -280,7 +286,6 @@ def test_who_slept_through_the_loss_of_its_partitions_commits_nothing_and_begins
 # ---------------------------------------------------------------- all together
 
 
-@pytest.mark.timeout(120)
 def test_members_come_and_go_and_every_record_is_read_and_no_partition_has_two_owners(
     tmp_path: Path,
 ) -> None:
@@ -329,10 +334,9 @@ def test_members_come_and_go_and_every_record_is_read_and_no_partition_has_two_o
 def test_an_interrupt_while_a_member_waits_leaves_it_in_its_group(log: Log) -> None:
     make(log, "t", 2)
     consumer = member(log)
-    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    thread = signal_when_asleep()
     with pytest.raises(KeyboardInterrupt):
         consumer.poll()
-    timer.join()
+    thread.join()
     append(log.topic("t"), 1, 1)
     assert len(consumer.poll(0)) == 1

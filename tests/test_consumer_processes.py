@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from processes import Child, children
 
 import pylog
@@ -116,7 +115,6 @@ def disturb(workers: list[Child], chance: random.Random, look: Callable[[], None
         assert os.waitpid(worker.pid, os.WNOHANG) == (0, 0), "a worker failed"
 
 
-@pytest.mark.timeout(120)
 def test_members_that_are_killed_and_stopped_lose_nothing_and_share_nothing(
     tmp_path: Path,
 ) -> None:

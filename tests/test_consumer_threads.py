@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from consuming import told_when_waiting
 from processes import children
-from tail_memory import in_thread, run_threads, tiny_switch_interval
+from tail_memory import in_thread, run_threads, signal_when_asleep, tiny_switch_interval
 
 import pylog
 from pylog import Consumer, Log
@@ -64,11 +64,10 @@ def test_a_signal_handler_may_wake_a_consumer(log: Log) -> None:
     consumer = log.consumer("t")
     before = signal.signal(signal.SIGUSR1, lambda *_: consumer.wakeup())
     try:
-        timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGUSR1])
-        timer.start()
+        thread = signal_when_asleep(signal.SIGUSR1)
         with pytest.raises(WakeupError):
             consumer.poll()
-        timer.join()
+        thread.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -78,11 +77,10 @@ def test_an_interrupt_ends_a_wait_and_nothing_is_lost(
     log: Log, wait: Callable[[Consumer], object]
 ) -> None:
     consumer = log.consumer("t")
-    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    thread = signal_when_asleep()
     with pytest.raises(KeyboardInterrupt):
         wait(consumer)
-    timer.join()
+    thread.join()
     log.topic("t").append(b"x", partition=1)
     assert len(consumer.poll(0)) == 1
 

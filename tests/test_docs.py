@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from blocks import blocks_of, check_blocks
 from commands import ROOT
+from patience import HANG_SECONDS
 
 import pylog
 from pylog import errors
@@ -20,11 +21,8 @@ from pylog.cli.program import program
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 TUTORIALS = [page for page in PAGES if blocks_of(page.read_text("utf-8"))]
-BUILD_SECONDS = 300
-BLOCK_SECONDS = 240  # a page is up to twenty processes, each 0.3 s here and a second elsewhere
 
 
-@pytest.mark.timeout(BLOCK_SECONDS)
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_every_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
     programs, sessions = check_blocks(blocks_of(page.read_text("utf-8")), tmp_path)
@@ -87,7 +85,6 @@ def test_api_page_has_every_public_name() -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(BUILD_SECONDS)
 def test_sphinx_builds_the_pages_without_a_warning(tmp_path: Path) -> None:
     for package in ("sphinx", "myst_parser", "furo"):
         pytest.importorskip(
@@ -95,7 +92,7 @@ def test_sphinx_builds_the_pages_without_a_warning(tmp_path: Path) -> None:
         )
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fdatasync" in (tmp_path / "concepts.html").read_text("utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from counting_files import CountingFiles
-from tail_memory import in_thread, run_threads, tiny_switch_interval, wait_until
+from tail_memory import NewThreads, in_thread, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log
@@ -174,13 +174,13 @@ def test_rolled_segments_of_durability_os_are_synced_soon(tmp_path: Path) -> Non
 
 
 def test_no_thread_runs_before_there_is_work_for_it(tmp_path: Path) -> None:
-    before = threading.active_count()
+    new_threads = NewThreads()
     with pylog.open(tmp_path) as log:
         log.create_topic("t", cleanup_policy="").append(b"x")
-        assert threading.active_count() == before
+        assert new_threads() == []
         log.create_topic("u", durability="interval").append(b"x")
-        assert threading.active_count() == before + 1
-    assert threading.active_count() == before
+        assert len(new_threads()) == 1
+    assert new_threads() == []
 
 
 def test_the_lock_file_is_a_page_and_private(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import HANG_SECONDS
 
 import pylog
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "git_history.py"
-SECONDS = 50  # an example that needs longer hangs
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +42,7 @@ def git(repository: Path, *arguments: str) -> None:
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=True,
     )
 
@@ -55,7 +55,7 @@ def run(*arguments: str | Path, path: str | None = None) -> subprocess.Completed
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
 

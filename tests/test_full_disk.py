@@ -430,7 +430,7 @@ def create_topics(log: Log, tolds: dict[str, Told]) -> None:
         told.append(topic, 100)
 
 
-@pytest.mark.timeout(3600 if IS_EXHAUSTIVE else 60)
+@pytest.mark.timeout(3600 if IS_EXHAUSTIVE else 600)
 def test_disk_that_fills_and_empties_again_and_again_loses_nothing(disk: Path) -> None:
     rng = random.Random(SEED)
     filler = Filler(disk)

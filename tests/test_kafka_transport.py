@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kafka_cluster import PARTITIONS, Cluster, Sent, mock_cluster, random_records
+from kafka_cluster import PARTITIONS, SECONDS, Cluster, Sent, mock_cluster, random_records
 
 import pylog
 from pylog._native import make_batch
@@ -22,7 +22,6 @@ from pylog.replication.facts import InSync, PartitionId, ReplicaPosition
 from pylog.replication.transport import Acknowledgement, LeaderHello, ReplicaBatches
 
 LOG = uuid.uuid4()
-SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +240,7 @@ def test_cluster_counts_for_appends_that_all_replicas_acknowledge(
         topic = log.create_topic(name, PARTITIONS, durability="os")
         topic.append(b"before", partition=0)
         log.promote(1, [new()], config=config)
-        assert log.replication.wait_in_sync(2, SECONDS)
+        assert log.replication.wait_in_sync(2)
         for number in range(20):
             topic.append(b"%d" % number, partition=number % PARTITIONS)
             # Acknowledged: so it is there.

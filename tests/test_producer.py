@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from counting_files import CountingFiles
 from processes import children
-from tail_memory import run_threads, tiny_switch_interval, wait_until
+from tail_memory import NewThreads, run_threads, tiny_switch_interval, wait_until
 
 import pylog
 from pylog import Log, ProducerConfig, SendFuture
@@ -375,9 +375,9 @@ def test_flush_waits_for_callbacks(log: Log) -> None:
 
 
 def test_producer_that_never_sent_has_no_thread(log: Log) -> None:
-    before = threading.active_count()
+    new_threads = NewThreads()
     with log.producer() as producer:
-        assert threading.active_count() == before
+        assert new_threads() == []
         assert producer.flush()
 
 

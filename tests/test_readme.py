@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import SECONDS, blocks_of, check_blocks
+from blocks import blocks_of, check_blocks
 from commands import ROOT
 from crash_model import lose_all
 from memory_files import MemoryFiles
@@ -281,7 +281,7 @@ def test_processes_share_a_log_and_wake_each_other(tmp_path: Path) -> None:
             try:
                 for number in range(20):
                     orders.append(b"%d" % number)
-                    assert answers.wait(number, timeout=SECONDS)
+                    assert answers.wait(number)
             finally:
                 follower.kill()
         assert [record.value for record in answers.read(0)] == [b"%d" % n for n in range(20)]
