@@ -127,6 +127,10 @@ def not_waiting_for_who_goes(self: LeaderState, members: frozenset[str]) -> None
     self._wait_anew()
 
 
+def excusing(self: LeaderState, follower: Any, key: Any) -> bool:
+    return key in follower.stopped
+
+
 def by_chance(answer: Any) -> Any:
     return answer.log_end_offset, answer.replica_id
 
@@ -151,6 +155,7 @@ PLANTED: dict[str, tuple[Patch, ...]] = {
     "elect who lost what it had": ((ReplicaState, "after_power_cut", keeping_its_place),),
     "lead on after a power cut": ((ReplicaState, "after_power_cut", leading_on),),
     "let in who lacks something": ((LeaderState, "_has_everything", always),),
+    "excuse who lacks what may be acknowledged": ((LeaderState, "_is_excused", excusing),),
     "let in who has the high watermark": ((LeaderState, "_admit", by_the_high_watermark),),
     "move the high watermark with too few in sync": (
         (LeaderState, "in_sync_count", property(lambda self: 9)),

@@ -43,6 +43,7 @@ class Disk:
         self.epochs = LeaderEpochs()
         self.durable = 0
         self.high_watermark = 0
+        self.damaged: int | None = None  # an offset that a leader cannot read here
 
     @property
     def end(self) -> int:
@@ -60,6 +61,12 @@ class Disk:
 
     def read(self, offset: int, count: int) -> list[Entry]:
         return self.entries[offset - self.start : offset - self.start + count]
+
+    def readable(self, offset: int, count: int) -> list[Entry]:
+        """Return what a leader can send, which ends before what is damaged."""
+        if self.damaged is not None and self.damaged >= offset:
+            count = min(count, self.damaged - offset)
+        return self.read(offset, count)
 
     def truncate(self, end: int) -> None:
         del self.entries[max(0, end - self.start) :]
@@ -219,7 +226,9 @@ class Leader:
             # What it lacks was deleted meanwhile.
             self.begin(name)
             return
-        entries = disk.read(offset, self.world.batch_size())
+        entries = disk.readable(offset, self.world.batch_size())
+        if offset == disk.damaged:
+            self.rules.stopped(name, number)
         session.sent[number] = offset + len(entries)
         note, mark = self.rules.to_note(name), self.world.some_of(self.rules.high_watermark(number))
         facts = (number, offset, entries, note, mark, disk.start)

@@ -336,6 +336,49 @@ def who_comes_back_with_less_is_out_of_sync_at_once() -> None:
     )
 
 
+def damage_at_the_leader_stops_one_partition_and_no_other() -> None:
+    stage = Stage(2, partitions=2)
+    for number in range(2):
+        stage.write("r0", number=number)
+    stage.talk("r0", "r1")
+    leader = stage.nodes["r0"].leader
+    assert leader is not None
+    stage.nodes["r0"].disks[0].damaged = 1
+    stage.write("r0", number=0)
+    for _ in range(4):
+        stage.drop_the_late("r0", "r1")
+    stage.write("r0", number=1)
+    stage.talk("r0", "r1")
+    assert (stage.mark("r0", 0), stage.mark("r0", 1)) == (1, 2)
+    assert leader.rules.in_sync_count == 2
+    stage.nodes["r0"].disks[0].damaged = None
+    stage.talk("r0", "r1")
+    assert stage.mark("r0", 0) == 2
+
+
+def damage_keeps_out_who_lacks_what_an_older_leader_acknowledged() -> None:
+    stage = Stage(3)
+    stage.write("r0")
+    stage.talk("r0", "r1", "r2")
+    stage.drop_the_late("r0", "r1")
+    stage.write("r0")
+    stage.talk("r0", "r1")
+    assert len(stage.kept[0]) == 2
+    stage.nodes["r0"].kill()
+    stage.nodes["r1"].cut_power(keeps_nothing=True)  # it lost but the high watermark
+    stage.nodes["r1"].start()
+    new = stage.promote("r1", "r2")
+    assert (new.name, new.leader is not None, stage.mark("r1")) == ("r1", True, 0)
+    assert new.leader is not None
+    new.disks[0].damaged = 1
+    stage.talk("r1", "r2")
+    assert stage.nodes["r2"].disks[0].end == 1
+    assert new.leader.rules.in_sync.members == {"r1"}
+    new.disks[0].damaged = None
+    stage.talk("r1", "r2")
+    assert new.leader.rules.in_sync.members == {"r1", "r2"}
+
+
 SCENARIOS = (
     kip_101_a_follower_restarts_and_leads_before_it_has_fetched_again,
     kip_101_two_logs_part_at_one_offset_and_come_together,
@@ -349,4 +392,6 @@ SCENARIOS = (
     who_has_but_the_high_watermark_is_not_in_sync,
     who_is_dropped_binds_until_all_others_have_written_it_down,
     who_comes_back_with_less_is_out_of_sync_at_once,
+    damage_at_the_leader_stops_one_partition_and_no_other,
+    damage_keeps_out_who_lacks_what_an_older_leader_acknowledged,
 )

@@ -337,6 +337,10 @@ class World:
             self.count("clock jumps")
         elif chance < 0.94:
             self.now += source.choice((LAG_MS // 2, LAG_MS, 3 * LAG_MS))
+        elif chance < 0.97:
+            disk = source.choice(node.disks)
+            disk.damaged = source.choice((None, disk.end, source.randint(disk.start, disk.end)))
+            self.count("damage")
         else:
             self.delete_records(node)
 
@@ -420,6 +424,8 @@ class World:
         self.late.clear()
         for node in self.nodes.values():
             node.is_paused = False
+            for disk in node.disks:
+                disk.damaged = None
             if not node.is_up:
                 node.start()
         self.answers.clear()

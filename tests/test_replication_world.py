@@ -50,7 +50,7 @@ def check_work(done: Counter[str], seeds: int) -> None:
         assert done[what] > seeds / 2, (what, done)
     for what in ("truncations", "leaders resumed", "killed", "power cuts", "clock jumps"):
         assert done[what] > seeds / 10, (what, done)
-    for what in ("power cuts that lost something", "new beginnings", "deletions"):
+    for what in ("power cuts that lost something", "new beginnings", "deletions", "damage"):
         assert done[what] > seeds / 100, (what, done)
 
 

@@ -96,6 +96,8 @@ class FollowerStatus:
 
     replica_id: None before its first handshake.  in_flight_bytes: sent and not acknowledged.
     error: why its last session ended, None while one goes on.
+    stopped: partitions that the leader cannot read on from where this follower is, as of damaged
+    bytes, and why; it gets no more of them, and of all others what there is.
     """
 
     transport: str
@@ -103,6 +105,7 @@ class FollowerStatus:
     is_attached: bool
     in_flight_bytes: int
     error: str | None
+    stopped: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

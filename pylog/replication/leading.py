@@ -12,6 +12,8 @@ the caller then takes what came out (`unwritten`, `take_moved`, `to_note`).
     dropped  when it lacks what was appended replica_lag_time_max_ms ago, or is silent for so long,
              or comes back with less than it had.  The high watermark waits for it until all who
              stay have written down that it is gone: it could be elected before that.
+    excused  where the leader cannot read what comes next (`stopped`), who has all that may be
+             acknowledged is not late: the high watermark of that partition waits for it.
 
 **The high watermark** of a partition is the least that the counting replicas have, and moves only
 while enough are in sync and settled (KIP-966).  It never goes back.
@@ -36,12 +38,17 @@ _NOTHING_NOTED: Final = (-1, -1)
 
 @dataclasses.dataclass(slots=True)
 class _Partition:
-    """What the leader itself has; needed: min_insync_replicas."""
+    """What the leader itself has.
+
+    needed: min_insync_replicas.  floor: where it ended when it was added: as far as that it may be
+    acknowledged, also where the high watermark does not tell.
+    """
 
     end_offset: int
     own_offset: int
     high_watermark: int
     needed: int
+    floor: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,12 +69,14 @@ class _Follower:
     """What a follower said.
 
     offsets: what it has, as durable as the topic asks.  lags: where it lacks something.
+    stopped: partitions of which no more can be sent to it.
     noted: the order of the last `InSync` that it wrote down.
     is_attached: whether there is a session with it.
     """
 
     offsets: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     lags: dict[Hashable, _Lag] = dataclasses.field(default_factory=dict)
+    stopped: set[Hashable] = dataclasses.field(default_factory=set)
     noted: tuple[int, int] = _NOTHING_NOTED
     heard_ms: int = _NEVER
     is_attached: bool = False
@@ -170,7 +179,7 @@ class LeaderState:
         """
         assert partition not in self._partitions, partition
         self._partitions[partition] = _Partition(
-            end_offset, own_offset, high_watermark, min_insync_replicas
+            end_offset, own_offset, high_watermark, min_insync_replicas, floor=end_offset
         )
         now_ms = self._at(now_ms)
         for follower in self._followers.values():
@@ -184,6 +193,7 @@ class LeaderState:
         for follower in self._followers.values():
             follower.offsets.pop(partition, None)
             follower.lags.pop(partition, None)
+            follower.stopped.discard(partition)
         self._admit()
 
     def needed(self, partition: Hashable, min_insync_replicas: int) -> None:
@@ -231,6 +241,7 @@ class LeaderState:
         follower.noted = _NOTHING_NOTED if in_sync is None else in_sync.order
         follower.heard_ms = now_ms
         follower.offsets.clear()
+        follower.stopped.clear()
         for key, partition in self._partitions.items():
             lag = follower.lags.get(key)
             since_ms = _NEVER if not is_member else now_ms if lag is None else lag.since_ms
@@ -283,10 +294,20 @@ class LeaderState:
             self._propose(self._newest.members - {replica_id})
         if end_offset > follower.offsets.get(partition, _UNKNOWN):
             follower.offsets[partition] = end_offset
+            follower.stopped.discard(partition)
         self._catch_up(follower, partition, known)
         if replica_id not in self._newest.members:
             self._admit()
         self._advance(partition)
+
+    def stopped(self, replica_id: str, partition: Hashable) -> None:
+        """Take in that the leader cannot read what an attached follower lacks of a partition.
+
+        Until more of it is acknowledged, or another session begins.
+        """
+        if partition in self._partitions:
+            self._followers[replica_id].stopped.add(partition)
+            self._admit()
 
     def tick(self, now_ms: int) -> None:
         """Drop who is late; due at least every replica_lag_time_max_ms / 2."""
@@ -304,12 +325,24 @@ class LeaderState:
         return self._now_ms
 
     def _is_in_time(self, replica_id: str) -> bool:
-        """Return whether a follower has all that was appended replica_lag_time_max_ms ago."""
+        """Return whether a follower has all that was appended replica_lag_time_max_ms ago.
+
+        But for what cannot be sent to it, see `_is_excused`.
+        """
         oldest = self._now_ms - self._lag_time_max_ms
         follower = self._followers[replica_id]
         return follower.heard_ms >= oldest and all(
-            lag.since_ms >= oldest for lag in follower.lags.values()
+            lag.since_ms >= oldest or self._is_excused(follower, key)
+            for key, lag in follower.lags.items()
         )
+
+    def _is_excused(self, follower: _Follower, key: Hashable) -> bool:
+        """Return whether a follower has all that may be acknowledged, and cannot be sent more."""
+        if key not in follower.stopped:
+            return False
+        partition = self._partitions[key]
+        least = max(partition.high_watermark, partition.floor)
+        return follower.offsets.get(key, _UNKNOWN) >= least
 
     def _catch_up(self, follower: _Follower, key: Hashable, partition: _Partition) -> None:
         """Bring on how late a follower is in a partition.  Source: Kafka Replica.updateFetchState.

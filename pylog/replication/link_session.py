@@ -13,29 +13,32 @@ leader's lock is held, never the other way round.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from pylog.errors import (
+    CorruptionError,
     PylogError,
     ReplicationError,
     ReplicationTimeoutError,
-    UnknownTopicOrPartitionError,
 )
 from pylog.replication.divergence import StartAnew, Truncate, divergence
 from pylog.replication.facts import InSync, PartitionId, ReplicaPosition
 from pylog.replication.leader import Leader, Led
 from pylog.replication.replicated_log import METADATA, position_of
 from pylog.replication.transport import ReplicaBatches, ReplicaHello, ReplicationTransport
+from pylog.storage.replica_batches import StoredBatches
 
 logger = logging.getLogger("pylog")
 
 # A high watermark that moved waits so many seconds for batches to go with (guessed: less than a
 # reader of a follower would notice, more than the next append of who waited for this one).
 _LINGER: Final = 0.005
+_TRY_AGAIN: Final = 10.0  # seconds until what could not be read is tried again (guessed)
 # What a message takes besides its batches, so that empty ones are bounded, too (guessed).
 _MESSAGE_BYTES: Final = 256
 _MAX_ROUNDS: Final = 100  # of truncations of one partition; one for each 2048 epochs (guessed)
@@ -48,6 +51,22 @@ class _Sent(NamedTuple):
     end_offset: int
     size: int
     time: float
+
+
+class _UnreadableError(Exception):
+    """That the leader cannot read a partition of its own; nothing is wrong with the session."""
+
+    def __init__(self, reason: CorruptionError | OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (CorruptionError, OSError) as error:
+        raise _UnreadableError(error) from error
 
 
 class LinkSession:
@@ -67,6 +86,10 @@ class LinkSession:
         self._moved: dict[PartitionId, None] = {}
         self._tell_at = 0.0
         self._heartbeat_at = 0.0
+        # What cannot be read here, and why; and which of it is not tried before _try_at.
+        self.stopped: dict[PartitionId, str] = {}
+        self._blocked: set[PartitionId] = set()
+        self._try_at = 0.0
         self._unknown: set[PartitionId] = set()  # until the follower knows their topics
         self._sent: dict[PartitionId, int] = {}  # up to where, of those that were begun
         self._told: dict[PartitionId, int] = {}  # the last high watermark that was sent
@@ -104,6 +127,10 @@ class LinkSession:
         """How much was sent and is not acknowledged."""
         return self._flight_bytes
 
+    def stopped_names(self) -> dict[str, str]:
+        """Return which partitions cannot be read here, by name, and why."""
+        return {str(partition): why for partition, why in self.stopped.copy().items()}
+
     # ------------------------------------------------------------------ sending
 
     def run(self) -> None:
@@ -111,11 +138,8 @@ class LinkSession:
         self._receiver.start()
         while (turn := self._next()) is not None:
             for partition in turn:
-                try:
+                with self._leader.log.unless_deleted():
                     self._bring_on(partition)
-                except UnknownTopicOrPartitionError as error:
-                    # Deleted a moment ago.
-                    logger.debug("%s", error)
 
     def _next(self) -> list[PartitionId] | None:
         """Wait until something has to be said; return the partitions to say it of, None at the end.
@@ -129,6 +153,9 @@ class LinkSession:
                 if self._error is not None:
                     raise self._error
                 now = time.monotonic()
+                if self._blocked and now >= self._try_at:
+                    self._grown.update(dict.fromkeys(self._blocked))
+                    self._blocked.clear()
                 if self._moved and now >= self._tell_at:
                     # First: there may be something to send at any time, and a topic of which the
                     # follower is not told cannot be brought on.
@@ -155,22 +182,19 @@ class LinkSession:
         if led is None:
             self._sent.pop(partition, None)
             return
-        if partition not in self._sent:
-            if not self._knows(led):
-                self._unknown.add(partition)
-                return
-            self._begin_partition(led)
-        start = self._sent[partition]
-        log_start_offset = led.partition.log_start_offset
-        limit = leader.config.replica_fetch_max_bytes
-        stored = led.partition.read_batches(max(start, log_start_offset), limit)
-        # What compaction left out may lie before the first batch; what was deleted may not, for the
-        # follower has to be told first.
-        is_gap = stored.first > start >= log_start_offset
-        if stored.data and stored.first != start and not is_gap:
-            raise ReplicationError(f"{led.partition!r}: no batch begins at offset {start} any more")
+        if partition not in self._sent and not self._knows(led):
+            self._unknown.add(partition)
+            return
+        try:
+            if partition not in self._sent:
+                self._begin_partition(led)
+            start = self._sent[partition]
+            stored = self._read(led, start)
+        except _UnreadableError as unreadable:
+            self._stop(led, unreadable.reason)
+            return
         self._send(led, start, stored.end, stored.data)
-        if stored.end < led.end_offset:
+        if stored.end < led.end_offset and partition not in self._blocked:
             with self._condition:
                 self._grown[partition] = None
         if partition == METADATA and self._unknown:
@@ -178,6 +202,42 @@ class LinkSession:
             self._unknown.difference_update(known)
             with self._condition:
                 self._grown.update(dict.fromkeys(known))
+
+    def _read(self, led: Led, start: int) -> StoredBatches:
+        """Return what the follower lacks, as much as one message takes; nothing while blocked."""
+        if led.id in self._blocked:
+            return StoredBatches(memoryview(b""), start, start)
+        log_start_offset = led.partition.log_start_offset
+        limit = self._leader.config.replica_fetch_max_bytes
+        with _reading():
+            stored = led.partition.read_batches(max(start, log_start_offset), limit)
+        # What compaction left out may lie before the first batch; what was deleted may not, for the
+        # follower has to be told first.
+        is_gap = stored.first > start >= log_start_offset
+        if stored.data and stored.first != start and not is_gap:
+            raise ReplicationError(f"{led.partition!r}: no batch begins at offset {start} any more")
+        if self.stopped.pop(led.id, None) is not None:
+            logger.info("%r goes on to %s", led.partition, self.replica_id)
+        return stored
+
+    def _stop(self, led: Led, reason: CorruptionError | OSError) -> None:
+        """Let a partition that cannot be read here be; all others go on.  It is tried again."""
+        partition = led.id
+        if partition == METADATA and partition not in self._sent:
+            raise reason  # without it no other one can begin
+        text = f"{type(reason).__name__}: {reason}"
+        if self.stopped.get(partition) != text:
+            name = self.replica_id
+            logger.error("%r stops, %s gets no more of it: %s", led.partition, name, text)
+        self.stopped[partition] = text
+        if not self._blocked:
+            self._try_at = time.monotonic() + _TRY_AGAIN
+        self._blocked.add(partition)
+        self._leader.settle(lambda rules, _: rules.stopped(self.replica_id, partition))
+        if partition in self._sent:
+            # The follower says what it has, in each session, and is told what is acknowledged.
+            start = self._sent[partition]
+            self._send(led, start, start, b"")
 
     def _knows(self, led: Led | None) -> bool:
         """Whether the follower has been told enough to know that a partition exists."""
@@ -190,7 +250,9 @@ class LinkSession:
         """Find out how far the follower is, and let it cut what is not the leader's."""
         position = self._transport.position(led.id)
         for _ in range(_MAX_ROUNDS):
-            step = divergence(position_of(led.partition), position)
+            with _reading():
+                ours = position_of(led.partition)
+            step = divergence(ours, position)
             if step is None:
                 break
             position = self._cut(led, step)
@@ -206,7 +268,8 @@ class LinkSession:
         if isinstance(step, Truncate):
             return self._transport.truncate(led.id, step.end_offset)
         # The first batch may begin below the log start: it is sent whole.
-        first = led.partition.read_batches(step.offset, 1).first
+        with _reading():
+            first = led.partition.read_batches(step.offset, 1).first
         return self._transport.start_anew(led.id, min(first, step.offset))
 
     def _send(self, led: Led, start: int, end: int, data: memoryview | bytes) -> None:

@@ -245,4 +245,5 @@ def _status_of(link: FollowerLink) -> FollowerStatus:
         is_attached=session is not None,
         in_flight_bytes=0 if session is None else session.flight_bytes,
         error=link.error,
+        stopped={} if session is None else session.stopped_names(),
     )
