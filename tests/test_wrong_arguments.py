@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 
 import pylog
-from pylog import Log, Topic
+from pylog import Log, Topic, aio
 from pylog.config import TopicConfig
 from pylog.errors import (
     ClosedError,
@@ -57,6 +61,107 @@ def test_an_offset_that_is_no_whole_number_is_a_type_error(topic: Topic, wrong: 
             call()
 
 
+def waits(log: Log, topic: Topic) -> dict[str, Callable[[Any], object]]:
+    """Return all calls that take a time-out, none of which finds what it waits for."""
+    consumer, table = log.consumer("t"), log.table("t")
+    consumer.seek_to_end()
+    producer = log.producer(linger_ms=100_000)
+    pending = producer.send("t", b"4", b"a")
+    return {
+        "partition": lambda timeout: topic.partition(0).wait(99, timeout),
+        "poll": lambda timeout: consumer.poll(timeout),
+        "records": lambda timeout: list(consumer.records(timeout)),
+        "batches": lambda timeout: list(consumer.batches(timeout=timeout)),
+        "table": lambda timeout: table.wait_for(99, timeout=timeout),
+        "result": pending.result,
+        "exception": pending.exception,
+        "flush": producer.flush,  # keeps it alive, so that it sends nothing before
+        "close": lambda timeout: log.producer().close(timeout),
+    }
+
+
+@pytest.mark.parametrize("wrong", ["1", b"1", [], datetime.timedelta(seconds=1), 1j])
+def test_a_timeout_that_is_no_number_is_a_type_error(log: Log, topic: Topic, wrong: Any) -> None:
+    for name, wait in waits(log, topic).items():
+        with pytest.raises(TypeError, match="timeout must be seconds or None, not"):
+            pytest.fail(f"{name}: {wait(wrong)}")
+
+
+def test_a_timeout_that_is_not_a_number_waits_not_at_all(log: Log, topic: Topic) -> None:
+    for name, wait in waits(log, topic).items():
+        with pytest.raises(ValueError, match="timeout is not a number"):
+            pytest.fail(f"{name}: {wait(math.nan)}")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -math.inf, np.float32(0), Fraction(0), Decimal(0)])
+def test_any_number_is_a_timeout(log: Log, topic: Topic, timeout: Any) -> None:
+    calls = waits(log, topic)
+    for name in ("result", "exception"):
+        with pytest.raises(TimeoutError):
+            calls[name](timeout)
+    assert not any(calls[name](timeout) for name in ("partition", "poll", "records", "table"))
+
+
+@pytest.mark.parametrize("forever", [math.inf, 1e300, 2**70, 10**400])
+def test_a_timeout_that_nobody_lives_to_see_is_one(log: Log, topic: Topic, forever: Any) -> None:
+    consumer, producer = log.consumer("t"), log.producer(linger_ms=0)
+    sent = producer.send("t", b"4", b"a")
+    assert sent.result(forever).offset == 3
+    assert sent.exception(forever) is None
+    assert producer.flush(forever)
+    assert topic.partition(0).wait(3, forever)
+    assert consumer.poll(forever)
+    assert log.table("t").wait_for(3, timeout=forever)
+    producer.send("t", b"5", b"a")
+    producer.close(forever)
+    assert offsets(topic) == [0, 1, 2, 3, 4]
+
+
+def test_asynchronous_waits_take_the_same_timeouts(topic: Topic, tmp_path: Path) -> None:
+    async def wait(timeout: Any) -> None:
+        async with aio.open(tmp_path) as log:
+            consumer, table = await log.consumer("t"), await log.table("t")
+            producer = await log.producer()
+            waits: list[Callable[[], Awaitable[object]]] = [
+                lambda: consumer.poll(timeout),
+                lambda: table.wait_for(2, timeout=timeout),
+                lambda: producer.flush(timeout),
+                lambda: producer.close(timeout),
+            ]
+            await producer.send("t", b"4", b"a")
+            for wait in waits:
+                if math.isnan(timeout):
+                    with pytest.raises(ValueError, match="timeout is not a number"):
+                        await wait()
+                else:
+                    assert await wait() is not False
+
+    asyncio.run(wait(math.nan))
+    asyncio.run(wait(math.inf))
+
+
+def test_records_are_asked_for_by_a_whole_number(log: Log, topic: Topic) -> None:
+    consumer = log.consumer("t")
+    for wrong in (1.5, math.nan, "1"):
+        with pytest.raises(TypeError, match="max_records must be an int, not"):
+            consumer.poll(0, wrong)  # type: ignore[arg-type]
+    assert len(consumer.poll(0, np.int64(2))) == 2  # type: ignore[arg-type]
+
+
+def test_what_is_said_with_a_commit_is_text(log: Log, topic: Topic) -> None:
+    consumer = log.consumer("t", group="g")
+    consumer.poll(0)
+    wrong: Any = b"text"
+    for commit in (
+        lambda: consumer.commit(metadata=wrong),
+        lambda: consumer.commit({("t", 0): 1}, metadata=wrong),
+        lambda: consumer.commit({("t", 0): pylog.OffsetAndMetadata(1, wrong)}),
+    ):
+        with pytest.raises(TypeError, match="metadata must be a str, not bytes"):
+            commit()
+    assert consumer.committed(("t", 0)) == {("t", 0): None}
+
+
 def test_numbers_of_numpy_are_numbers(topic: Topic) -> None:
     appended = topic.append_many([b"4", b"5"], keys=[b"c", b"d"])
     number, offset = appended.partitions[1], appended.offsets[1]
@@ -75,6 +180,10 @@ def test_what_cannot_be_called_is_refused_where_it_is_given(
         "on_change": lambda: log.table("t", on_change=wrong),
         "progress": lambda: topic.compact(progress=wrong),
         "partitioner": lambda: log.producer(partitioner=wrong),
+        "on_delivery": lambda: log.producer().send("t", b"4", b"a", on_delivery=wrong),
+        "on_assigned": lambda: log.consumer("t", group="g", on_assigned=wrong),
+        "on_revoked": lambda: log.consumer("t", group="g", on_revoked=wrong),
+        "on_lost": lambda: log.consumer("t", group="g", on_lost=wrong),
     }
     for name, call in calls.items():
         with pytest.raises(TypeError, match=f"{name} must be callable, not {type(wrong).__name__}"):

@@ -20,6 +20,7 @@ from pylog.aio.closing import Closing
 from pylog.aio.listening import Listening
 from pylog.aio.prompt import Outlook, PromptConsumer
 from pylog.aio.watch import Room
+from pylog.arguments import seconds
 from pylog.consumer.consumer import Consumer as SyncConsumer
 from pylog.consumer.group_part import Listener
 from pylog.errors import ClosedError, ConcurrentUseError
@@ -100,6 +101,7 @@ class Consumer(Caller, Closing):
             raise ConcurrentUseError
         self._calls.check_loop()
         loop = self._calls.loop
+        timeout = seconds(timeout)
         deadline = None if timeout is None else loop.time() + timeout
         self._is_asked = True
         try:

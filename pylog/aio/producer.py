@@ -14,6 +14,7 @@ from typing import Final
 from pylog._native import RecordMetadata
 from pylog.aio.calls import Calls
 from pylog.aio.closing import Closing
+from pylog.arguments import seconds
 from pylog.callbacks import call_safely
 from pylog.errors import BufferExhaustedError, ClosedError
 from pylog.producer.futures import Delivery, SendFuture
@@ -161,6 +162,7 @@ class Producer(Closing):
         the futures.
         """
         self._calls.check_loop()
+        timeout = seconds(timeout)
         self._flush_begin()
         batches = [pending.done for pending in self._pending.values()]
         if not batches:

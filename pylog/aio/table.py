@@ -12,6 +12,7 @@ from pylog._native import RecordMetadata
 from pylog.aio.calls import Caller, Calls
 from pylog.aio.closing import Closing
 from pylog.aio.watch import Room
+from pylog.arguments import seconds
 from pylog.errors import ClosedError
 from pylog.table.table import Table as SyncTable
 
@@ -59,7 +60,7 @@ class Table(Caller, Closing):
         timeout: float | None = None,
     ) -> bool:
         """Wait until the record at an offset is in the table, as `pylog.Table.wait_for`."""
-        loop = self._calls.loop
+        loop, timeout = self._calls.loop, seconds(timeout)
         deadline = None if timeout is None else loop.time() + timeout
         look = functools.partial(self._table.wait_for, offset, partition=partition, timeout=0)
         while True:

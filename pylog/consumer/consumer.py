@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from pylog._native import Record, system_clock
+from pylog.arguments import check_callable, seconds, whole_number
 from pylog.closing import Closing
 from pylog.consumer.alone_part import AlonePart
 from pylog.consumer.commits import Commits, offsets_of
@@ -126,6 +127,8 @@ class Consumer(PositionedConsumer, Closing):
         CorruptionError, OSError.
         """
         listeners = Listeners(on_assigned, on_revoked, on_lost)
+        for name, listener in listeners._asdict().items():
+            check_callable(name, listener)
         subscription = Subscription.to(topics, pattern)
         if self._commits is None:
             for name, listener in listeners._asdict().items():
@@ -248,7 +251,9 @@ class Consumer(PositionedConsumer, Closing):
         return self._collect(functools.partial(self._await, self._deadline(timeout)), limit)
 
     def _limit(self, max_records: int | None) -> int:
-        limit = self.config.max_poll_records if max_records is None else max_records
+        if max_records is None:
+            return self.config.max_poll_records
+        limit = whole_number("max_records", max_records)
         if limit < 1:
             raise ValueError(f"max_records={limit}: expected at least 1")
         return limit
@@ -345,6 +350,7 @@ class Consumer(PositionedConsumer, Closing):
         return max(min(share, config.max_partition_fetch_bytes), 1)
 
     def _deadline(self, timeout: float | None) -> float | None:
+        timeout = seconds(timeout)
         return None if timeout is None else self._monotonic() + timeout
 
     # ------------------------------------------------------------------ commits

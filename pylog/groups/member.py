@@ -85,6 +85,8 @@ def check_offset(offset: OffsetAndMetadata) -> bytes:
     epoch = offset.leader_epoch
     if epoch is not None and not 0 <= operator.index(epoch) <= _MAX_INT32:
         raise ValueError(f"leader_epoch {epoch}: expected None or one in [0, 2**31)")
+    if not isinstance(offset.metadata, str):
+        raise TypeError(f"metadata must be a str, not {type(offset.metadata).__name__}")
     metadata = offset.metadata.encode()
     if len(metadata) > MAX_METADATA_BYTES:
         raise OffsetMetadataTooLargeError(len(metadata), MAX_METADATA_BYTES)

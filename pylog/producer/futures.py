@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pylog._native import RecordMetadata, Sent
+from pylog.arguments import seconds
 from pylog.callbacks import call_safely
 
 _CALLBACK: Final = "a callback"
@@ -103,7 +104,7 @@ class Delivery:
     def wait(self, timeout: float | None) -> bool:
         """Return whether the batch is done, after at most `timeout` seconds."""
         with self.condition:
-            return self.condition.wait_for(lambda: self.is_done, timeout)
+            return self.condition.wait_for(lambda: self.is_done, seconds(timeout))
 
     def wait_told(self, timeout: float | None) -> bool:
         """Return whether batch and callbacks are done, after at most `timeout` seconds."""
@@ -149,8 +150,8 @@ class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):
     def result(self, timeout: float | None = None) -> RecordMetadata:
         """Return where the record is, once it is acknowledged as the producer's `acks` asks.
 
-        timeout: seconds, None for ever.  Raises TimeoutError after it, and what `exception`
-        returns.  Blocks without the GIL; ends on Ctrl-C.
+        timeout: seconds, None for ever.  Raises TimeoutError after it, TypeError, ValueError for
+        NaN, and what `exception` returns.  Blocks without the GIL; ends on Ctrl-C.
         """
         batch = self._batch
         if not (batch.is_done or batch.wait(timeout)):
@@ -171,7 +172,7 @@ class SendFuture(Sent, concurrent.futures.Future[RecordMetadata]):
 
         NotAppendedError and its kinds: it is certainly not in the log.  DurabilityUnknownError: it
         may be.  ClosedError: in a forked child, whose parent alone knows.
-        timeout: as in `result`; raises TimeoutError after it.
+        timeout: as in `result`; raises TimeoutError after it, TypeError, ValueError for NaN.
         """
         if not (self._batch.is_done or self._batch.wait(timeout)):
             raise TimeoutError

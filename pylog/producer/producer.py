@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from pylog._native import system_clock
+from pylog.arguments import check_callable, seconds
 from pylog.closing import Closing
 from pylog.errors import ClosedError
 from pylog.producer.accumulator import Accumulator, Given
@@ -85,6 +86,8 @@ class Producer(Closing):
         taken.  What happens later is the future's: see `SendFuture.exception`.
         About 0.5 us; blocks only for want of memory.  Source: Kafka KafkaProducer.send.
         """
+        if on_delivery is not None:
+            check_callable("on_delivery", on_delivery)
         if timestamp is not None:
             self._check_timestamp(topic, timestamp)
         number = partition
@@ -138,10 +141,10 @@ class Producer(Closing):
 
         timeout: seconds, None for ever.  Returns False after it.  What failed is done, too: ask
         the futures.  Callbacks have returned by then.  Raises RuntimeError in one of them, which
-        would wait for itself.  Ends on Ctrl-C.
+        would wait for itself; TypeError, ValueError for NaN.  Ends on Ctrl-C.
         """
         self.sender.check_thread()
-        monotonic = self._accumulator.monotonic
+        timeout, monotonic = seconds(timeout), self._accumulator.monotonic
         deadline = None if timeout is None else monotonic() + timeout
         return all(
             batch.wait_told(None if deadline is None else max(deadline - monotonic(), 0.0))
@@ -153,7 +156,9 @@ class Producer(Closing):
 
         timeout: seconds, None for as long as it takes, at most `delivery_timeout_ms`.  What was not
         begun by then fails with DeliveryTimeoutError: it is certainly not appended.
+        Raises TypeError, ValueError for NaN, with nothing done.
         """
+        timeout = seconds(timeout)
         self._targets.clear()
         self.sender.close(timeout)
 

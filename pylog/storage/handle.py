@@ -21,7 +21,7 @@ from typing import Final, Self
 
 from pylog import _native
 from pylog._native import Appender, Counters, Marks, RecordMetadata
-from pylog.arguments import whole_number
+from pylog.arguments import seconds, whole_number
 from pylog.config import TopicConfig
 from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionError
 from pylog.storage.attachment import Attachment
@@ -248,10 +248,10 @@ class PartitionHandle(ReplicaWaits):
         """Wait until the high watermark is above `offset`; return whether it is.
 
         timeout: seconds, None for ever.
-        Raises TypeError, ClosedError, UnknownTopicOrPartitionError, OSError.
+        Raises TypeError, ValueError for NaN, ClosedError, UnknownTopicOrPartitionError, OSError.
         Holds no lock and no GIL; signals are handled.  Source: futex(2) on the shared page.
         """
-        offset = whole_number("offset", offset)
+        offset, timeout = whole_number("offset", offset), seconds(timeout)
         attachment = self._attached(create=True)
         assert attachment is not None
         events = attachment.page.events

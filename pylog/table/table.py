@@ -12,6 +12,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import TypeVar, overload
 
 from pylog._native import RecordMetadata
+from pylog.arguments import seconds, whole_number
 from pylog.closing import Closing
 from pylog.errors import ClosedError
 from pylog.storage.partition import Partition
@@ -84,6 +85,7 @@ class Table(Closing, Mapping[bytes, bytes]):
         """
         number = self._partition_of(offset, partition)
         wanted = offset.offset if isinstance(offset, RecordMetadata) else offset
+        wanted = whole_number("offset", wanted)
         where = self._topic.partition(number)
         if self._replay.come_up_to_date().offsets.get(number, 0) > wanted:
             return True
@@ -93,6 +95,7 @@ class Table(Closing, Mapping[bytes, bytes]):
 
     def _wait_visible(self, where: Partition, offset: int, timeout: float | None) -> bool:
         """Wait in pieces, as the table may be closed meanwhile; return whether it is visible."""
+        timeout = seconds(timeout)
         left = math.inf if timeout is None else timeout
         deadline = time.monotonic() + left
         while True:
