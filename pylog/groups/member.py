@@ -126,6 +126,7 @@ class Membership:
         self._is_said = True  # what it wants
         self._standing = Standing(-1, _NO_PARTITIONS, _NO_PARTITIONS, {})
         self._looked: tuple[Group | None, int] = (None, -1)  # the state that the standing is of
+        self._basis: tuple[object, object] = (None, None)  # what of it the standing follows from
         # What may be committed, and the state of the group that says so, which may be a later one.
         self._own: frozenset[TopicPartition] = _NO_PARTITIONS
         self._state: Group | None = None
@@ -156,7 +157,8 @@ class Membership:
             group = self._group_locked()
             looked = self._looked
             if group is not looked[0] or group.version != looked[1]:
-                self._take_standing_locked(group)
+                self._standing = self._standing_locked(group)
+                self._note_looked_locked(group)
             return self._standing
 
     def is_due(self, standing: Standing | None) -> bool:
@@ -184,13 +186,26 @@ class Membership:
     def _stands_as_before_locked(self, group: Group) -> bool:
         """Return whether the last look's standing holds, and note that it was of this state."""
         if group is not self._looked[0] or group.version != self._looked[1]:
-            check_readable(group)
-            member = membership.member_of(group, self.member_id, self.instance_id)
-            if membership.standing_of(group, member) != self._standing:
+            if self._standing_locked(group) is not self._standing:
                 return False
-            self._own = self._standing.assigned | self._standing.to_revoke
-            self._state, self._version = self._looked = group, group.version
+            self._note_looked_locked(group)
         return True
+
+    def _standing_locked(self, group: Group) -> Standing:
+        """Return what the member may do now; the same object while nothing changed for it."""
+        check_readable(group)
+        member = membership.member_of(group, self.member_id, self.instance_id)
+        if member is self._basis[0] and group.shapes is self._basis[1]:
+            # Both are replaced, never changed; so nothing that others did need be worked out.
+            return self._standing
+        standing = membership.standing_of(group, member)
+        return self._standing if standing == self._standing else standing
+
+    def _note_looked_locked(self, group: Group) -> None:
+        """Note that the standing is of this state."""
+        self._own = self._standing.assigned | self._standing.to_revoke
+        self._state, self._version = self._looked = group, group.version
+        self._basis = group.members[self.member_id], group.shapes
 
     def _look_after(self, group: Group) -> None:
         """Do what is due in the group, as far as anything can be appended now.
@@ -222,15 +237,6 @@ class Membership:
         if group is None:
             raise UnknownMemberIdError(self.group, self.member_id)
         return group
-
-    def _take_standing_locked(self, group: Group) -> None:
-        check_readable(group)
-        member = membership.member_of(group, self.member_id, self.instance_id)
-        standing = membership.standing_of(group, member)
-        if standing != self._standing:
-            self._standing = standing
-        self._own = standing.assigned | standing.to_revoke
-        self._state, self._version = self._looked = group, group.version
 
     def _say_progress(self, group: Group) -> None:
         """Say now and then that the member polls, if it may be dropped for not doing so."""

@@ -259,7 +259,8 @@ def _retarget(draft: Group, assignors: Assignors) -> None:
     for member_id, own in assign(name, assignor, subscribers, counts).items():
         target = frozenset((ids[place.topic], place.partition) for place in own)
         member = draft.members[member_id]
-        draft.members[member_id] = dataclasses.replace(member, target=target)
+        if target != member.target:
+            draft.members[member_id] = dataclasses.replace(member, target=target)
     draft.target_epoch = draft.epoch
 
 
@@ -306,6 +307,8 @@ def _without_excess(draft: Group, member: Member) -> CurrentValue:
     if not member.is_away:  # it reads no more, so what it is to lose is free at once
         pending = {place: at for place, at in there.items() if place not in member.target}
         pending |= {place: at for place, at in current.pending.items() if place[0] in draft.shapes}
+    if assigned == current.assigned and pending == current.pending:
+        return current
     return dataclasses.replace(current, assigned=assigned, pending=pending)
 
 
@@ -319,7 +322,9 @@ def _with_gains(
         state = UNREVOKED
     elif len(assigned) < len(member.target):
         state = UNRELEASED
-    brought = dataclasses.replace(current, assigned=assigned, state=state)
+    brought = current
+    if free or state != current.state:
+        brought = dataclasses.replace(current, assigned=assigned, state=state)
     if brought == member.current:
         return member.current
     # With something to let go, it is in the new epoch only when it got something in it.
