@@ -123,19 +123,35 @@ def test_reading_replays_and_follows(tmp_path: Path) -> None:
         assert await read(start=late) == []
         with pytest.raises(ValueError, match="partition"):
             await read(start=5)
-        with pytest.raises(OffsetOutOfRangeError):
-            await read(partition=0, start=9999)
+        for follow in (False, True):
+            with pytest.raises(OffsetOutOfRangeError):
+                await read(partition=0, start=9999, follow=follow)
         following = asyncio.create_task(read(partition=0, start=2498, end=2502, follow=True))
         await waiting(log)
         await append(topic, 5)
         assert await following == [2498, 2499, 2500, 2501]
         assert await read(partition=0, start=3, end=3, follow=True) == []
+        end = topic.sync.partition(0).high_watermark
+        assert await read(partition=0, start=end, end=end, follow=True) == []
         count = 0
         async for record in log.read("t", follow=True):
             count += 1
             if count == 5005:
                 assert record.topic == "t"
                 break
+
+    with_log(tmp_path, main)
+
+
+def test_who_follows_a_topic_reads_partitions_that_are_added(tmp_path: Path) -> None:
+    async def main(log: aio.Log) -> None:
+        topic = await numbered(log, "t", records=2)
+        records = log.read("t", follow=True)
+        assert offsets([await anext(records) for _ in range(2)]) == [0, 1]
+        await topic.add_partitions(3)
+        await append(topic, 2, partition=2)
+        assert offsets([await anext(records) for _ in range(2)]) == [0, 1]
+        await records.aclose()
 
     with_log(tmp_path, main)
 

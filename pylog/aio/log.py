@@ -26,6 +26,7 @@ from pylog.aio.table import Table
 from pylog.aio.watch import Room
 from pylog.consumer.config import ConsumerConfig
 from pylog.consumer.group_part import Listener
+from pylog.errors import NoOffsetForPartitionError
 from pylog.groups.administration import Groups as SyncGroups
 from pylog.producer.config import ProducerConfig
 from pylog.records import AppendEvent, ReadEvent, TableChange
@@ -197,7 +198,7 @@ class Log(Caller, Closing):
     ) -> AsyncIterator[Record]:
         """Iterate over the records of one partition of a topic, or of all, as `pylog.Log.read`.
 
-        It reads in a thread; following, as a consumer without a group does.
+        It reads in a thread; following, it waits as a consumer does.
         """
         read = functools.partial(
             self._log.read, topic, partition=partition, start=start, end=end, follow=follow
@@ -209,7 +210,8 @@ class Log(Caller, Closing):
                 for record in piece:
                     yield record
             return
-        async with self.consumer() as consumer:
+        # What is out of range is raised, there as here.
+        async with self.consumer(auto_offset_reset="none") as consumer:
             if partition is None:
                 await consumer.subscribe(topic)
             else:
@@ -218,7 +220,11 @@ class Log(Caller, Closing):
                 await consumer.seek_to_time(start)
             elif start is not None:
                 await consumer.seek(topic, partition or 0, offset=start)
-            async for record in consumer:
+            else:
+                await consumer.seek_to_beginning()
+            if end is not None and await consumer.position(topic, partition or 0) >= end:
+                return
+            async for record in _followed(consumer):
                 if end is None or record.offset < end:
                     yield record
                 if end is not None and record.offset >= end - 1:
@@ -332,6 +338,16 @@ class Log(Caller, Closing):
 
     def __repr__(self) -> str:
         return f"<aio.{repr(self._log)[1:]}"
+
+
+async def _followed(consumer: Consumer) -> AsyncIterator[Record]:
+    """Iterate over the records of a consumer for ever, those of added partitions too."""
+    while True:
+        try:
+            async for record in consumer:
+                yield record
+        except NoOffsetForPartitionError as error:
+            await consumer.seek_to_beginning((error.topic, error.partition))
 
 
 def _take(records: Iterator[Record]) -> list[Record]:
