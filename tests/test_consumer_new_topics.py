@@ -93,6 +93,36 @@ def test_the_work_on_other_topics_is_committed_when_one_was_deleted(log: Log) ->
         assert log._coordinator.committed("g", [place]) == {place: OffsetAndMetadata(10, "", 0)}
 
 
+@pytest.mark.parametrize("name", ["orders", "o"])
+@pytest.mark.parametrize("kind", ["member", "own choice", "nobody"])
+def test_a_record_of_a_deleted_topic_is_not_committed_for_one_made_anew(
+    log: Log, tmp_path: Path, kind: str, name: str
+) -> None:
+    make(log, name, records=10)
+    consumer = log.consumer(group="g", enable_auto_commit=False)
+    if kind == "member":
+        consumer.subscribe(name)
+    else:
+        consumer.assign([(name, 0)])
+    old = consumer.poll(0)
+    log.delete_topic(name)
+    if kind == "nobody":
+        consumer.unsubscribe()
+    make(log, name, records=8)
+    for _ in range(2):
+        for record in old:
+            with pytest.raises((StaleMemberEpochError, UnknownTopicOrPartitionError)):
+                consumer.commit(record)
+        if kind == "nobody":
+            consumer.assign([(name, 0)])
+        assert len(consumer.poll(0, 4)) == 4
+        consumer.seek(name, 0, offset=0)
+    assert consumer.committed((name, 0)) == {(name, 0): None}
+    with pylog.open(tmp_path) as other:
+        consumer.commit([*other.read(name)][5])
+    assert consumer.committed()[name, 0].offset == 6
+
+
 def test_no_commit_slips_in_between_a_topics_end_and_the_next_one_of_its_name(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

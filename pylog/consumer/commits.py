@@ -18,6 +18,7 @@ from pylog._native import Record
 from pylog.consumer.config import ConsumerConfig
 from pylog.consumer.positioned import name_of
 from pylog.errors import (
+    ClosedError,
     CommitFailedError,
     OffsetOutOfRangeError,
     PylogError,
@@ -232,6 +233,32 @@ def _where_it_is_left(partition: Partition, committed: OffsetAndMetadata) -> int
         " lost its end; going on there", partition, offset, epoch, end_offset,
     )  # fmt: skip
     return max(end_offset, partition.log_start_offset)
+
+
+def may_be_of(partition: Partition, record: Record) -> bool:
+    """Return whether a record may be of this partition, and not of one that was before it.
+
+    A topic that is made anew has the name of the old one, and other records at its offsets.
+    Raises what `Partition.read` raises.  No I/O for what was read from this very partition.
+    """
+    # Records share the name of the topic that they were read from, as an object; Python has one
+    # object for all names of one letter.
+    if record.topic is partition.topic and len(record.topic) > 1:
+        return True
+    try:
+        if record.offset >= partition.high_watermark:
+            return False
+        found = next(iter(partition.read(record.offset, 1, record.offset + 1)), None)
+    except OffsetOutOfRangeError:
+        found = None
+    except (UnknownTopicOrPartitionError, ClosedError):
+        return True  # it was deleted just now, which who commits finds out
+    # What is no more, by age or compaction, may have been this one.
+    return found is None or _contents(found) == _contents(record)
+
+
+def _contents(record: Record) -> tuple[object, ...]:
+    return record.timestamp, record.key, record.value
 
 
 def offsets_of(

@@ -20,7 +20,7 @@ from pylog._native import Record, system_clock
 from pylog.arguments import check_callable, seconds, whole_number
 from pylog.closing import Closing
 from pylog.consumer.alone_part import AlonePart
-from pylog.consumer.commits import Commits, offsets_of
+from pylog.consumer.commits import Commits, may_be_of, offsets_of
 from pylog.consumer.config import ConsumerConfig
 from pylog.consumer.gate import Gate, alone
 from pylog.consumer.group_part import GroupOffsets, GroupPart, Listener, Listeners
@@ -52,7 +52,7 @@ class Consumer(PositionedConsumer, Closing):
     A context manager.  One thread at a time may use it: a call by a second thread raises
     ConcurrentUseError; only `wakeup` may be called at any time.  All methods but `close` raise
     ClosedError when it or the log is closed, and UnknownTopicOrPartitionError when a topic that it
-    was given by name is deleted.
+    was given by name is deleted; those that look at partitions CorruptionError and OSError.
     Where a partition is read from at first, and after what was to come next is gone, is said by
     `auto_offset_reset`; a partition that is added later is read from its beginning.
     With a group it reads what the group gives it, from where the group committed; closed, by
@@ -225,6 +225,9 @@ class Consumer(PositionedConsumer, Closing):
         what `Partition.read` and iterating over its result raise; with auto_offset_reset "none"
         OffsetOutOfRangeError.  Those about one partition name it in `topic` and `partition`; its
         position stays, and another iteration goes on with the next partition.
+        With a group also FencedInstanceIdError, what listeners raise, DurabilityUnknownError, and
+        what else appending to `__consumer_offsets` raises when a partition is to be given back:
+        it is then, with a later look.
         A wait holds no GIL and ends on Ctrl-C.  Per record it costs what `Partition.records` does.
         """
         # No frame of Python between two records of a piece.
@@ -370,20 +373,35 @@ class Consumer(PositionedConsumer, Closing):
         mapping may have their own, as OffsetAndMetadata.
         Raises StaleMemberEpochError for a partition that is not this member's any more,
         UnknownMemberIdError, FencedInstanceIdError; for who did not subscribe NonEmptyGroupError
-        while the group has members, UnknownTopicOrPartitionError for a topic that was deleted since
-        it was assigned, and NotAssignedError for all positions of one that reads nothing;
-        InvalidGroupIdError for a consumer without a group, OffsetMetadataTooLargeError, ValueError,
-        TypeError; CorruptionError, and what `Partition.append` raises.  All or nothing; with any of
-        these nothing is committed, but DurabilityUnknownError.
+        while the group has members, and NotAssignedError for all positions of one that reads
+        nothing; UnknownTopicOrPartitionError for a record of a topic that was deleted, also when it
+        was made anew, and for a topic that was deleted since it was assigned; InvalidGroupIdError
+        for a consumer without a group, OffsetMetadataTooLargeError, ValueError, TypeError;
+        CorruptionError, and what `Partition.append` raises.  All or nothing; with any of these
+        nothing is committed, but DurabilityUnknownError.
         One append, as durable as `__consumer_offsets` is; some microseconds without a sync.
         """
         commits = self._groups_commits()
+        if isinstance(what, Record):
+            self._check_is_there(what)
         if what is not None:
             commits.commit_offsets(offsets_of(what, metadata), self._cursors)
         elif self._part is None:
             raise NotAssignedError
         else:
             commits.commit_given(metadata)
+
+    def _check_is_there(self, record: Record) -> None:
+        """Raise UnknownTopicOrPartitionError for a record of a topic that was made anew since."""
+        cursor = self._cursors.get(record.topic, record.partition)
+        if cursor is not None:
+            partition = cursor.partition
+        elif isinstance(self._part, GroupPart):
+            return  # it is not this member's
+        else:
+            partition = self._topics.get(record.topic).partition(record.partition)
+        if not may_be_of(partition, record):
+            raise UnknownTopicOrPartitionError(record.topic, record.partition)
 
     @alone
     def committed(
