@@ -48,8 +48,10 @@ class Verdict:
     best: float
 
     @property
-    def is_met(self) -> bool:
-        """Whether the promise holds in this result."""
+    def is_met(self) -> bool | None:
+        """Whether the promise holds in this result; None when nothing was promised."""
+        if self.row.target is None:
+            return None
         is_rate = self.row.comparison in (
             Comparison.RECORDS_PER_SECOND,
             Comparison.BYTES_PER_SECOND,
@@ -144,7 +146,7 @@ def markdown(
 def cells_of(verdict: Verdict | Row) -> tuple[str, ...]:
     """Return one row of the table."""
     if isinstance(verdict, Row):
-        return verdict.text, "not run", "", "", "", _figure(verdict, verdict.target), ""
+        return verdict.text, "not run", "", "", "", _target(verdict), ""
     row = verdict.row
     return (
         f"{row.text}: {row.subject} vs. {row.baseline}",
@@ -152,9 +154,13 @@ def cells_of(verdict: Verdict | Row) -> tuple[str, ...]:
         _speed(row, verdict.baseline),
         _figure(row, verdict.value),
         _figure(row, verdict.best),
-        _figure(row, row.target),
-        "yes" if verdict.is_met else "NO",
+        _target(row),
+        {True: "yes", False: "NO", None: "-"}[verdict.is_met],
     )
+
+
+def _target(row: Row) -> str:
+    return "-" if row.target is None else _figure(row, row.target)
 
 
 def _speed(row: Row, line: Line) -> str:

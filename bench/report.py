@@ -19,6 +19,19 @@ from bench.ratios import Line, Lines
 from bench.turns import DISK, KERNEL, MEMORY
 
 HOW = "python -m bench run --scaling"
+# What a reader has to know of a race against peers.
+NOTES = {
+    "append one by one": "Files and queues take the values only, all others keys and values.",
+    "append batches": "Batches of 1,000; os.write joins the values of each before.",
+    "append fsync": "os.write lets its file grow, as peers do, and each sync writes the new size,"
+    " too. pylog writes into zeros that are there already, and so does the bare loop of fdatasync"
+    " among its promises below.",
+    "append batches, fsync": "A sync for every 1,000 records.",
+    "sequential": "Key and value of every record are touched, in order.",
+    "random": "By number, of as many records in each store, which came one by one.",
+    "consume and commit": "The position is remembered every 1,000 records, so that it survives"
+    " what the records do. Queues take each record away.",
+}
 SHORT = {MEMORY: "memory", KERNEL: "kill -9", DISK: "power loss"}
 
 _PAGE = """<!doctype html>
@@ -129,8 +142,8 @@ def sections_of(lines: Lines) -> Iterator[Section]:
         yield Section(
             "What the hardware allows",
             "The least that an operation has to do, measured in the same run: each part once for"
-            " every record or byte. The rest of the time is what pylog adds. Above 100 %: parts"
-            " overlap, or were measured when the machine was busier.",
+            " every record or byte. The rest of the time is what pylog adds. Above 100 %: the parts"
+            " were measured when the machine was busier.",
             ("operation", "takes", "least", "of that", "parts"),
             tuple(
                 (
@@ -148,15 +161,17 @@ def sections_of(lines: Lines) -> Iterator[Section]:
     cells = tuple(ratios.cells_of(verdict) for verdict in verdicts)
     yield Section(
         "What pylog promises itself",
-        "Each row against its baseline, of medians; the best rounds are disturbed less.",
+        "Each row against its baseline, of medians; the best rounds are disturbed less. Rows"
+        " without a target are shown for orientation.",
         ratios.COLUMNS,
         cells,
         (1, 6),
     )
     yield Section(
         "All lines",
-        "Medians, and what an append that has returned survives.",
-        ("group", "line", "survives", "a record", "records/s", "MB/s"),
+        "Medians; what an append that has returned survives; and the bytes of a record, or of"
+        " memory that an idle partition takes. Opening, a wake-up and a rebalance are one each.",
+        ("group", "line", "survives", "each", "in a second", "bytes"),
         tuple(_all_lines(lines)),
         (3, 6),
     )
@@ -175,11 +190,11 @@ def peer_sections(lines: Lines) -> Iterator[Section]:
             line = lines[group, name]
             is_like = own is not None and line.durability == own.durability
             ratio = f"{per_record(line) / per_record(own):.2f} x" if own and is_like else "-"
-            rows.append((name, SHORT[line.durability], *_rates(line)[:2], ratio))
+            rows.append((name, SHORT[line.durability], *_rates(line), ratio))
             kinds.append("own" if name == "pylog" else "" if is_like else "other")
         yield Section(
             group.removeprefix(PEERS_PREFIX).capitalize(),
-            "",
+            NOTES.get(group.removeprefix(PEERS_PREFIX), ""),
             ("store", "survives", "a record", "records/s", "pylog is faster by"),
             tuple(rows),
             (2, 5),
@@ -190,16 +205,13 @@ def peer_sections(lines: Lines) -> Iterator[Section]:
 def _all_lines(lines: Lines) -> Iterator[tuple[str, ...]]:
     for (group, name), line in lines.items():
         if not group.startswith(PEERS_PREFIX) and line.records and line.durability in SHORT:
-            yield group, name, SHORT[line.durability], *_rates(line)
+            size = f"{line.bytes / line.records:,.0f}"
+            yield group, name, SHORT[line.durability], *_rates(line), size
 
 
-def _rates(line: Line) -> tuple[str, str, str]:
+def _rates(line: Line) -> tuple[str, str]:
     rate = line.records / line.seconds if line.seconds else 0.0
-    return (
-        nanoseconds(per_record(line)),
-        f"{rate:,.0f}",
-        f"{line.bytes / line.seconds / 1e6:,.0f}" if line.seconds else "-",
-    )
+    return nanoseconds(per_record(line)), f"{rate:,.0f}"
 
 
 def per_record(line: Line) -> float:

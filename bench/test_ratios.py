@@ -69,6 +69,14 @@ def test_rates_are_floors_and_times_are_ceilings(
         assert verdict.is_met == (is_met_above == (value > target))
 
 
+def test_a_row_without_a_target_promises_nothing() -> None:
+    row = Row("text", "group", "pylog", "bare", Comparison.RECORDS_PER_SECOND, None)
+    verdict = ratios.compare(row, line_of(2.0, 10, 1000), line_of(1.0, 10, 1000))
+    assert verdict.is_met is None
+    assert ratios.cells_of(verdict)[3:] == ("0.50 x", "0.50 x", "-", "-")
+    assert ratios.cells_of(row)[1:] == ("not run", "", "", "", "-", "")
+
+
 def result_of(**medians: float) -> dict[str, Any]:
     return {
         "benchmarks": [

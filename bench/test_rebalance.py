@@ -93,15 +93,15 @@ def members(directory: Path) -> Iterator[Members]:
 @pytest.fixture(scope="module")
 def changes(members: Members) -> Race:
     contestants = {
-        "comes": Contestant(members.comes, KERNEL, PARTITIONS, 0),
-        "goes": Contestant(members.goes, KERNEL, PARTITIONS, 0),
+        "comes": Contestant(members.comes, KERNEL, 1, 0),
+        "goes": Contestant(members.goes, KERNEL, 1, 0),
     }
     return Race("rebalance 300 members", contestants, rounds=ROUNDS)
 
 
 @pytest.fixture(scope="module")
 def deaths(members: Members) -> Race:
-    contestants = {"killed-100": Contestant(lambda: timed(members.die), KERNEL, PARTITIONS, 0)}
+    contestants = {"killed-100": Contestant(lambda: timed(members.die), KERNEL, 1, 0)}
     return Race("rebalance 300 members, killed", contestants, rounds=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import shutil
@@ -93,6 +94,18 @@ def test_limit_is_the_sum_of_what_cannot_be_spared(result: Path) -> None:
     assert found.share == pytest.approx(0.5)
 
 
+def test_a_sync_is_compared_with_the_bare_syncs_of_the_same_race() -> None:
+    line = ratios.Line(20e-6, 10, 1000, 20e-6)
+    lines = {
+        ("append fsync", "pylog"): line,
+        ("append fsync", "fdatasync"): dataclasses.replace(line, seconds=15e-6),
+        ("hardware", "fdatasync"): dataclasses.replace(line, seconds=90e-6),  # another minute
+        ("hardware", "method-call"): dataclasses.replace(line, seconds=1e-6),
+    }
+    (found,) = limits.closeness(lines)
+    assert found.least_seconds == pytest.approx((15e-6 + 1e-6) / 10)
+
+
 def test_every_limit_is_of_a_row_that_the_benchmarks_have() -> None:
     promised = {(row.group, row.subject) for row in ratios.ROWS}
     assert {(limit.group, limit.line) for limit in limits.LIMITS} <= promised
@@ -144,6 +157,8 @@ def test_pages_hold_tables_and_pictures_and_need_nothing_else(
     text = (output / "report.md").read_text("utf-8")
     assert "![Curves](scaling.svg)" in text and "Commit 0123456789ab, 2026-11-23" in text
     assert "| slow   | kill -9" in text
+    # What all lines say of one: for a record, in a second, and its bytes.
+    assert "| 1,200 ns | 833,333     | 100   |" in text
     again = tmp_path / "again"
     assert program.main(["report", str(result), "--output", str(again)]) == 0
     assert (again / "peers.svg").read_bytes() == (output / "peers.svg").read_bytes()

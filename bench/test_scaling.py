@@ -213,7 +213,7 @@ def test_scaling_partitions(directory: Path, payload: Payload, curves: Curves, x
 @points(*WORKERS)
 def test_scaling_threads(directory: Path, payload: Payload, curves: Curves, x: int) -> None:
     curves.check(x, WORKERS)
-    values, key = payload.values(TAIL // 10), payload.keys(0, 1)[0]
+    values, key = payload.values(2000 if curves.is_measured else 10), payload.keys(0, 1)[0]
 
     def appending(durability: str, count: int) -> Callable[[], float]:
         def run() -> float:
@@ -275,9 +275,12 @@ def test_scaling_processes(directory: Path, curves: Curves, x: int) -> None:
             return functools.partial(timed, workers.append, topic, count)
 
         runs = {
-            "append, os, a partition each": (appending("each", many), KERNEL, many * x, size),
-            "append, os, one partition": (appending("one", many), KERNEL, many * x, size),
-            "append, fsync, one partition": (appending("synced", few), DISK, few * x, size),
+            name: (appending(topic, count), durability, count * x, count * x * size)
+            for name, topic, count, durability in (
+                ("append, os, a partition each", "each", many, KERNEL),
+                ("append, os, one partition", "one", many, KERNEL),
+                ("append, fsync, one partition", "synced", few, DISK),
+            )
         }
         curves.show("processes", "processes that append", x, race_of(runs))
 

@@ -6,7 +6,7 @@ Queues hold values only, and what is taken is gone: their `consume` is to take a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,24 @@ from bench.turns import DISK, KERNEL, MEMORY
 _SECONDS = 60  # what takes longer hangs
 
 
-class PersistQueueStore(Store):
+class QueueStore(Store):
+    """A queue of values, from which what is consumed is gone.  put: appends one."""
+
+    def __init__(self, put: Callable[[bytes], object]) -> None:
+        self._put = put
+
+    def append_each(self, keys: Bytes, values: Bytes) -> None:
+        put = self._put
+        for value in values:
+            put(value)
+
+
+class PersistQueueStore(QueueStore):
     """persist-queue's queues: `put`, and `get` with `task_done`."""
 
     def __init__(self, queue: Any) -> None:
+        super().__init__(queue.put)
         self._queue = queue
-
-    def append_each(self, keys: Bytes, values: Bytes) -> None:
-        put = self._queue.put
-        for value in values:
-            put(value)
 
     def consume(self, count: int, commit_every: int) -> None:
         get, done = self._queue.get, self._queue.task_done
@@ -35,16 +43,12 @@ class PersistQueueStore(Store):
                 done()
 
 
-class DiskcacheStore(Store):
+class DiskcacheStore(QueueStore):
     """diskcache.Deque; many appends in one of its transactions are a batch."""
 
     def __init__(self, deque: Any) -> None:
+        super().__init__(deque.append)
         self._deque = deque
-
-    def append_each(self, keys: Bytes, values: Bytes) -> None:
-        append = self._deque.append
-        for value in values:
-            append(value)
 
     def append_batches(self, batches: Sequence[tuple[Bytes, Bytes]]) -> None:
         for _keys, values in batches:
@@ -63,22 +67,17 @@ class DiskcacheStore(Store):
             popleft()
 
 
-class LitequeueStore(Store):
+class LitequeueStore(QueueStore):
     """litequeue: `put`, and `pop` with `done` of each message."""
 
     def __init__(self, queue: Any) -> None:
+        super().__init__(queue.put)
         self._queue = queue
 
-    def append_each(self, keys: Bytes, values: Bytes) -> None:
-        put = self._queue.put
-        for value in values:
-            put(value)
-
     def append_batches(self, batches: Sequence[tuple[Bytes, Bytes]]) -> None:
-        for _keys, values in batches:
+        for batch in batches:
             with self._queue.transaction():
-                for value in values:
-                    self._queue.put(value)
+                self.append_each(*batch)
 
     def consume(self, count: int, commit_every: int) -> None:
         pop, done = self._queue.pop, self._queue.done

@@ -44,8 +44,8 @@ class Peer:
 
     package: the module that has to be installed.  durability: see bench.turns.  opened: opens a new
     store in a directory that is not there yet.  slowness, batch_slowness: how many times fewer
-    records a round takes than of the fastest, one by one and in batches, so that all rounds take
-    about as long; from PEERS of the measurements that pylog was planned with.
+    records a round appends than of the fastest, one by one and in batches, so that all rounds take
+    about as long; from the measurements that pylog was planned with.
     """
 
     name: str
