@@ -2,7 +2,8 @@
 
 python -m bench run [--full] [--scaling] [--output DIR]    both, in one command; behind --, more
                                                             for pytest: -- -k WORD
-python -m bench report RESULT.json... [--output DIR]        of results that there are
+python -m bench report RESULT.json... [--output DIR]        of results that there are; where the
+                                                            committed one lies, README's table, too
 python -m bench ratios RESULT.json                          the table of promises alone
 """
 
@@ -17,6 +18,7 @@ from bench import ratios, report
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "benchmarks"
+README = ROOT / "README.md"
 RESULT = ROOT / ".benchmarks" / "result.json"
 
 
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
         return ratios.main([str(options.results[0])])
     if options.command == "run":
         return _run(options)
-    return report.write(options.results, options.output)
+    return _report(options.results, options.output)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -50,7 +52,12 @@ def _run(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "pytest", "bench", "--benchmark-json", str(RESULT), *flags]
     command += options.others
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
-    return code or report.write([RESULT], options.output)
+    return code or _report([RESULT], options.output)
+
+
+def _report(results: list[Path], output: Path) -> int:
+    """Make the report; README shows some rows of the one that is committed."""
+    return report.write(results, output, README if output == OUTPUT else None)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.ratios import Lines
+from bench.ratios import Lines, time_text
 from bench.turns import DISK, KERNEL, MEMORY
 
 PEERS_PREFIX = "peers: "
@@ -62,10 +62,13 @@ def draw_peers(lines: Lines) -> str:
         colours = [
             _OWN if name == "pylog" else _COLOURS[durability] for _, name, durability in bars
         ]
-        axis.barh([name for _, name, _ in bars], [time for time, _, _ in bars], color=colours)
+        times = [time for time, _, _ in bars]
+        drawn = axis.barh([name for _, name, _ in bars], times, color=colours)
+        labels = [time_text(time / 1e9) for time in times]
+        axis.bar_label(drawn, labels, fontsize=7, padding=2)
         axis.set_xscale("log")
         # From a third of the best on: a bar's length begins nowhere on a logarithmic axis.
-        axis.set_xlim(left=bars[-1][0] / 3)
+        axis.set_xlim(left=times[-1] / 3, right=times[0] * 4)  # and room for the slowest's label
         axis.xaxis.set_minor_formatter("")
         axis.set_title(group.removeprefix(PEERS_PREFIX), fontsize=10, loc="left")
         axis.set_xlabel("ns for a record (less is better)", fontsize=8)

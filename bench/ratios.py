@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -163,17 +164,37 @@ def _target(row: Row) -> str:
     return "-" if row.target is None else _figure(row, row.target)
 
 
+def refreshed(page: str, verdicts: Iterable[Verdict | Row]) -> str:
+    """Return a page with the rows of its table of speeds as they are now.
+
+    The page decides which rows it has; those that were not run stay as they are.
+    """
+    found = {one.row.text: cells_of(one)[:4] for one in verdicts if isinstance(one, Verdict)}
+
+    def row_of(old: re.Match[str]) -> str:
+        return f"| {' | '.join(found[old[1]])} |" if old[1] in found else old[0]
+
+    return re.sub(r"^\| ([^|:]+): [^|]+ vs\. [^|]+ \|.*\|$", row_of, page, flags=re.MULTILINE)
+
+
+def time_text(seconds: float) -> str:
+    """Return a time as people read it."""
+    if seconds < 1e-5:
+        return f"{seconds * 1e9:,.0f} ns"
+    return f"{seconds * 1e6:,.1f} µs" if seconds < 1e-2 else f"{seconds * 1e3:,.1f} ms"
+
+
 def _speed(row: Row, line: Line) -> str:
     if row.comparison is Comparison.BYTES_PER_SECOND:
         return f"{_quotient(line.bytes, line.seconds) / 1e9:.2f} GB/s"
     if row.comparison in (Comparison.EXTRA_TIME, Comparison.OWN_TIME):
-        return f"{line.seconds * 1e6:.1f} µs"
-    return f"{_quotient(line.seconds, line.records) * 1e9:.0f} ns"
+        return time_text(line.seconds)
+    return time_text(_quotient(line.seconds, line.records))
 
 
 def _figure(row: Row, value: float) -> str:
     if row.comparison in (Comparison.EXTRA_TIME, Comparison.OWN_TIME):
-        return f"{value * 1e6:.1f} µs"
+        return time_text(value)
     if row.comparison is Comparison.OWN_RATE:
         return f"{value / 1e6:.2f} M/s"
     return f"{value:.2f} x"

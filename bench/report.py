@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 from bench import limits, plots, ratios
 from bench.plots import PEERS_PREFIX
-from bench.ratios import Line, Lines
+from bench.ratios import Line, Lines, time_text
 from bench.turns import DISK, KERNEL, MEMORY
 
 HOW = "python -m bench run --scaling"
@@ -72,10 +73,11 @@ class Section:
     kinds: tuple[str, ...] = ()
 
 
-def write(results: Iterable[Path], output: Path) -> int:
+def write(results: Iterable[Path], output: Path, page: Path | None = None) -> int:
     """Write report.html, report.md and its pictures to a directory; print what the limits say.
 
-    results: of one machine; where several have a line, the last one counts.
+    results: of one machine; where several have a line, the last one counts.  page: has a table of
+    speeds that is refreshed, too.
     """
     commands: list[str] = []
     merged: dict[str, Any] = {"benchmarks": [], "commands": commands}
@@ -95,10 +97,12 @@ def write(results: Iterable[Path], output: Path) -> int:
     about = about_of(merged)
     (output / "report.md").write_text(markdown_page(about, sections, list(pictures)), "utf-8")
     (output / "report.html").write_text(html_page(about, sections, pictures), "utf-8")
+    if page is not None:
+        page.write_text(ratios.refreshed(page.read_text("utf-8"), ratios.judge(lines)), "utf-8")
     for found in limits.closeness(lines):
         print(
-            f"{found.limit.group}: {nanoseconds(found.seconds)}, the hardware allows"
-            f" {nanoseconds(found.least_seconds)} ({found.limit.text}): {found.share:.0%}"
+            f"{found.limit.group}: {time_text(found.seconds)}, the hardware allows"
+            f" {time_text(found.least_seconds)} ({found.limit.text}): {found.share:.0%}"
         )
     print(f"written: {output}/report.html, report.md" + "".join(f", {p}.svg" for p in pictures))
     return 0
@@ -148,8 +152,8 @@ def sections_of(lines: Lines) -> Iterator[Section]:
             tuple(
                 (
                     f"{one.limit.group}: {one.limit.line}",
-                    nanoseconds(one.seconds),
-                    nanoseconds(one.least_seconds),
+                    time_text(one.seconds),
+                    time_text(one.least_seconds),
                     f"{one.share:.0%}",
                     one.limit.text,
                 )
@@ -211,19 +215,12 @@ def _all_lines(lines: Lines) -> Iterator[tuple[str, ...]]:
 
 def _rates(line: Line) -> tuple[str, str]:
     rate = line.records / line.seconds if line.seconds else 0.0
-    return nanoseconds(per_record(line)), f"{rate:,.0f}"
+    return time_text(per_record(line)), f"{rate:,.0f}"
 
 
 def per_record(line: Line) -> float:
     """Return the seconds for a record."""
     return line.seconds / max(line.records, 1)
-
-
-def nanoseconds(seconds: float) -> str:
-    """Return a time as people read it."""
-    if seconds < 1e-5:
-        return f"{seconds * 1e9:,.0f} ns"
-    return f"{seconds * 1e6:,.1f} µs" if seconds < 1e-2 else f"{seconds * 1e3:,.1f} ms"
 
 
 # ------------------------------------------------------------------ pages
@@ -251,7 +248,9 @@ def markdown_page(about: list[str], sections: list[Section], pictures: list[str]
 def html_page(about: list[str], sections: list[Section], pictures: dict[str, str]) -> str:
     """Return the report as one page that needs nothing beside it."""
     parts = ["<h1>Measured</h1>", f"<p>{html.escape(_INTRODUCTION)}</p>", "<ul>"]
-    parts += [f"<li>{html.escape(line)}</li>" for line in about]
+    # Commands stand between backticks, as in Markdown.
+    told = re.sub("`(.*?)`", r"<code>\1</code>", html.escape("\n".join(about)))
+    parts += [f"<li>{line}</li>" for line in told.splitlines()]
     parts.append("</ul>")
     for name, picture in pictures.items():
         # Behind the declarations, which belong to a file of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,19 @@ def test_rates_are_floors_and_times_are_ceilings(
     for value, target in ((2.0, 1.0), (1.0, 2.0)):
         verdict = Verdict(row_of(comparison, target=target), line, line, value, best=value)
         assert verdict.is_met == (is_met_above == (value > target))
+
+
+def test_a_page_keeps_its_choice_of_rows_and_gets_their_figures() -> None:
+    row = Row("append, os", "group", "pylog", "bare", Comparison.RECORDS_PER_SECOND, 0.1)
+    slow = dataclasses.replace(row, text="append, fsync")
+    verdicts = [
+        ratios.compare(one, line_of(2e-2, 10, 1000), line_of(1e-6, 10, 1000)) for one in (row, slow)
+    ]
+    page = "| append, os: pylog vs. old | 1 ns | 2 ns | 3 x |\n| other: a vs. b | 1 | 2 | 3 |\n"
+    assert ratios.refreshed(page, [*verdicts, dataclasses.replace(row, text="other")]) == (
+        "| append, os: pylog vs. bare | 2,000.0 µs | 100 ns | 0.00 x |\n"
+        "| other: a vs. b | 1 | 2 | 3 |\n"
+    )
 
 
 def test_a_row_without_a_target_promises_nothing() -> None:

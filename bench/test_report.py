@@ -152,6 +152,8 @@ def test_pages_hold_tables_and_pictures_and_need_nothing_else(
     assert tags.open == []
     assert (tags.seen.count("table"), tags.seen.count("svg")) == (4, 2)
     assert "A &lt;fast&gt; one" in page and "4.50 x" in page
+    assert "<code>python -m bench run --scaling</code>" in page and ">9,000 ns" not in page
+    assert ">900 ns</text>" in page  # at the end of its bar
     # Pictures refer to their own parts only.
     assert all(reference.startswith("#") for reference in tags.references)
     text = (output / "report.md").read_text("utf-8")

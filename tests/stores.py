@@ -1,4 +1,4 @@
-"""Stores for tables: mappings that users may have, README shows the first; and some that fail."""
+"""Stores for tables: mappings that users may have (see docs/tables.md), and some that fail."""
 
 from __future__ import annotations
 
