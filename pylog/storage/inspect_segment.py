@@ -391,7 +391,7 @@ def load_entries(directory: Directory, name: str, extent: Extent) -> tuple[npt.N
     try:
         size = file.size()
         if count is not None:
-            entries = view_entries(file.pread(count * entry.itemsize, 0), entry)
+            entries = view_entries(file.pread(min(count * entry.itemsize, size), 0), entry)
             return entries, size - entries.nbytes
         data = file.pread(size, 0)
     finally:

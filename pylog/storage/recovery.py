@@ -393,6 +393,8 @@ def _mend_sealed_segments(directory: Directory, repairs: Repairs) -> Manifest:
 def _indexes_agree(directory: Directory, facts: SegmentFacts) -> bool:
     sizes = (facts.index_entries * INDEX_ENTRY_BYTES, facts.time_entries * TIME_ENTRY_BYTES)
     names = layout.segment_names(facts.base_offset)[1:]
+    if tuple(_size_of(directory, name) or 0 for name in names) != sizes:
+        return False
     index, timeindex = (
         read_file(directory, name, max_bytes=size) or b""
         for name, size in zip(names, sizes, strict=True)

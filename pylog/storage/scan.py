@@ -36,6 +36,7 @@ class KnownEnd(NamedTuple):
 
 
 NOT_KNOWN: Final = KnownEnd(-1, -1)
+_MAX_OFFSET: Final = 2**63 - 1  # no batch begins there: it would have no end
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def next_intact(
     believed: see the C core.  Raises OSError.
     Reads [start, end) at most twice; the C core bounds its checks to a multiple of that.
     """
+    maximum_offset = min(maximum_offset, _MAX_OFFSET)
     while start < end:
         data = file.pread(min(_SEARCH_BYTES, end - start), start)
         found = find_batch(data, 0, minimum_offset, maximum_offset, start, is_strict, *known)

@@ -84,7 +84,8 @@ class TopicRegistry:
         Raises CorruptionError, OSError, ClosedError.  Without news: one copy of the marks.
         """
         metadata = self.metadata
-        if metadata.high_watermark == self._offset:
+        end_offset = metadata.high_watermark
+        if end_offset == self._offset:
             return self._facts
         is_changed = False
         try:
@@ -93,6 +94,8 @@ class TopicRegistry:
                 facts = None if record.value is None else parse_topic(name, record.value)
                 is_changed = self._learn_locked(name, facts) or is_changed
                 self._offset = record.offset + 1
+            # Batches without a record may be the last: who appended to their start tried for ever.
+            self._offset = max(self._offset, end_offset)
         finally:
             if is_changed:
                 self._engine.settings.notify()
