@@ -376,7 +376,7 @@ class Membership:
             self._check_own_locked(group, partition)
             assert group is not None
             # Where a sync is waited for, others shall not wait for it too, but with it.
-            if view.partition.waits_for_sync:
+            if view.partition.waits_after_placing:
                 return False
             now = log.clock()
             value = encode_offset(one.offset, one.leader_epoch, metadata, now)

@@ -445,7 +445,7 @@ class PartitionHandle(ReplicaWaits):
         return self._observer is not None and self._observer.sees_appends
 
     @property
-    def waits_for_sync(self) -> bool:
+    def waits_after_placing(self) -> bool:
         """Whether an append has more to wait for than its place, as far as was seen by the last."""
         return self._waits_for_sync or self._settings.role.is_held
 

@@ -271,7 +271,7 @@ class Partition(DecidedPartition):
         self, spans: list[range], timestamps: Sequence[int] | int, role: Role | None
     ) -> AppendedRecords:
         """Return what was placed, once the topic's durability is reached."""
-        if spans and (self.waits_for_sync or self._observer is not None):
+        if spans and (self.waits_after_placing or self._observer is not None):
             self.wait_durable(spans[0].start, spans[-1].stop, role)
         return AppendedRecords(self.topic, self.number, spans, timestamps)
 

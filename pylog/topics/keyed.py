@@ -137,7 +137,7 @@ class KeyedAppender:
         # Who placed a record by older settings waits as the newest say.  What was placed to wait
         # for a sync stays hidden until one, or until its partition follows other settings.
         is_needed = "fsync" in (before.durability, self._config().durability)
-        is_needed = is_needed or self._partition_of(0).waits_for_sync
+        is_needed = is_needed or self._partition_of(0).waits_after_placing
         if self._is_unobserved and not is_needed:
             return
 
