@@ -13,6 +13,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import crc32c
 import pytest
@@ -21,6 +22,9 @@ from hypothesis import settings
 
 import pylog
 from pylog import _native
+
+if TYPE_CHECKING:
+    from kafka_cluster import Cluster
 
 # A deadline measures the machine, not the code: a loaded one would fail a sound test.
 settings.register_profile("pylog", deadline=None, print_blob=True)
@@ -69,6 +73,15 @@ def log(tmp_path: Path) -> Iterator[pylog.Log]:
     """A log of the test's own, open until the test ends."""
     with pylog.open(tmp_path) as log:
         yield log
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A Kafka cluster that the tests of a module share, each with topics of its own."""
+    from kafka_cluster import mock_cluster
+
+    with mock_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

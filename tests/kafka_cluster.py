@@ -21,6 +21,8 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient
 
 PARTITIONS = 4
+# Of a topic that is mirrored: records of any time, and no sync for each of them.
+SETTINGS: dict[str, Any] = {"durability": "os", "message_timestamp_after_max_ms": 2**62}
 SECONDS = 120.0  # a client that waits is deaf to pytest's time-out
 
 _names = itertools.count()

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import run
-from kafka_cluster import PARTITIONS, Cluster, mock_cluster
+from kafka_cluster import PARTITIONS, Cluster
 
 import pylog
 from pylog.cli.main import main
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with mock_cluster() as one:
-        yield one
 
 
 def test_mirror_copies_records_and_after_yes_groups(cluster: Cluster, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from typing import Any
 import confluent_kafka
 import pytest
 from kafka_broker import Broker, dump, jars, running_broker
-from kafka_cluster import Sent, append_all, kill_mirror, random_records, read_partition, sent
+from kafka_cluster import (
+    SETTINGS,
+    Sent,
+    append_all,
+    kill_mirror,
+    random_records,
+    read_partition,
+    sent,
+)
 from test_kafka_transport import Leader, batch
 
 import pylog
@@ -27,7 +35,6 @@ from pylog.replication.facts import PartitionId
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
-SETTINGS: dict[str, Any] = {"durability": "os", "message_timestamp_after_max_ms": 2**62}
 # The broker would drop what is as old as some of the records, and refuse what is as new.
 FOREVER: dict[str, Any] = SETTINGS | {"cleanup_policy": ""}
 
@@ -36,12 +43,6 @@ FOREVER: dict[str, Any] = SETTINGS | {"cleanup_policy": ""}
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     jars()
     with running_broker(tmp_path_factory.mktemp("broker")) as one:
-        yield one
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[pylog.Log]:
-    with pylog.open(tmp_path / "log") as one:
         yield one
 
 

@@ -6,30 +6,23 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import confluent_kafka
 import pytest
-from kafka_cluster import PARTITIONS, SECONDS, Cluster, Sent, mock_cluster, random_records, sent
+from kafka_cluster import (
+    PARTITIONS,
+    SECONDS,
+    SETTINGS,
+    Cluster,
+    Sent,
+    random_records,
+    sent,
+)
 
 import pylog
 from pylog.interop import kafka
-
-SETTINGS: dict[str, Any] = {"durability": "os"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with mock_cluster() as one:
-        yield one
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[pylog.Log]:
-    with pylog.open(tmp_path / "log") as one:
-        yield one
 
 
 def produce(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kafka_cluster import PARTITIONS, SECONDS, Cluster, Sent, mock_cluster, random_records
+from kafka_cluster import PARTITIONS, SECONDS, Cluster, Sent, random_records
 
 import pylog
 from pylog._native import make_batch
@@ -22,12 +22,6 @@ from pylog.replication.facts import InSync, PartitionId, ReplicaPosition
 from pylog.replication.transport import Acknowledgement, LeaderHello, ReplicaBatches
 
 LOG = uuid.uuid4()
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with mock_cluster() as one:
-        yield one
 
 
 class Leader:

@@ -8,17 +8,16 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka_cluster import (
     PARTITIONS,
+    SETTINGS,
     Cluster,
     append_all,
     kill_mirror,
-    mock_cluster,
     random_records,
     sent,
 )
@@ -28,19 +27,6 @@ from pylog.interop import kafka
 from pylog.interop.kafka import client, writers
 
 # "os": these tests are about what is sent, not about what survives a power cut here.
-SETTINGS: dict[str, Any] = {"durability": "os", "message_timestamp_after_max_ms": 2**62}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with mock_cluster() as one:
-        yield one
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[pylog.Log]:
-    with pylog.open(tmp_path / "log") as one:
-        yield one
 
 
 class Mirrored:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import confluent_kafka
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka_cluster import Cluster, Sent, append_all, mock_cluster, random_records, sent
+from kafka_cluster import SETTINGS, Cluster, Sent, append_all, random_records, sent
 
 import pylog
 from pylog.errors import (
@@ -24,20 +21,6 @@ from pylog.interop import kafka
 from pylog.interop.kafka.cluster import kafka_settings
 from pylog.interop.kafka.runs import Run, Translation, decode_runs, encode_runs, runs_of
 from pylog.interop.kafka.writers import TransactionalWriter
-
-SETTINGS: dict[str, Any] = {"durability": "os", "message_timestamp_after_max_ms": 2**62}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with mock_cluster() as one:
-        yield one
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[pylog.Log]:
-    with pylog.open(tmp_path / "log") as one:
-        yield one
 
 
 def check_translated(

@@ -9,8 +9,10 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from processes import children
 from replicas import OS, Host, leader
 from replicas_here import SECRET, HeldTransport, leading, wait_for
 
@@ -21,7 +23,7 @@ from pylog.replication import roles, wire
 from pylog.replication.connection import Connection
 from pylog.replication.divergence import Truncate, divergence
 from pylog.replication.facts import InSync, PartitionId, ReplicaPosition
-from pylog.replication.leader import Leader
+from pylog.replication.leader import Leader, Led
 from pylog.replication.link_session import LinkSession
 from pylog.replication.replica import Replica
 from pylog.replication.replicated_log import METADATA, ReplicatedLog, position_of
@@ -141,6 +143,41 @@ def test_a_promotion_that_is_refused_leaves_the_leader_as_it_is(tmp_path: Path) 
         assert log.create_topic("orders").append(b"x").offset == 0
 
 
+def test_a_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with leading(tmp_path / "a", config=ALONE) as log:
+        topic = log.create_topic("orders", partitions=9)
+        for partition in topic.partitions[:5]:
+            partition.append(b"x")
+        looked: list[str] = []
+        look = Led.look
+
+        def noted(self: Led) -> None:
+            looked.append(str(self.id))
+            look(self)
+
+        here = leader_of(log)
+        here._look()
+        monkeypatch.setattr(here, "_look_at_all_ms", 2**62)
+        monkeypatch.setattr(Led, "look", noted)
+        topic.append(b"x", partition=3)
+        topic.append(b"x", partition=7)
+        assert set(looked) == {"orders-3", "orders-7"}
+
+
+def test_the_first_record_of_a_partition_that_another_process_makes_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append() -> None:
+        with pylog.open(tmp_path / "a") as log:
+            log.topic("orders").append(b"x")
+
+    with children() as start, leading(tmp_path / "a", config=ALONE) as log:
+        partition = log.create_topic("orders").partition(0)
+        monkeypatch.setattr(leader_of(log), "_look_at_all_ms", 2**62)
+        start(append).join()
+        assert partition.high_watermark == 1
+
+
 # ---------------------------------------------------------------- sessions
 
 
@@ -247,6 +284,43 @@ def test_who_is_in_sync_is_not_acknowledged_unless_it_is_on_disk(
     assert [one.in_sync for one in session.apply([heartbeat(in_sync)])] == [(3, 1)]
     replica.close()
     log.close()
+
+
+def test_files_of_deleted_topics_that_a_crash_left_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def there() -> set[str]:
+        return {path.name for path in (tmp_path / "b").iterdir() if path.is_dir()}
+
+    with (
+        monkeypatch.context() as crash,
+        pylog.open(tmp_path / "b") as follower,
+        leading(tmp_path / "a", DirectoryTransport(tmp_path / "b")) as log,
+    ):
+        crash.setattr(Replica, "_delete_gone_topics", lambda self: None)
+        for name in ("orders", "payments"):
+            topic = log.create_topic(name, partitions=2)
+            for partition in topic.partitions:
+                partition.append(b"x")
+            log.delete_topic(name)
+        log.create_topic("payments").append(b"new")
+        ends = [one.replication.log.registry.metadata for one in (log, follower)]
+        wait_for(follower, lambda: ends[1].high_watermark == ends[0].log_end_offset)
+    (tmp_path / "b" / "unknown-0").mkdir()
+    left = {"orders-0", "orders-1", "payments-1"}
+    assert left < there()
+    here = ReplicatedLog.open(tmp_path / "b")
+    with monkeypatch.context() as hidden:
+        # One record more, which may say that a topic was made anew.
+        mark = here.registry.version
+        marks = Mock(high_watermark=mark, log_end_offset=mark + 1)
+        hidden.setattr(here.registry.metadata, "marks", lambda: marks)
+        here.remove_deleted()
+    assert left < there()
+    here.close()
+    with leading(tmp_path / "a", DirectoryTransport(tmp_path / "b")) as log:
+        assert there() & (left | {"unknown-0", "payments-0"}) == {"unknown-0", "payments-0"}
+        assert log.topic("payments").append(b"more").offset == 1
 
 
 # ---------------------------------------------------------------- connections

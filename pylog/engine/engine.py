@@ -6,9 +6,9 @@ what topics mean.
 Locks: `_lock`, around the table of partitions; no I/O is done while it is held, except closing.
 `_closing`, around the end: the lock file is not closed while another thread still ends partitions.
 
-`pylog.lock` is one page that every process maps, with two counters: events, which tell waiters of
-any partition to look again, and changes of settings; and with the number of replicas in sync.  Its
-bytes also number the locks of partitions (storage/shared_page.py).
+`pylog.lock` is one page that every process maps, with three counters: events, which tell waiters of
+any partition to look again, changes of settings, and partitions that got files; and with the number
+of replicas in sync.  Its bytes also number the locks of partitions (storage/shared_page.py).
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _LOOK_AGAIN_SECONDS: Final = 0.1  # some syncs long (guessed)
 # In pylog.lock: another cache line than the events'.
 _SETTINGS_POSITION: Final = 64
 _IN_SYNC_POSITION: Final = 128
+_NEW_FILES_POSITION: Final = 192
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -147,6 +148,7 @@ class Engine:
             role=lambda: self.role_of(),
             on_lost_records=lambda partition: self.on_lost_records(partition),
             in_sync_replicas=lambda: self.in_sync_replicas,
+            new_files=Events(memory, _NEW_FILES_POSITION),
             cleaner=self._cleaner.config,
             pace=self._cleaner.pace,
             on_attach=self._note_attached,
@@ -163,7 +165,8 @@ class Engine:
 
         Byte 0: the log is open; 1: its files are made; from 2 on those of partitions (see
         storage/shared_page.py); from 2**62 on those of groups (see groups/liveness.py); from
-        2**62 + 2**61 on those of mirrors (see interop/kafka/holding.py).
+        2**62 + 2**61 on two of the log's role (see replication/roles.py), and behind them those of
+        mirrors (see interop/kafka/holding.py).
         In a forked child another opening of it than the parent's.  Raises ClosedError, OSError.
         """
         with self._lock:
@@ -239,6 +242,13 @@ class Engine:
         settings = self._open_environment().settings
         assert settings is not None
         return settings
+
+    @property
+    def new_files(self) -> Events:
+        """The counter of partitions that got files; see Environment."""
+        new_files = self._open_environment().new_files
+        assert new_files is not None
+        return new_files
 
     @property
     def root(self) -> Directory:

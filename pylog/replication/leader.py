@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from pylog import _native
-from pylog._native import Marks
+from pylog._native import Events
 from pylog.errors import ClosedError, FencedLeaderEpochError, PylogError
 from pylog.replication.config import ReplicationConfig
 from pylog.replication.facts import InSync, PartitionId
 from pylog.replication.leading import LeaderState
 from pylog.replication.replicated_log import METADATA, ReplicatedLog
 from pylog.replication.standing import ReplicaState
+from pylog.storage import layout
 from pylog.storage.partition import Partition
 from pylog.storage.role import RoleKind
 
@@ -45,17 +46,39 @@ class Led:
     before it can be asked for this partition.
     own_offset: up to where it is as durable as its topic asks.
     floor: where it ended when it was seen first.
+    events, seen: what counts its changes, and the count that the rest is at least as new as; None
+    while it has no files.
     """
 
     id: PartitionId
     partition: Partition
     version: int
     needed: int
+    directory: str
     log_start_offset: int = 0
     end_offset: int = 0
     own_offset: int = 0
     high_watermark: int = 0
     floor: int = 0
+    events: Events | None = None
+    seen: int = -1
+
+    def look(self) -> None:
+        """Take in how far it is now.  Raises what `Partition.marks` raises."""
+        self.events = self.partition.marks_events
+        if self.events is not None:
+            self.seen = self.events.value  # first: what changes meanwhile is looked at again
+        marks = self.partition.marks()
+        if marks is None:
+            return  # it is empty
+        is_fsync = self.partition.config.durability == "fsync"
+        self.log_start_offset = marks.log_start_offset
+        self.end_offset = marks.log_end_offset
+        self.own_offset = marks.durable_offset if is_fsync else marks.log_end_offset
+        self.high_watermark = marks.high_watermark
+        if marks.state == _native.FAILED:
+            # Nobody knows what of it is on disk.
+            self.own_offset = min(self.own_offset, marks.durable_offset)
 
 
 class Link(Protocol):
@@ -110,6 +133,8 @@ class Leader:
         serving.callback(self._forget_in_sync)
         self._is_stopped = False
         self._is_behind = False
+        self._look_at_all_ms = 0
+        self._files_seen = -1
         self.error: str | None = None  # why the last look came to nothing
         self._thread = threading.Thread(target=self._run, name="pylog-leader", daemon=True)
 
@@ -225,7 +250,7 @@ class Leader:
         except (ClosedError, FencedLeaderEpochError):
             raise
         except (PylogError, OSError) as error:
-            self._is_behind, self._version = True, -1
+            self._is_behind, self._version, self._look_at_all_ms = True, -1, 0
             text = f"{type(error).__name__}: {error}"
             if text != self.error:
                 logger.exception("log %s: replication stands still", self.log.engine.path)
@@ -238,14 +263,24 @@ class Leader:
         self._check_leads()
         # Outside of the lock: it may read `__metadata`, and open partitions.
         came, gone = self._changed_topics()
+        now_ms = self.now_ms()
+        # All of them now and then: whoever was killed may have told nobody.
+        is_due = now_ms >= self._look_at_all_ms
+        if is_due:
+            self._look_at_all_ms = now_ms + self.config.replica_lag_time_max_ms // _TICKS
+        made = self._made_files(is_due=is_due)
         with self.lock:
-            now_ms = self.now_ms()
             for led in gone:
                 del self.led[led.id]
                 self.rules.partition_removed(led.id)
             for led in came:
                 self._add_locked(led, now_ms)
-            grown = [led.id for led in self.led.values() if self._see_locked(led, now_ms)]
+            news = [
+                led
+                for led in self.led.values()
+                if (is_due or led.events.value != led.seen if led.events else led.directory in made)
+            ]
+            grown = [led.id for led in news if self._see_locked(led, now_ms)]
             self.rules.tick(now_ms)
             self._settle_locked()
             grown += [led.id for led in came]
@@ -276,12 +311,23 @@ class Leader:
         known = set(ids)
         gone = [led for led in self.led.values() if led.id not in known]
         self._follow_needs()
+        self._look_at_all_ms = 0  # what counts as durable may be another thing now
         self._version, self._settings_seen = version, settings
         return came, gone
 
+    def _made_files(self, *, is_due: bool) -> frozenset[str]:
+        """Return the names of directories, if partitions may have got files since the last look."""
+        engine = self.log.engine
+        count = engine.new_files.value
+        if count == self._files_seen and not is_due:
+            return frozenset()
+        self._files_seen = count
+        return frozenset(engine.root.names())
+
     def _new_led(self, partition: PartitionId, version: int) -> Led:
         found = self.log.partition(partition)
-        return Led(partition, found, version, needed=self._needed(found))
+        directory = layout.partition_directory(partition.topic, partition.number)
+        return Led(partition, found, version, self._needed(found), directory)
 
     def _needed(self, partition: Partition) -> int:
         return max(self.config.min_insync_replicas, partition.config.min_insync_replicas)
@@ -298,7 +344,7 @@ class Leader:
 
     def _add_locked(self, led: Led, now_ms: int) -> None:
         with self.log.unless_deleted():
-            _note_marks(led, led.partition.marks())
+            led.look()
         led.floor = led.end_offset
         self.led[led.id] = led
         self.rules.partition_added(
@@ -314,7 +360,7 @@ class Leader:
         """Look how far a partition is; return whether there is more to send."""
         before = led.end_offset, led.own_offset
         with self.log.unless_deleted():
-            _note_marks(led, led.partition.marks())
+            led.look()
         if (led.end_offset, led.own_offset) == before:
             return False
         self.rules.appended(
@@ -379,17 +425,3 @@ class Leader:
             return state.noted(in_sync)
 
         self.log.roles.change(event)
-
-
-def _note_marks(led: Led, marks: Marks | None) -> None:
-    """Take in how far a partition is; one without files is empty."""
-    if marks is None:
-        return
-    is_fsync = led.partition.config.durability == "fsync"
-    led.log_start_offset = marks.log_start_offset
-    led.end_offset = marks.log_end_offset
-    led.own_offset = marks.durable_offset if is_fsync else marks.log_end_offset
-    led.high_watermark = marks.high_watermark
-    if marks.state == _native.FAILED:
-        # Nobody knows what of it is on disk.
-        led.own_offset = min(led.own_offset, marks.durable_offset)

@@ -104,6 +104,7 @@ class Replica:
 
             # What was lost is found, and noted, when a partition is opened.
             log.status()
+            log.remove_deleted()
             self._seen = log.engine.settings.value
             following.state = log.roles.change(event)
             self._topics = {topic.topic_id: topic for topic in log.registry.all_facts()}

@@ -15,6 +15,7 @@ from pylog.errors import ClosedError, CorruptFileError, UnknownTopicOrPartitionE
 from pylog.replication.facts import PartitionId, ReplicaPosition, ReplicaStatus
 from pylog.replication.roles import Roles
 from pylog.storage import layout
+from pylog.storage.files import Directory
 from pylog.storage.lifecycle import check_owner, remove_directory
 from pylog.storage.partition import Partition
 from pylog.topics.metadata import METADATA_TOPIC, TopicFacts
@@ -75,8 +76,27 @@ class ReplicatedLog:
         try:
             check_owner(directory, partition.topic_id)
         except CorruptFileError as error:
-            logger.warning("%s: its files are removed, for it was deleted", error)
-            remove_directory(directory)
+            _remove(directory, error)
+
+    def remove_deleted(self) -> None:
+        """Remove files of topics that were deleted, which a crash left, and which nobody made anew.
+
+        Only while all of `__metadata` is visible: what is not may say that a topic was made anew.
+        Files of which it says nothing stay.  Raises OSError, and what a read raises.
+        """
+        registry = self.registry
+        marks = registry.metadata.marks()
+        if marks is None or marks.high_watermark < marks.log_end_offset:
+            return
+        facts = {topic.name: topic for topic in registry.all_facts()}
+        for name in self.engine.root.names():
+            topic, number = layout.parse_partition_directory(name) or ("", 0)
+            known = facts.get(topic)
+            if known is None and registry.was_deleted(topic):
+                _remove(self.engine.root.directory(name), "its topic was deleted")
+            elif known is not None and number >= known.partitions:
+                # Of one that had more of them.
+                self.make_way(PartitionId(topic, number, known.topic_id))
 
     def partition_ids(self) -> list[PartitionId]:
         """Return all partitions, those first without which the others mean nothing.
@@ -145,6 +165,11 @@ class ReplicatedLog:
     def close(self) -> None:
         """Close the log."""
         self.engine.close()
+
+
+def _remove(directory: Directory, why: object) -> None:
+    logger.warning("%s: its files are removed: %s", directory.path, why)
+    remove_directory(directory)
 
 
 def ids_of(topic: TopicFacts) -> Iterator[PartitionId]:

@@ -58,6 +58,7 @@ class Environment:
     records which were acknowledged, before that is repaired; what it raises keeps the partition
     from being opened.
     in_sync_replicas: how many replicas have what is acknowledged, this one included.
+    new_files: counts partitions that got files, so that who watches many need not look for them.
     random_bytes: returns so many bytes that nobody can guess.
     cleaner: how compaction works.  pace: told of the bytes that compaction is about to read or
     write; it may wait, and what it raises ends the compaction with nothing changed by it.
@@ -81,6 +82,7 @@ class Environment:
     role: Callable[[], Role] = lambda: NO_ROLE
     on_lost_records: Callable[[Flushable], None] = lambda _: None
     in_sync_replicas: Callable[[], int] = lambda: 1
+    new_files: Events | None = None
     cleaner: CleanerConfig = dataclasses.field(default_factory=CleanerConfig)
     pace: Callable[[int], object] | None = None
     on_append: Callable[[AppendEvent], object] | None = None

@@ -301,6 +301,9 @@ class PartitionHandle(ReplicaWaits):
             on_lost_records=lambda: self._environment.on_lost_records(self),
         )
         attachment.open()
+        new_files = self._environment.new_files
+        if new_files is not None and attachment.page.marks().log_end_offset == 0:
+            new_files.notify()  # whoever made them may have been killed before it did
         # First: an interrupt must not leave an attachment whose records nobody waits for.
         self._set_waiting(waits=settings.config.durability == "fsync")
         self._attachment = attachment

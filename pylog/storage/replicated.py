@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from pylog._native import Marks, Reader
+from pylog._native import Events, Marks, Reader
 from pylog.errors import (
     ClosedError,
     DivergedReplicaError,
@@ -85,6 +85,20 @@ class ReplicatedPartition(ReadablePartition):
             return epochs.entries[-1][1]
 
     # ------------------------------------------------------------------ the high watermark
+
+    @property
+    def marks_events(self) -> Events | None:
+        """The counter of changes of the marks, by any process; None while there are no files.
+
+        Counted before that of the log.  Goes on to count when this process lets go of the files.
+        Raises what `marks` raises.
+        """
+        attachment = self._attachment or self._attached()
+        try:
+            return None if attachment is None else attachment.page.events
+        except ClosedError:
+            assert attachment is not None
+            return self._again(attachment).marks_events
 
     def advance_high_watermark(self, offset: int) -> int:
         """Let readers see the records below an offset; return the high watermark then.

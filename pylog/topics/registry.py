@@ -147,6 +147,15 @@ class TopicRegistry:
         with self._lock:
             return list(self._refresh_locked().values())
 
+    def was_deleted(self, name: str) -> bool:
+        """Return whether there was a topic of this name, and is none now.
+
+        Raises what a read raises.
+        """
+        with self._lock:
+            self._refresh_locked()
+            return name in self._deleted
+
     @property
     def version(self) -> int:
         """A number that grows with each change of any topic, those that others made included.

@@ -10,29 +10,27 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-from pylog.engine.log_files import LOCK_NAME
 from pylog.errors import MirrorRunningError
 from pylog.log import Log
-from pylog.storage.files import OsFiles
 
-# Of pylog.lock, above those of groups; see Engine.current_lock_file.
-_FIRST_BYTE: Final = 2**62 + 2**61
-_BYTES: Final = 2**61 - 1
+# Of pylog.lock, above those of roles; see Engine.current_lock_file.
+_FIRST_BYTE: Final = 2**62 + 2**61 + 2
+_BYTES: Final = 2**61 - 3
 
 
 @contextlib.contextmanager
 def held(log: Log, kind: str, name: str) -> Iterator[None]:
     """Be the only one of this kind and name; the kernel lets go when the process dies.
 
-    Raises MirrorRunningError at once when there is another, in this process too; OSError.
+    Raises MirrorRunningError at once when there is another, in this process too; ClosedError,
+    OSError.
     """
     digest = hashlib.blake2b(f"{kind}\0{name}".encode(), digest_size=8).digest()
     byte = _FIRST_BYTE + int.from_bytes(digest, "big") % _BYTES
-    # An opening of its own: the log's may be shared by threads that each run another one.
-    file = OsFiles().root(log.path, create=False).open(LOCK_NAME, writable=True)
+    file = log.replication.log.engine.lock_alone(byte, blocking=False)
+    if file is None:
+        raise MirrorRunningError(log.path, name)
     try:
-        if not file.lock(byte, exclusive=True, blocking=False):
-            raise MirrorRunningError(log.path, name)
         yield
     finally:
         file.close()

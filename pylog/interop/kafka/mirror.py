@@ -40,7 +40,8 @@ class Mirror:
         is the cluster's own default) and the settings that mean the same there.
     name: tells mirrors of one log apart; a second one of the same name does not run.
     state_topic: where positions and offsets are kept, in the cluster; compacted, and made if it is
-        not there.
+        not there.  Recorded offsets are kept for ever, one record of some 150 bytes for each
+        transaction and partition; `translate` reads them all.
     max_in_flight_bytes: of records that are not acknowledged; reading waits while they are as many.
     delivery_timeout_ms: without any acknowledgement for so long a run ends.
     settle_ms: after a mirror with "identity" was killed, the next one waits until the target's end
