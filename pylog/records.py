@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pylog._native import Record, RecordMetadata, Records
+from pylog.arguments import whole_number
 
 __all__ = [
     "AppendedRecords",
@@ -61,6 +62,23 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
+
+
+def partition_named(pair: tuple[str, int]) -> TopicPartition:
+    """Return the partition that a user names by a (topic, number) pair.
+
+    Raises TypeError for what is no such pair, ValueError for a number outside [0, 2**31).
+    """
+    try:
+        topic, number = pair
+    except (TypeError, ValueError):
+        raise TypeError(f"expected a (topic, partition) pair, not {pair!r}") from None
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic must be a str, not {type(topic).__name__}")
+    number = whole_number("a partition", number)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"partition {number} of topic {topic!r}: expected one in [0, 2**31)")
+    return TopicPartition(topic, number)
 
 
 class OffsetAndMetadata(NamedTuple):

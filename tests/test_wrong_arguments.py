@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pylog
-from pylog import Log, Topic, aio
+from pylog import Log, OffsetAndMetadata, Topic, aio
 from pylog.config import TopicConfig
 from pylog.errors import (
     ClosedError,
@@ -261,3 +261,60 @@ def test_a_position_that_cannot_be_understood_is_corruption(
     (key,) = (key for key, text in store.items() if json.loads(text)["topic"] == "t")
     with pytest.raises(CorruptionError, match="a table's topic in its store"):
         log.table("t", store={key: value})
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+@pytest.mark.parametrize(
+    ("pair", "error"),
+    [
+        (("t", "0"), TypeError),
+        (("t", 0.5), TypeError),
+        (("t", None), TypeError),
+        ((b"t", 0), TypeError),
+        ((7, 0), TypeError),
+        (("t",), TypeError),
+        (("t", 0, 1), TypeError),
+        ("t0", TypeError),
+        ("t", TypeError),
+        (("t", -1), ValueError),
+        (("t", 2**31), ValueError),
+    ],
+)
+def test_what_names_no_partition_is_refused_before_it_is_written_down(
+    log: Log, topic: Topic, pair: Any, error: type[Exception], is_member: bool
+) -> None:
+    consumer = log.consumer(group="g")
+    if is_member:
+        consumer.subscribe("t")
+    else:
+        consumer.commit({("t", 0): 0})
+    written = log.topic("__consumer_offsets").partition(0)
+    end = written.log_end_offset
+    calls: list[Callable[[], object]] = [
+        lambda: consumer.commit({pair: 1}),
+        lambda: consumer.commit({("t", 0): 1, pair: 1}),
+        lambda: consumer.committed(pair),
+        lambda: consumer.assign([pair]),
+        lambda: log.groups.alter_offsets("other", {pair: OffsetAndMetadata(1)}),
+    ]
+    for call in calls:
+        with pytest.raises(error):
+            call()
+    assert written.log_end_offset == end
+
+
+def test_a_wrong_argument_about_a_group_is_a_type_error(log: Log, topic: Topic) -> None:
+    groups: Any = log.groups
+    offsets = {("t", 0): OffsetAndMetadata(1)}
+    calls: list[tuple[str, Callable[..., object]]] = [
+        ("a group must be a str, not int", lambda: groups.alter_offsets(5, offsets)),
+        ("a group must be a str, not bytes", lambda: groups.reset_offsets(b"g", ["t"], to=1)),
+        ("OffsetAndMetadata, not int", lambda: groups.alter_offsets("g", {("t", 0): 5})),
+        ("by partition, not list", lambda: groups.alter_offsets("g", [("t", 0)])),
+        ("to must be an int, not float", lambda: groups.reset_offsets("g", ["t"], to=1.5)),
+        ("shift must be an int, not str", lambda: groups.reset_offsets("g", ["t"], shift="1")),
+    ]
+    for text, call in calls:
+        with pytest.raises(TypeError, match=text):
+            call()
+    assert groups.list() == []

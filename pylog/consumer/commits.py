@@ -24,7 +24,7 @@ from pylog.errors import (
     PylogError,
     UnknownTopicOrPartitionError,
 )
-from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.records import OffsetAndMetadata, TopicPartition, partition_named
 from pylog.storage.epochs import NO_EPOCH
 from pylog.storage.partition import Partition
 from pylog.topics.cursors import Cursor, Cursors, Locate
@@ -264,7 +264,10 @@ def _contents(record: Record) -> tuple[object, ...]:
 def offsets_of(
     what: Record | Mapping[tuple[str, int], int | OffsetAndMetadata], metadata: str
 ) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Return what a user wants committed, as `Consumer.commit` takes it.  Raises TypeError."""
+    """Return what a user wants committed, as `Consumer.commit` takes it.
+
+    Raises TypeError, ValueError.
+    """
     if isinstance(what, Record):
         epoch = what.leader_epoch if what.leader_epoch >= 0 else None
         one = OffsetAndMetadata(what.offset + 1, metadata, epoch)
@@ -272,7 +275,7 @@ def offsets_of(
     if not isinstance(what, Mapping):
         raise TypeError(f"expected a record or offsets by partition, not {type(what).__name__}")
     return {
-        TopicPartition(*name): one
+        partition_named(name): one
         if isinstance(one, OffsetAndMetadata)
         else OffsetAndMetadata(operator.index(one), metadata)
         for name, one in what.items()

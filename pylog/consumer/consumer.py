@@ -35,7 +35,7 @@ from pylog.errors import (
     UnknownTopicOrPartitionError,
 )
 from pylog.groups.coordinator import Coordinator
-from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.records import OffsetAndMetadata, TopicPartition, partition_named
 from pylog.storage.policy import LOOK_AGAIN_SECONDS
 from pylog.topics.cursors import Cursor, Cursors
 
@@ -410,11 +410,12 @@ class Consumer(PositionedConsumer, Closing):
         """Return what is committed in the consumer's group, by anybody; None where nothing is.
 
         partitions: (topic, number) pairs, by default those that are read.
-        Raises InvalidGroupIdError for a consumer without a group, CorruptionError, OSError.
+        Raises InvalidGroupIdError for a consumer without a group, TypeError, ValueError,
+        CorruptionError, OSError.
         """
         store = self._groups_commits().store
-        names = [TopicPartition(*one) for one in partitions] or map(name_of, self._cursors)
-        return store.committed(list(names))
+        names = [*map(partition_named, partitions)] or [*map(name_of, self._cursors)]
+        return store.committed(names)
 
     def _groups_commits(self) -> Commits:
         if self._commits is None:

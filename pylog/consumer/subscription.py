@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import operator
 import re
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -21,7 +20,7 @@ from pylog.errors import (
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
 )
-from pylog.records import TopicPartition
+from pylog.records import TopicPartition, partition_named
 from pylog.storage.partition import Partition
 from pylog.topics.cursors import Locate
 from pylog.topics.topic import Topic
@@ -72,8 +71,7 @@ class Subscription:
     @classmethod
     def of(cls, partitions: Iterable[tuple[str, int]]) -> Subscription:
         """Return the subscription to just these partitions.  Raises TypeError, ValueError."""
-        pairs = (TopicPartition(topic, operator.index(number)) for topic, number in partitions)
-        return cls(assigned=tuple(dict.fromkeys(pairs)))
+        return cls(assigned=tuple(dict.fromkeys(map(partition_named, partitions))))
 
     def names(self, known: KnownTopics) -> list[str]:
         """Return the names of the topics that are meant now."""

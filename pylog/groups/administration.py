@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
+from pylog.arguments import whole_number
 from pylog.engine.moments import milliseconds_of
 from pylog.errors import (
     GroupIdNotFoundError,
@@ -43,7 +44,7 @@ from pylog.groups.member import offset_records
 from pylog.groups.schemas import encode_key
 from pylog.groups.state import STABLE, Group
 from pylog.groups.view import EncodedRecord, View
-from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.records import OffsetAndMetadata, TopicPartition, partition_named
 from pylog.storage.partition import Partition
 
 logger = logging.getLogger("pylog")
@@ -206,7 +207,8 @@ class Groups:
         check: raises unless it still is right to commit these; called, perhaps several times, in
         one step with the append: nothing else is committed in between, and no topic deleted.
         All or nothing.  Raises NonEmptyGroupError, InconsistentGroupProtocolError,
-        InvalidGroupIdError, ValueError, OffsetMetadataTooLargeError, and what `check` raises.
+        InvalidGroupIdError, TypeError, ValueError, OffsetMetadataTooLargeError, and what `check`
+        raises.
         """
         self._log.check_id(group)
         records = offset_records(group, offsets, now=self._log.clock())
@@ -222,10 +224,11 @@ class Groups:
     def delete_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> None:
         """Forget what a group without members committed in these partitions; all or nothing.
 
-        Raises GroupIdNotFoundError, NonEmptyGroupError, InconsistentGroupProtocolError.
+        Raises GroupIdNotFoundError, NonEmptyGroupError, InconsistentGroupProtocolError, TypeError,
+        ValueError.
         """
         self._notice(group)
-        named = [TopicPartition(*partition) for partition in partitions]
+        named = [partition_named(partition) for partition in partitions]
 
         def records(state: Group) -> Sequence[EncodedRecord]:
             keys = [OffsetKey(group, *one) for one in named if one in state.offsets]
@@ -280,7 +283,7 @@ class Groups:
                 count = len(self._log.registry.get(one))
                 named |= dict.fromkeys(TopicPartition(one, number) for number in range(count))
             else:
-                named[TopicPartition(*one)] = None
+                named[partition_named(one)] = None
         return list(named)
 
     def _bury_readable(self, name: str) -> None:
@@ -352,7 +355,7 @@ def _placing(to: Target | None, shift: int | None) -> Callable[[Partition, int |
     if (to is None) == (shift is None):
         raise ValueError("expected one of `to` and `shift`")
     if shift is not None:
-        distance = int(shift)
+        distance = whole_number("shift", shift)
 
         def shifted(partition: Partition, before: int | None) -> int:
             if before is None:
@@ -372,7 +375,7 @@ def _placing(to: Target | None, shift: int | None) -> Callable[[Partition, int |
             return lambda partition, before: partition.log_start_offset
         return lambda partition, before: partition.high_watermark
     assert to is not None
-    offset = int(to)
+    offset = whole_number("to", to)
     if offset < 0:
         raise ValueError(f"to={offset}: expected an offset of at least 0")
     return lambda partition, before: offset

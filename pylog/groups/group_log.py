@@ -147,7 +147,9 @@ class GroupLog:
         return self.registry.events
 
     def check_id(self, group: str) -> None:
-        """Raise InvalidGroupIdError for what cannot be a group's name."""
+        """Raise InvalidGroupIdError for what cannot be a group's name, TypeError for no str."""
+        if not isinstance(group, str):
+            raise TypeError(f"a group must be a str, not {type(group).__name__}")
         if not group:
             raise InvalidGroupIdError(group, "a group needs a name")
         if len(group.encode()) > MAX_STRING_BYTES:

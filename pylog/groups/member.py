@@ -32,7 +32,7 @@ from pylog.groups.membership import Standing
 from pylog.groups.schemas import encode_key, encode_offset, encode_value
 from pylog.groups.state import Group
 from pylog.groups.view import EncodedRecord, View
-from pylog.records import OffsetAndMetadata, TopicPartition
+from pylog.records import OffsetAndMetadata, TopicPartition, partition_named
 
 logger = logging.getLogger("pylog")
 
@@ -80,6 +80,8 @@ def check_offset(offset: OffsetAndMetadata) -> bytes:
 
     Raises ValueError for a number out of its range, OffsetMetadataTooLargeError, TypeError.
     """
+    if not isinstance(offset, OffsetAndMetadata):
+        raise TypeError(f"expected an OffsetAndMetadata, not {type(offset).__name__}")
     if not 0 <= operator.index(offset.offset) < 2**63:
         raise ValueError(f"offset {offset.offset}: expected one in [0, 2**63)")
     epoch = offset.leader_epoch
@@ -94,11 +96,16 @@ def check_offset(offset: OffsetAndMetadata) -> bytes:
 
 
 def offset_records(group: str, offsets: Offsets, *, now: int) -> list[EncodedRecord]:
-    """Return the records that commit these offsets.  Raises what `check_offset` raises."""
+    """Return the records that commit these offsets.
+
+    Raises what `check_offset` and `partition_named` raise.
+    """
+    if not isinstance(offsets, Mapping):
+        raise TypeError(f"expected offsets by partition, not {type(offsets).__name__}")
     records: list[EncodedRecord] = []
     for partition, offset in offsets.items():
         metadata = check_offset(offset)
-        key = encode_key(OffsetKey(group, partition.topic, partition.partition))
+        key = encode_key(OffsetKey(group, *partition_named(partition)))
         value = encode_offset(offset.offset, offset.leader_epoch, metadata, now)
         records.append((key, value))
     return records
@@ -367,7 +374,9 @@ class Membership:
         metadata = check_offset(one)
         key = self._keys.get(partition)
         if key is None:
-            key = self._keys[partition] = encode_key(OffsetKey(self.group, *partition))
+            key = self._keys[partition] = encode_key(
+                OffsetKey(self.group, *partition_named(partition))
+            )
         with log.lock:
             view = log.view_locked(create=True)
             assert view is not None
@@ -426,7 +435,7 @@ def committed(
     state = log.read(group)
     found: dict[TopicPartition, OffsetAndMetadata | None] = {}
     for one in partitions:
-        partition = TopicPartition(*one)
+        partition = partition_named(one)
         value = None if state is None else state.offsets.get(partition)
         found[partition] = value and OffsetAndMetadata(
             value.offset, value.metadata, value.leader_epoch
