@@ -62,6 +62,14 @@ class Cluster:
         producer.produce(topic, value, partition=partition)
         assert producer.flush(SECONDS) == 0
 
+    def serve_all(self) -> None:
+        """Return when all is done that was asked of the cluster, also by who has died since.
+
+        It serves its connections in turn, and none has more than five requests under way.
+        """
+        for _ in range(20):
+            self.admin.list_topics(timeout=SECONDS)
+
     def end(self, topic: str, partition: int) -> int:
         """Return where a partition ends."""
         place = confluent_kafka.TopicPartition(topic, partition)

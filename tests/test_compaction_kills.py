@@ -13,6 +13,7 @@ from compacted import check_files, read_rows
 from conftest import IS_EXHAUSTIVE
 from keyed_ledgers import Ledgers, Replay
 from processes import Child, Numbers, children
+from tail_memory import wait_until
 
 import pylog
 from pylog import Partition
@@ -114,6 +115,7 @@ def test_threads_read_and_append_while_another_compacts(
         writers = [running(lambda slot=slot: write(slot)) for slot in range(2)]
         for thread in writers:
             thread.join()
+        wait_until(lambda: done.is_set() or min(len(compactions), len(replays)) > 3)
         done.set()
         for thread in others:
             thread.join()

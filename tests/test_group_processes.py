@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from group_model import GROUP
+from patience import HANG_SECONDS
 from processes import Child, Numbers, children
 from tail_memory import wait_until
 
@@ -204,7 +205,7 @@ def test_a_child_that_lives_on_does_not_keep_a_killed_parent_in_its_group(
         member = join(log)
         follow(log, member, lambda count: count == PARTITIONS)
         if os.fork() == 0:
-            signal.alarm(20)
+            signal.alarm(HANG_SECONDS)
             children_id[0] = os.getpid()
             wait_until(lambda: is_dead[0] == 1)
             if who == "its child":
@@ -238,6 +239,10 @@ class Arena:
         self.readers = Numbers(PARTITIONS)  # 1 + worker, 0 for nobody
         self.doomed = Numbers(workers)
         self.work = Numbers(workers)
+
+    @property
+    def total(self) -> int:
+        return sum(self.work[worker] for worker in range(len(self.work)))
 
     def enter(self, number: int, worker: int) -> None:
         """Begin to read; asserts that nobody who lives does."""
@@ -339,6 +344,8 @@ def test_processes_that_are_killed_and_stopped_never_read_the_same(
             number, child = alive.pop(source.randrange(len(alive)))
             arena.doomed[number] = 1
             child.kill()
+    enough = arena.total + 300  # of which some are refused
+    wait_until(lambda: arena.total > enough)
     for number, _ in alive:
         arena.doomed[number] = 1
     for _, child in alive:
@@ -350,12 +357,6 @@ def test_processes_that_are_killed_and_stopped_never_read_the_same(
 def sleep_through_others_work(child: Child, arena: Arena) -> None:
     """Stop a process until others worked, or for a while if it holds a lock they wait for."""
     os.kill(child.pid, signal.SIGSTOP)
-    total = sum(arena.work[worker] for worker in range(WORKERS))
-    enough = time.monotonic() + 2
-    wait_until(
-        lambda: (
-            sum(arena.work[worker] for worker in range(WORKERS)) > total + 20
-            or time.monotonic() > enough
-        )
-    )
+    total, enough = arena.total, time.monotonic() + 2
+    wait_until(lambda: arena.total > total + 20 or time.monotonic() > enough)
     os.kill(child.pid, signal.SIGCONT)

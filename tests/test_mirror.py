@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -21,10 +22,11 @@ from kafka_cluster import (
     random_records,
     sent,
 )
+from tail_memory import wait_until
 
 import pylog
 from pylog.interop import kafka
-from pylog.interop.kafka import client, writers
+from pylog.interop.kafka import writers
 
 # "os": these tests are about what is sent, not about what survives a power cut here.
 
@@ -98,19 +100,18 @@ def test_compressed_batches_are_mirrored_record_by_record(log: pylog.Log, cluste
 def test_memory_for_a_thousand_messages_is_enough(
     mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = []
+    in_flight = []
     poll = writers.Writer.poll
 
     def counting(self: writers.Writer, seconds: float = 0.0) -> None:
-        waits.append(seconds)
-        assert self.in_flight <= 1000 + PARTITIONS
+        in_flight.append(self.in_flight)
         poll(self, seconds)
 
     monkeypatch.setattr(writers.Writer, "poll", counting)
     mirrored.topic.append_many([b"x" * 10] * 4000, partition=1)
     mirrored.mirror(max_in_flight_bytes=1).run()
     assert mirrored.check() == 4000
-    assert waits.count(client.POLL_SECONDS) > 5
+    assert 0 < max(in_flight) <= 1000 + PARTITIONS
 
 
 def test_progress_is_told_of_each_partition_and_reaches_the_end(mirrored: Mirrored) -> None:
@@ -196,6 +197,7 @@ def test_interrupt_ends_a_wait_and_the_next_run_goes_on(mirrored: Mirrored) -> N
 
     with pytest.raises(KeyboardInterrupt):
         mirrored.mirror().run(follow=True, progress=interrupt_soon)
+    mirrored.cluster.serve_all()
     mirrored.mirror().run()
     assert mirrored.check() == 50 * PARTITIONS
 
@@ -209,6 +211,7 @@ def test_what_progress_raises_ends_the_run_and_nothing_is_sent_twice(mirrored: M
 
     with pytest.raises(RuntimeError, match="enough"):
         mirrored.mirror().run(progress=fail)
+    mirrored.cluster.serve_all()
     mirrored.mirror().run()
     assert mirrored.check() == 3000
 
@@ -230,8 +233,9 @@ def test_killed_mirrors_lose_nothing_and_send_nothing_twice(
             lambda: mirrored.cluster.end(mirrored.name, 0),
             goal=min(goal, 1000 * (life + 1)),
         )
+        mirrored.cluster.serve_all()
         mirrored.fill(seed + life + 1, 1000)
-    mirrored.mirror(settle_ms=200).run()
+    mirrored.mirror().run()
     assert mirrored.check() == 1000 * 3 * PARTITIONS
 
 
@@ -333,8 +337,11 @@ def test_cluster_that_does_not_answer_is_unavailable(
 
 def client_threads() -> int:
     """Return how many threads of librdkafka this process has; each cluster has some, too."""
-    tasks = Path("/proc/self/task").iterdir()
-    return sum((task / "comm").read_text().startswith("rdk") for task in tasks)
+    count = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            count += (task / "comm").read_text().startswith("rdk")
+    return count
 
 
 @pytest.mark.parametrize("offsets", ["identity", "recorded"])
@@ -344,17 +351,22 @@ def test_cluster_that_dies_meanwhile_ends_the_run_and_leaves_no_threads(
     gc.collect()  # what errors of other tests still hold on to
     before = client_threads()
     mirrored = Mirrored(log, Cluster())
+    is_dead = False
 
     def kill(progress: kafka.MirrorProgress) -> None:
-        if progress.position:
+        nonlocal is_dead
+        if progress.position and not is_dead:
             mirrored.cluster.die()
+            is_dead = True
             mirrored.topic.append_many([b"not sent"] * 1000, partition=0)
 
     mirrored.topic.append(b"sent", partition=0)
-    mirror = mirrored.mirror(offsets=offsets, delivery_timeout_ms=300)
-    with pytest.raises(pylog.errors.KafkaUnavailableError):
-        mirror.run(follow=True, progress=kill)
-    assert client_threads() <= before
+    while not is_dead:  # on a busy machine it may be too slow for that time while it lives
+        mirror = mirrored.mirror(offsets=offsets, delivery_timeout_ms=300)
+        with pytest.raises(pylog.errors.KafkaUnavailableError):
+            mirror.run(follow=True, progress=kill)
+    wait_until(lambda: client_threads() <= before)  # joined, and for a moment still to be seen
+    assert mirrored.topic.partition(0).log_end_offset == 1001
 
 
 def test_without_the_client_library_the_error_names_the_extra(
