@@ -17,7 +17,7 @@ import pylog
 from pylog import Log, aio
 
 END = b"end"
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 300.0
 
 Tell = Callable[[int], object]  # of the monotonic clock, in ns: once at the start, then of each
 

@@ -17,7 +17,7 @@ from bench import limits, plots, ratios, report
 from bench.turns import DISK, KERNEL, MEMORY
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
-SECONDS = 50
+SECONDS = 300
 
 
 def benchmark_of(group: str, name: str, durability: str, seconds: float) -> dict[str, Any]:

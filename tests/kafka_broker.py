@@ -11,19 +11,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 import socket
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
+from kafka_cluster import SECONDS
 
 VERSION = "4.1.1"
-START_SECONDS = 120
+START_SECONDS = 300
 MAVEN_SECONDS = 300
+JAVA_SECONDS = 300
+JAVA_VERSION = 17  # the oldest that this Kafka runs on
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -46,24 +52,45 @@ def _find_jars() -> Path | str:
     """Return the directory of the jars, downloaded if they are not there, or why there is none."""
     if os.environ.get("PYLOG_KAFKA", "") in ("", "0"):
         return "a real Kafka broker; PYLOG_KAFKA=1 runs it"
-    if shutil.which("java") is None:
-        return "needs java"
+    if _java_version() < JAVA_VERSION:
+        return f"needs java, {JAVA_VERSION} or newer"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     given = os.environ.get("PYLOG_KAFKA_JARS")
     folder = Path(given) if given else cache / "pylog" / f"kafka-{VERSION}"
     if not list(folder.glob("kafka_2.13-*.jar")):
         if shutil.which("mvn") is None:
             return f"needs Kafka's jars in {folder}, or mvn to fetch them"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pom.xml").write_text(_POM)
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
-        command = ["mvn", "-B", "-q", "-f", str(folder / "pom.xml"), goal]
-        options = ["-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
         try:
-            subprocess.run(command + options, timeout=MAVEN_SECONDS, check=True)
-        except subprocess.SubprocessError:
-            return "Maven Central does not give Kafka's jars"
+            _fetch_jars(folder)
+        except subprocess.SubprocessError as error:
+            return f"Maven Central does not give Kafka's jars: {error}"
+        except OSError as error:
+            return f"Kafka's jars cannot be kept: {error}"
     return folder
+
+
+def _java_version() -> int:
+    """Return the first number of the version of java, 0 where there is none that runs."""
+    if shutil.which("java") is None:
+        return 0
+    done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', done.stderr)
+    return int(found[1]) if found else 0
+
+
+def _fetch_jars(folder: Path) -> None:
+    """Download all jars, or none: what Maven was interrupted at is never taken for the whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        pom, jars_ = Path(part, "pom.xml"), Path(part, "jars")
+        pom.write_text(_POM)
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+        command = ["mvn", "-B", "-q", "-f", str(pom), goal]
+        options = ["-DincludeScope=runtime", f"-DoutputDirectory={jars_}"]
+        subprocess.run(command + options, timeout=MAVEN_SECONDS, check=True)
+        # The one that is looked for comes last.
+        for jar in sorted(jars_.iterdir(), key=lambda jar: jar.name.startswith("kafka_2.13-")):
+            jar.replace(folder / jar.name)
 
 
 def jars() -> Path:
@@ -74,7 +101,7 @@ def jars() -> Path:
     return found
 
 
-def java(*arguments: str, seconds: int = 120) -> str:
+def java(*arguments: str, seconds: int = JAVA_SECONDS) -> str:
     """Run a class of Kafka and return all that it printed; asserts that it ended well."""
     command = ["java", "-Xmx256m", "-cp", f"{jars()}/*", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -140,7 +167,8 @@ auto.create.topics.enable=false
                 stdout=output,
                 stderr=output,
             )
-        for _ in range(START_SECONDS):
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
             assert self._process.poll() is None, self._output.read_text()[-3000:]
             try:
                 self.admin().list_topics(timeout=1)
@@ -169,14 +197,14 @@ auto.create.topics.enable=false
         settings = {key.replace("_", "."): value for key, value in config.items()}
         topic = NewTopic(name, partitions, 1, config=settings)
         admin = self.admin()  # its end would take the answer with it
-        admin.create_topics([topic])[name].result(60)
+        admin.create_topics([topic])[name].result(SECONDS)
 
     def end(self, topic: str, partition: int) -> int:
         """Return where a partition ends."""
         place = confluent_kafka.TopicPartition(topic, partition)
         spec = confluent_kafka.admin.OffsetSpec.latest()
         admin = self.admin()
-        return int(admin.list_offsets({place: spec})[place].result(60).offset)
+        return int(admin.list_offsets({place: spec})[place].result(SECONDS).offset)
 
 
 @contextlib.contextmanager
