@@ -10,6 +10,7 @@ import contextlib
 import dis
 import functools
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -20,6 +21,7 @@ from tail_memory import run_threads
 
 import pylog
 from pylog import Partition
+from pylog.engine.background import Background
 
 PACKAGE = str(Path(pylog.__file__).parent)
 
@@ -151,3 +153,25 @@ def test_an_interrupt_anywhere_leaves_no_settings_half_followed(
             assert partition.high_watermark == offset + 1
             nth += 1
         assert nth > 20
+
+
+def test_an_interrupt_anywhere_leaves_no_background_work_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Story: a task that was in one table and not in the other ended the thread, and was lost; one
+    # that nobody woke the thread for was taken to be waiting, and never came.
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    is_struck, nth = True, 0
+    while is_struck:
+        background, done = Background(lambda: 0.0), threading.Event()
+        schedule = functools.partial(background.schedule, "work", 0.0, done.set)
+        interrupt = Interrupt(nth)
+        is_struck = interrupt.strikes(schedule)
+        print(f"interrupted at {interrupt.place}")
+        schedule()
+        done.wait()
+        background.close()
+        nth += 1
+    assert nth > 2
+    assert reported == []

@@ -7,11 +7,10 @@ Locks: `_condition`, around the timetable; tasks run without it.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
-from collections.abc import Callable, Hashable, MutableMapping
-
-from sortedcontainers import SortedDict
+from collections.abc import Callable, Hashable
 
 from pylog.errors import PylogError
 
@@ -27,23 +26,28 @@ class Background:
         self._monotonic = monotonic
         self._name = name
         self._condition = threading.Condition()
-        # Ordered by due time; the count keeps tasks of the same instant apart.
-        self._timetable: MutableMapping[tuple[float, int], tuple[Hashable, Task]] = SortedDict()
-        self._due: dict[Hashable, tuple[float, int]] = {}
+        # A heap by due time; the count keeps tasks of the same instant apart.
+        self._timetable: list[tuple[float, int, Hashable, Task]] = []
+        self._due: set[Hashable] = set()
         self._count = 0
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     def schedule(self, name: Hashable, delay: float, task: Task) -> None:
-        """Run `task` in `delay` seconds, unless a task of this name is waiting already."""
+        """Run `task` in `delay` seconds, unless a task of this name is waiting already.
+
+        When Ctrl-C ends it anywhere, the task may be done, or by the next call; it is never lost.
+        """
         with self._condition:
-            if self._is_closed or name in self._due:
+            if self._is_closed:
                 return
-            self._count += 1
-            due = (self._monotonic() + delay, self._count)
-            self._timetable[due] = (name, task)
-            self._due[name] = due
-            if self._thread is None:
+            if name not in self._due:
+                self._count += 1
+                due = self._monotonic() + delay
+                # One call of C.  Twice in the timetable is no harm, and not in it would be.
+                heapq.heappush(self._timetable, (due, self._count, name, task))
+                self._due.add(name)
+            if self._thread is None or not self._thread.is_alive():
                 self._start_locked()
             self._condition.notify()
 
@@ -55,7 +59,7 @@ class Background:
             self._due.clear()
             self._condition.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join()
 
     def after_fork(self) -> None:
@@ -98,12 +102,11 @@ class Background:
                 if not self._timetable:
                     self._condition.wait()
                     continue
-                due = next(iter(self._timetable))
-                left = due[0] - self._monotonic()
+                left = self._timetable[0][0] - self._monotonic()
                 if left > 0:
                     self._condition.wait(min(left, threading.TIMEOUT_MAX))
                     continue
-                name, task = self._timetable.pop(due)
-                del self._due[name]
+                _, _, name, task = heapq.heappop(self._timetable)
+                self._due.discard(name)
                 return task
             return None
