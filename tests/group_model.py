@@ -10,7 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from pylog.errors import CommitFailedError, FencedInstanceIdError, UnknownMemberIdError
+from pylog.errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    StaleMemberEpochError,
+    UnknownMemberIdError,
+)
 from pylog.groups import membership
 from pylog.groups.assignors import ASSIGNORS
 from pylog.groups.facts import MemberValue, OffsetKey, OffsetValue, Place, TopicShape
@@ -125,9 +130,9 @@ class Process:
     def commit(self, place: Place, offset: int) -> bool:
         """Commit as the coordinator does: checked in the view that the append is bound to."""
         topic = self.world.names[place[0]]
-        membership.check_commit(
-            self.group, self.member_id, self.said.instance_id, self.epoch, place, topic
-        )
+        member = membership.member_of(self.group, self.member_id, self.said.instance_id)
+        if place not in membership.kept_since(member, self.epoch):
+            raise StaleMemberEpochError(GROUP, self.member_id, topic, place[1], self.epoch)
         value = OffsetValue(offset, None, "", self.world.now)
         return self.world.append([(OffsetKey(GROUP, topic, place[1]), value)], self.seen, self)
 

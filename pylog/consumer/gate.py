@@ -51,6 +51,9 @@ class Gate:
         self._is_closing = False
         self.is_closed = False
 
+    def __repr__(self) -> str:
+        return "<the gate of a consumer>"
+
     @property
     def is_users_thread(self) -> bool:
         """Whether this thread began the last call, or the one that did has ended."""

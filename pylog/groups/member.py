@@ -409,15 +409,8 @@ class Membership:
     def _check_again_locked(self, group: Group) -> None:
         """Find out what the member still has of what it had at its last look."""
         check_readable(group)
-        current = membership.member_of(group, self.member_id, self.instance_id).current
-        epoch = self._standing.epoch
-        kept = {
-            place: since
-            for places in (current.assigned, current.pending)
-            for place, since in places.items()
-            if since <= epoch
-        }
-        self._own = group.named(kept)
+        member = membership.member_of(group, self.member_id, self.instance_id)
+        self._own = group.named(membership.kept_since(member, self._standing.epoch))
         self._state, self._version = group, group.version
 
     def committed(

@@ -25,7 +25,6 @@ from typing import Final, NamedTuple, TypeAlias
 from pylog.errors import (
     CorruptionError,
     FencedInstanceIdError,
-    StaleMemberEpochError,
     UnknownMemberIdError,
 )
 from pylog.groups.assignors import DEFAULT_ASSIGNOR, Assignor, Subscriber, assign
@@ -62,22 +61,20 @@ def _instance(group: Group, instance_id: str) -> str | None:
     return None
 
 
-def check_commit(
-    group: Group, member_id: str, instance_id: str | None, epoch: int, place: Place, topic: str
-) -> None:
-    """Raise unless a member may commit offsets of a partition.
+def kept_since(member: Member, epoch: int) -> dict[Place, int]:
+    """Return what a member has had without interruption since an epoch, and since which.
 
-    epoch: the member's when it read what it commits.  It may when it has had the partition without
-    interruption since then, also if it has to let it go by now.
-    Raises FencedInstanceIdError, UnknownMemberIdError, StaleMemberEpochError.  O(1).
+    epoch: the member's when it read what it wants to commit.  It may, in these partitions, also
+    what it has to let go by now.
     Source: KIP-1251.
     """
-    current = member_of(group, member_id, instance_id).current
-    since = current.assigned.get(place)
-    if since is None:
-        since = current.pending.get(place)
-    if since is None or since > epoch:
-        raise StaleMemberEpochError(group.name, member_id, topic, place[1], epoch)
+    current = member.current
+    return {
+        place: since
+        for places in (current.assigned, current.pending)
+        for place, since in places.items()
+        if since <= epoch
+    }
 
 
 # ---------------------------------------------------------------- events
