@@ -175,9 +175,10 @@ static PyMemberDef record_members[] = {
 };
 
 static PyGetSetDef record_getters[] = {
-    {"topic", record_topic, NULL, NULL, NULL},
-    {"partition", record_partition, NULL, NULL, NULL},
-    {"offset", record_offset, NULL, NULL, NULL},
+    {"topic", record_topic, NULL, "Name of the topic it is in.", NULL},
+    {"partition", record_partition, NULL, "Number of its partition, from 0.", NULL},
+    {"offset", record_offset, NULL, "Its number in the partition; never moved, never used twice.",
+     NULL},
     {"timestamp", record_timestamp, NULL, "Milliseconds since the epoch.", NULL},
     {"key", record_key, NULL, "A new bytes object, or None.", NULL},
     {"value", record_value, NULL, "A new bytes object, or None: a tombstone.", NULL},
@@ -293,9 +294,9 @@ static Py_hash_t metadata_hash(PyObject *self)
 }
 
 static PyMemberDef metadata_members[] = {
-    {"topic", T_OBJECT_EX, offsetof(metadata, topic), READONLY, NULL},
-    {"partition", T_INT, offsetof(metadata, partition), READONLY, NULL},
-    {"offset", T_LONGLONG, offsetof(metadata, offset), READONLY, NULL},
+    {"topic", T_OBJECT_EX, offsetof(metadata, topic), READONLY, "Name of the topic."},
+    {"partition", T_INT, offsetof(metadata, partition), READONLY, "Number of the partition."},
+    {"offset", T_LONGLONG, offsetof(metadata, offset), READONLY, "Its number in the partition."},
     {"timestamp", T_LONGLONG, offsetof(metadata, timestamp), READONLY,
      "Milliseconds since the epoch."},
     {NULL, 0, 0, 0, NULL},
