@@ -202,7 +202,7 @@ def test_many_consumers_wait_with_one_thread(tmp_path: Path, count: int) -> None
 def test_two_loops_and_three_logs_share_the_thread(tmp_path: Path) -> None:
     """And a log for threads serves loops in two of them."""
     rounds = 50
-    barrier = threading.Barrier(2, timeout=50)
+    barrier = threading.Barrier(2)
     shared = pylog.open(tmp_path / "shared")
     for name in ("ping", "pong"):
         shared.create_topic(name, durability="os")

@@ -89,7 +89,7 @@ def test_few_open_partitions_serve_many_from_several_threads(
                 assert next(iter(partition.read(offset))).value == value
                 partition.flush()
                 assert partition.durable_offset > offset
-                assert partition.wait(offset, timeout=10)
+                assert partition.wait(offset)
 
         with tiny_switch_interval():
             run_threads(*(lambda slot=slot: work(slot) for slot in range(threads)))

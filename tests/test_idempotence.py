@@ -211,7 +211,7 @@ def test_verify_finds_nothing_wrong_with_snapshots(tmp_path: Path) -> None:
             send(partition, turn)
         assert len(snapshots(log)) == 2
     command = [sys.executable, "-m", "pylog", "verify", str(tmp_path)]
-    verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    verified = subprocess.run(command, capture_output=True, text=True, check=False)
     assert verified.returncode == 0
     assert "0 damages, 0 notes" in verified.stdout
 
@@ -268,7 +268,7 @@ def test_others_append_while_a_state_is_loaded(log: Log, monkeypatch: pytest.Mon
 
         def load_slowly(*given: Any, **how: Any) -> Any:
             appending.start()
-            appending.join(10)
+            appending.join()
             was_done.append(not appending.is_alive())
             return load(*given, **how)
 

@@ -102,7 +102,6 @@ def test_the_end_of_the_interpreter_closes_the_log(tmp_path: Path) -> None:
         [sys.executable, "-c", code + "; t.append(b'x')", tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
-        timeout=30,
     )
     assert "is_clean 1" in (tmp_path / "t-0" / "manifest").read_text()
 

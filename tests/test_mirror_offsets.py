@@ -8,7 +8,7 @@ import confluent_kafka
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka_cluster import SETTINGS, Cluster, Sent, append_all, random_records, sent
+from kafka_cluster import SECONDS, SETTINGS, Cluster, Sent, append_all, random_records, sent
 
 import pylog
 from pylog.errors import (
@@ -235,7 +235,7 @@ def _committed(offset: int) -> pylog.OffsetAndMetadata:
 def _committed_there(cluster: Cluster, group: str, topic: str) -> tuple[int, str | None]:
     consumer = confluent_kafka.Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": group})
     try:
-        (place,) = consumer.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=30)
+        (place,) = consumer.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=SECONDS)
         return place.offset, place.metadata
     finally:
         consumer.close()

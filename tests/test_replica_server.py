@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import HANG_SECONDS
 from replicas_here import SECRET
 
 import pylog
@@ -41,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[ReplicaServer]:
 
 @contextlib.contextmanager
 def transport_to(server: ReplicaServer) -> Iterator[SocketTransport]:
-    transport = SocketTransport(*server.address, secret=SECRET, timeout=20)
+    transport = SocketTransport(*server.address, secret=SECRET, timeout=HANG_SECONDS)
     try:
         yield transport
     finally:
@@ -51,8 +52,8 @@ def transport_to(server: ReplicaServer) -> Iterator[SocketTransport]:
 @contextlib.contextmanager
 def authenticated(server: ReplicaServer) -> Iterator[Connection]:
     """A connection of somebody who knows the secret and may say anything."""
-    connected = socket.create_connection(server.address, timeout=20)
-    connection = Connection(connected, timeout=20, max_message_bytes=1 << 20)
+    connected = socket.create_connection(server.address, timeout=HANG_SECONDS)
+    connection = Connection(connected, timeout=HANG_SECONDS, max_message_bytes=1 << 20)
     with contextlib.closing(connection):
         connection.greet_as_client(SECRET)
         yield connection
@@ -79,7 +80,9 @@ def heartbeat(**changes: object) -> ReplicaBatches:
 
 
 def test_who_does_not_know_the_secret_gets_nothing(server: ReplicaServer) -> None:
-    stranger = SocketTransport(*server.address, secret=b"a guess of sixteen bytes", timeout=20)
+    stranger = SocketTransport(
+        *server.address, secret=b"a guess of sixteen bytes", timeout=HANG_SECONDS
+    )
     with pytest.raises(AuthenticationError):
         stranger.handshake(HELLO)
     with pytest.raises(AuthenticationError):
@@ -93,7 +96,7 @@ def test_bytes_of_an_enemy_end_their_connection_and_nothing_else(server: Replica
     print("seed", seed)
     choose = random.Random(seed)
     for _ in range(30):
-        enemy = socket.create_connection(server.address, timeout=20)
+        enemy = socket.create_connection(server.address, timeout=HANG_SECONDS)
         with contextlib.closing(enemy), contextlib.suppress(OSError):
             enemy.sendall(choose.randbytes(choose.randrange(300)))
             enemy.shutdown(socket.SHUT_WR)
@@ -136,7 +139,7 @@ def test_garbage_instead_of_batches_is_refused_and_nothing_of_it_is_there(
         transport.position(METADATA)
         transport.send(heartbeat(data=b"no batch", end_offset=1))
         with pytest.raises(ReplicationError):
-            transport.acknowledgement(20)
+            transport.acknowledgement(HANG_SECONDS)
     assert is_served(server)
 
 
@@ -160,11 +163,11 @@ def test_what_an_older_leader_sends_is_refused(server: ReplicaServer) -> None:
         new.handshake(LeaderHello(HELLO.cluster_id, "next", 4))
         old.send(heartbeat())
         with pytest.raises(FencedLeaderEpochError):
-            old.acknowledgement(20)
+            old.acknowledgement(HANG_SECONDS)
         with pytest.raises(FencedLeaderEpochError):
             old.handshake(HELLO)
         new.send(heartbeat(epoch=4))
-        assert new.acknowledgement(20) is not None
+        assert new.acknowledgement(HANG_SECONDS) is not None
 
 
 def test_a_later_session_of_the_same_leader_ends_the_one_before(server: ReplicaServer) -> None:
@@ -173,9 +176,9 @@ def test_a_later_session_of_the_same_leader_ends_the_one_before(server: ReplicaS
         second.handshake(HELLO)
         first.send(heartbeat())
         with pytest.raises(ReplicationError):
-            first.acknowledgement(20)
+            first.acknowledgement(HANG_SECONDS)
         second.send(heartbeat())
-        assert second.acknowledgement(20) is not None
+        assert second.acknowledgement(HANG_SECONDS) is not None
 
 
 def test_every_send_is_acknowledged_in_its_order(server: ReplicaServer) -> None:
@@ -186,7 +189,7 @@ def test_every_send_is_acknowledged_in_its_order(server: ReplicaServer) -> None:
         in_sync = InSync(3, 5, frozenset({"leader", replica_id}))
         for told in (None, member, in_sync, IN_SYNC):
             transport.send(heartbeat(in_sync=told))
-        answers = [transport.acknowledgement(20) for _ in range(4)]
+        answers = [transport.acknowledgement(HANG_SECONDS) for _ in range(4)]
         assert all(answer is not None and answer.partition == METADATA for answer in answers)
         # What it is no member of it does not write down, nor what is older.
         assert answers[-1] is not None
@@ -199,7 +202,9 @@ def test_who_is_silent_in_the_greeting_is_cut_off(tmp_path: Path) -> None:
     with (
         pylog.open(tmp_path / "log") as log,
         log.replication.serve(secret=SECRET, timeout=0.05) as server,
-        contextlib.closing(socket.create_connection(server.address, timeout=20)) as silent,
+        contextlib.closing(
+            socket.create_connection(server.address, timeout=HANG_SECONDS)
+        ) as silent,
     ):
         received = b""
         while data := silent.recv(1000):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from patience import HANG_SECONDS
 
 from pylog.errors import (
     AuthenticationError,
@@ -229,7 +230,7 @@ def test_epochs_that_do_not_rise_are_refused() -> None:
 
 
 @contextlib.contextmanager
-def connected(*, timeout: float = 20.0, limit: int = 1 << 20) -> Iterator[list[Connection]]:
+def connected(*, timeout: float = HANG_SECONDS, limit: int = 1 << 20) -> Iterator[list[Connection]]:
     """Two connections that are each other's other side."""
     pair = [
         Connection(end, timeout=timeout, max_message_bytes=limit) for end in socket.socketpair()
@@ -282,14 +283,14 @@ def test_a_client_with_another_secret_is_refused() -> None:
 
 def test_a_server_with_another_secret_is_refused() -> None:
     # It takes any answer, and cannot prove that it knows the secret itself.
-    with one_end(timeout=20, limit=1 << 20) as (client, right):
+    with one_end(timeout=HANG_SECONDS, limit=1 << 20) as (client, right):
         right.sendall(b"pylog-replica 1\n" + bytes(32) + bytes(32))
         with pytest.raises(AuthenticationError):
             client.greet_as_client(SECRET)
 
 
 def test_a_server_that_sends_back_what_it_got_is_refused() -> None:
-    with one_end(timeout=20, limit=1 << 20) as (client, right):
+    with one_end(timeout=HANG_SECONDS, limit=1 << 20) as (client, right):
 
         def mirror() -> None:
             right.sendall(b"pylog-replica 1\n" + bytes(32))
@@ -303,14 +304,14 @@ def test_a_server_that_sends_back_what_it_got_is_refused() -> None:
 
 
 def test_who_speaks_another_protocol_is_refused() -> None:
-    with one_end(timeout=20, limit=1 << 20) as (server, right):
+    with one_end(timeout=HANG_SECONDS, limit=1 << 20) as (server, right):
         right.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(100))
         with pytest.raises(AuthenticationError):
             server.greet_as_server(SECRET)
 
 
 def test_a_message_that_says_it_is_too_long_is_refused_before_it_is_read() -> None:
-    with one_end(timeout=20, limit=1000) as (server, right):
+    with one_end(timeout=HANG_SECONDS, limit=1000) as (server, right):
         right.sendall(wire.LENGTH.pack(2**32 - 1))
         with pytest.raises(InvalidMessageError, match="max_message_bytes"):
             server.receive()
