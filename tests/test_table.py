@@ -224,6 +224,7 @@ def test_waiting_ends_with_the_table_and_with_the_topic(
             raised.append(type(error))
 
     monkeypatch.setattr(partition, "wait", told)
+    monkeypatch.setattr("pylog.table.table.LOOK_AGAIN_SECONDS", 0.001)
     thread = in_thread(wait_for)
     is_waiting.wait()
     if end == "table":
