@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +88,12 @@ def stored(partition: Partition) -> bytes:
 def values(log: Log, topic: str) -> list[bytes | None]:
     """Return what can be read of a topic."""
     return [record.value for record in log.read(topic)]
+
+
+def kept_mark(log: Path) -> int:
+    """Return the high watermark of `__metadata` that a power cut leaves."""
+    found = re.search(
+        r"^high_watermark (\d+)$", (log / "__metadata-0" / "manifest").read_text(), re.M
+    )
+    assert found is not None
+    return int(found[1])

@@ -47,3 +47,18 @@ def test_what_nobody_could_have_created_is_refused(
                 use(name)
 
     assert list((tmp_path / "victim-0").iterdir()) == []
+
+
+def test_topics_are_read_anew_when_their_log_was_truncated(tmp_path: Path) -> None:
+    with pylog.open(tmp_path) as log:
+        kept = log.create_topic("kept")
+        log.create_topic("gone")
+        metadata = log.replication.log.registry.metadata
+        # As a follower is told to that may lack acknowledged records.
+        assert metadata.truncate(1, force=True) == 1
+        assert log.topics() == ["kept"]
+        assert log.topic("kept") is kept
+        metadata.truncate(0, force=True)
+        log.create_topic("new", partitions=2)
+        assert log.topics() == ["new"]
+        assert len(log.topic("new")) == 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from pathlib import Path
 
 import pytest
 from processes import children
-from replicas_here import TWO, HeldTransport, leading, stored, values, wait_for
+from replicas_here import TWO, HeldTransport, kept_mark, leading, stored, values, wait_for
 
 import pylog
 from pylog import (
@@ -207,15 +206,6 @@ def test_topics_that_change_or_go_do_so_on_followers(tmp_path: Path) -> None:
         assert values(follower, "orders") == [b"new"]
         with pytest.raises(UnknownTopicOrPartitionError):
             follower.topic("orders").partition(2)
-
-
-def kept_mark(log: Path) -> int:
-    """Return the high watermark of `__metadata` that a power cut leaves."""
-    found = re.search(
-        r"^high_watermark (\d+)$", (log / "__metadata-0" / "manifest").read_text(), re.M
-    )
-    assert found is not None
-    return int(found[1])
 
 
 def test_a_topic_that_was_seen_stays_known_after_a_power_cut(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from unittest.mock import Mock
 import pytest
 from processes import children
 from replicas import OS, Host, leader
-from replicas_here import SECRET, HeldTransport, leading, wait_for
+from replicas_here import SECRET, HeldTransport, kept_mark, leading, wait_for
 
 import pylog
-from pylog import DirectoryTransport, Log, ReplicationConfig
+from pylog import DirectoryTransport, Log, Partition, ReplicationConfig
 from pylog.errors import FencedLeaderEpochError, ReplicationTimeoutError
 from pylog.replication import roles, wire
 from pylog.replication.connection import Connection
@@ -176,6 +176,30 @@ def test_the_first_record_of_a_partition_that_another_process_makes_is_seen(
         monkeypatch.setattr(leader_of(log), "_look_at_all_ms", 2**62)
         start(append).join()
         assert partition.high_watermark == 1
+
+
+@pytest.mark.parametrize("whose", ["a", "b"])
+def test_what_a_full_disk_kept_from_being_kept_is_kept_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    keep, failures = Partition.keep_high_watermark, [disk_full()]
+
+    def fail_first(self: Partition) -> None:
+        if failures and f"/{whose}/" in self._directory.path:
+            raise failures.pop()
+        keep(self)
+
+    with (
+        pylog.open(tmp_path / "b") as follower,
+        follower.replication.serve(secret=SECRET) as server,
+        leading(tmp_path / "a", pylog.SocketTransport(*server.address, secret=SECRET)) as log,
+    ):
+        log.create_topic("before")
+        wait_for(log, lambda: kept_mark(tmp_path / whose) == log.replication.log.registry.version)
+        monkeypatch.setattr(Partition, "keep_high_watermark", fail_first)
+        log.create_topic("orders").append(b"x")
+        wait_for(log, lambda: kept_mark(tmp_path / whose) == log.replication.log.registry.version)
+        assert not failures
 
 
 # ---------------------------------------------------------------- sessions

@@ -84,10 +84,18 @@ def check_acknowledged(path: Path, lives: list[Life]) -> int:
     return len(records)
 
 
+def gather(leader: Node) -> None:
+    """Wait until all three are in sync."""
+    leader.tell("gather", 3)
+    assert leader.hear() == ["gathered"]
+
+
 def storm(all_nodes: list[Node], choose: random.Random, rounds: int) -> list[Life]:
     """Kill the leader again and again; return what was promised."""
     leader, lives = all_nodes[0], []
     lead(leader, all_nodes, 1)
+    # One that was never in sync cannot tell anything to who elects.
+    gather(leader)
     for number in range(1, rounds + 1):
         life = Life(number)
         lives.append(life)
@@ -112,8 +120,7 @@ def storm(all_nodes: list[Node], choose: random.Random, rounds: int) -> list[Lif
     leader.tell("append", rounds + 1, 10)
     for _ in range(10):
         note(life, leader.hear()[1:])
-    leader.tell("gather", 3)
-    assert leader.hear() == ["gathered"]
+    gather(leader)
     return lives
 
 

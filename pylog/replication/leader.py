@@ -133,6 +133,7 @@ class Leader:
         serving.callback(self._forget_in_sync)
         self._is_stopped = False
         self._is_behind = False
+        self._is_kept = False  # whether the high watermark of `__metadata` survives a power cut
         self._look_at_all_ms = 0
         self._files_seen = -1
         self.error: str | None = None  # why the last look came to nothing
@@ -176,7 +177,6 @@ class Leader:
         while self.log.registry.version != self._version:
             # By the first look the others may have become visible.
             self._look()
-        self.led[METADATA].partition.keep_high_watermark()
         for link in self.links:
             link.start()
         self._thread.start()
@@ -386,6 +386,7 @@ class Leader:
         self._check_leads()
         if self._is_stopped:
             return
+        self._keep_topics_locked()  # what failed before comes first
         rules = self.rules
         while (in_sync := rules.unwritten) is not None:
             self._write_down(in_sync)
@@ -401,15 +402,24 @@ class Leader:
                 with self.log.unless_deleted():
                     led.high_watermark = led.partition.advance_high_watermark(offset)
         if METADATA in moved:
-            # A topic that anybody sees stays known: else a power cut would leave a leader that lets
-            # replicas in sync without looking at all partitions.
-            self.led[METADATA].partition.keep_high_watermark()
+            self._is_kept = False
         engine = self.log.engine
         if engine.in_sync_replicas != rules.in_sync_count:
             engine.in_sync_replicas = rules.in_sync_count
             engine.events.notify()
         for link in self.links:
             link.wake((), names)
+        self._keep_topics_locked()
+
+    def _keep_topics_locked(self) -> None:
+        """Let a topic that anybody sees stay known, before anything of it is acknowledged.
+
+        Else a power cut would leave a leader that lets replicas in sync without looking at all
+        partitions.
+        """
+        if not self._is_kept:
+            self.led[METADATA].partition.keep_high_watermark()
+            self._is_kept = True
 
     def _say(self, in_sync: InSync) -> None:
         """Log who is in sync; that is a warning when somebody fell out."""

@@ -64,6 +64,7 @@ class Replica:
             uuid.UUID, TopicFacts
         ] = {}  # whose files are here, and as of which version
         self._version = -1
+        self._is_kept = False  # whether the high watermark of `__metadata` survives a power cut
 
     def open(self) -> None:
         """Wait for a leader; one with a later epoch than was promised is obeyed.
@@ -162,11 +163,13 @@ class Replica:
                 self._note(batches.in_sync, epoch=batches.epoch)
             is_moved = _follow_marks(partition, batches, end)
             if batches.partition == METADATA:
-                if is_moved:
-                    # What was acknowledged of a topic is looked for after a power cut only where
-                    # the topic is known: so before anything of it is acknowledged.
-                    partition.keep_high_watermark()
+                self._is_kept = self._is_kept and not is_moved
                 self._delete_gone_topics()
+        if not self._is_kept:
+            # What was acknowledged of a topic is looked for after a power cut only where the topic
+            # is known: so before anything of it is acknowledged.
+            self.log.partition(METADATA).keep_high_watermark()
+            self._is_kept = True
         in_sync = self._following.state.in_sync
         return Acknowledgement(batches.partition, end, None if in_sync is None else in_sync.order)
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
-from pylog._native import Events
+from pylog._native import Events, Marks
 from pylog.config import NEVER, TopicConfig
 from pylog.engine.engine import Engine
 from pylog.errors import (
@@ -49,6 +49,7 @@ class TopicRegistry:
         self._deleted: set[str] = set()  # names of topics that were, and are not now
         self._topics: dict[uuid.UUID, Topic] = {}
         self._offset = 0
+        self._truncated_at: int | None = None  # what all this is as new as
         self._metadata: Partition | None = None
         engine.settings_of = self._settings_of
         engine.fork_listeners.append(self._after_fork)
@@ -84,10 +85,11 @@ class TopicRegistry:
         Raises CorruptionError, OSError, ClosedError.  Without news: one copy of the marks.
         """
         metadata = self.metadata
-        end_offset = metadata.high_watermark
-        if end_offset == self._offset:
+        marks = metadata.marks()
+        if marks is None or self._is_as_new_as(marks):
             return self._facts
-        is_changed = False
+        end_offset = marks.high_watermark
+        was_truncated = is_changed = self._forget_truncated_locked(marks.truncated_at)
         try:
             for record in metadata.records(self._offset):
                 name = (record.key or b"").decode(errors="replace")
@@ -97,9 +99,28 @@ class TopicRegistry:
             # Batches without a record may be the last: who appended to their start tried for ever.
             self._offset = max(self._offset, end_offset)
         finally:
+            if was_truncated:
+                known = {facts.topic_id for facts in self._facts.values()}
+                for topic_id in self._topics.keys() - known:
+                    del self._topics[topic_id]
             if is_changed:
                 self._engine.settings.notify()
         return self._facts
+
+    def _is_as_new_as(self, marks: Marks) -> bool:
+        return (self._offset, self._truncated_at) == (marks.high_watermark, marks.truncated_at)
+
+    def _forget_truncated_locked(self, truncated_at: int) -> bool:
+        """Forget everything if `__metadata` was truncated since; return whether it was.
+
+        A follower that may lack acknowledged records is cut also below what was visible.
+        """
+        is_truncated = self._truncated_at not in (None, truncated_at)
+        if is_truncated:
+            self._facts, self._offset = {}, 0
+            self._deleted.clear()
+        self._truncated_at = truncated_at
+        return is_truncated
 
     def _learn_locked(self, name: str, facts: TopicFacts | None) -> bool:
         """Note what is true of a name from now on; return whether a topic that exists changed."""
@@ -162,9 +183,9 @@ class TopicRegistry:
 
         Raises what a read raises.  Without news: one copy of the marks.
         """
-        offset = self._offset
-        if self.metadata.high_watermark == offset:
-            return offset
+        marks = self.metadata.marks()
+        if marks is None or self._is_as_new_as(marks):
+            return self._offset
         with self._lock:
             self._refresh_locked()
             return self._offset
