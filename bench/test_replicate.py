@@ -1,7 +1,8 @@
 """Batches that a follower in another directory has too when they are acknowledged.
 
 Next to the same batches in a log of its own: that one syncs once, this one twice, of which one
-waits for the other in part.
+waits for the other in part.  And beside 1,400 partitions that rest, next to 8: what rests is not to
+be paid for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bench.turns import DISK, Contestant, Race, timed
 
 BATCHES = 20
 ROUNDS = 15
+RESTING = (8, 1400)
 CONFIG = pylog.ReplicationConfig(min_insync_replicas=2)
 
 
@@ -54,3 +56,37 @@ def replicated(directory: Path, payload: Payload, size: Callable[..., int]) -> I
 @pytest.mark.parametrize("name", ["acks-all", "acks-1"])
 def test_append_batches_replicated(show: Callable[..., None], replicated: Race, name: str) -> None:
     show(replicated, name)
+
+
+@pytest.fixture(scope="module")
+def beside(directory: Path, payload: Payload, size: Callable[..., int]) -> Iterator[Race]:
+    values = payload.values(size(Payload.BATCH, Payload.BATCH))[:BATCHES]
+    with ExitStack() as stack:
+        contestants = {}
+        for count in RESTING:
+            log = stack.enter_context(pylog.open(directory / f"leader-{count}"))
+            copy = pylog.DirectoryTransport(directory / f"follower-{count}")
+            log.promote(1, [copy], config=CONFIG)
+            log.replication.wait_in_sync(2)
+            log.create_topic("resting", partitions=count)
+            partition = log.create_topic("events").partition(0)
+            partition.append(b"first")
+
+            def run(partition: pylog.Partition = partition) -> float:
+                return timed(append_one_by_one, partition, values)
+
+            plain = len(values) * Payload.VALUE_BYTES
+            contestants[f"of-{count}"] = Contestant(run, DISK, len(values), plain)
+        yield Race("replicate-many", contestants, rounds=ROUNDS)
+
+
+def append_one_by_one(partition: pylog.Partition, values: list[bytes]) -> None:
+    for value in values:
+        partition.append(value)
+
+
+@pytest.mark.parametrize("name", [f"of-{count}" for count in RESTING])
+def test_append_beside_resting_partitions(
+    show: Callable[..., None], beside: Race, name: str
+) -> None:
+    show(beside, name)
