@@ -288,7 +288,7 @@ def test_nothing_is_ever_skipped_of_topics_that_come_and_go(log: Log, tmp_path: 
     lives = 0
     with pylog.open(tmp_path) as other:
         # Chance may leave one of them out for long: it goes on until all came often enough.
-        while lives < LIVES or min(done[what] for what in DONE) < LIVES / 2:
+        while lives < LIVES or min(done[what] for what in DONE) < LIVES / 5:
             lives += 1
             seed = random.randrange(2**32)
             life = Life([log, other], seed)
@@ -304,4 +304,4 @@ def test_nothing_is_ever_skipped_of_topics_that_come_and_go(log: Log, tmp_path: 
                 log.delete_topic(name)
             with contextlib.suppress(GroupIdNotFoundError):
                 log.groups.delete("g")
-    assert set(done) == set(DONE)
+    assert min(done[what] for what in DONE) >= LIVES / 5, done
