@@ -17,6 +17,8 @@ import pylog
 from pylog import Log, Table, TableChange, Topic, _native, errors
 from pylog.storage import layout
 
+HIGH_WATERMARK: Any = pylog.Partition.high_watermark
+
 
 @pytest.fixture
 def topic(log: Log) -> Topic:
@@ -315,8 +317,12 @@ def write_foreign_segments(path: Path) -> dict[int, tuple[bytes, bytes | None]]:
 
 
 def pretend_end(monkeypatch: pytest.MonkeyPatch, end: int) -> None:
-    """Let tables see no more than [0, end)."""
-    monkeypatch.setattr(pylog.Partition, "high_watermark", property(lambda self: end))
+    """Let tables see no more than [0, end) of topic t."""
+
+    def pretended(partition: pylog.Partition) -> int:
+        return end if partition.topic == "t" else int(HIGH_WATERMARK.fget(partition))
+
+    monkeypatch.setattr(pylog.Partition, "high_watermark", property(pretended))
 
 
 @pytest.mark.parametrize("read_bytes", [1, 200, 1 << 18])
