@@ -39,8 +39,8 @@ class ReplicationConfig:
     replica_lag_time_max_ms: a replica that lacks what was appended so long ago is not in sync.
     replica_fetch_wait_max_ms: how often a replica that has everything is told so; it answers.
     replica_fetch_max_bytes: of batches in one message; a larger batch makes a message of its own.
-    max_in_flight_bytes: sent to one replica and not acknowledged; more waits.  Not Kafka's, whose
-        followers fetch.
+    max_in_flight_bytes: sent to one replica and not acknowledged, 256 more for each message; what
+        is above it waits.  Not Kafka's, whose followers fetch.
     request_timeout_ms: how long an append waits for the other replicas.
 
     Raises InvalidConfigurationError that names setting, value and what is allowed.

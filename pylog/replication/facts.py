@@ -94,7 +94,8 @@ class ReplicaStatus:
 class FollowerStatus:
     """What a leader knows of one of its followers.
 
-    replica_id: None before its first handshake.  in_flight_bytes: sent and not acknowledged.
+    replica_id: None before its first handshake.  in_flight_bytes: sent and not acknowledged,
+    as `ReplicationConfig.max_in_flight_bytes` counts.
     error: why its last session ended, None while one goes on.
     stopped: partitions that the leader cannot read on from where this follower is, as of damaged
     bytes, and why; it gets no more of them, and of all others what there is.
