@@ -15,7 +15,7 @@ MAX_COLUMNS = 100
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
-# The files that stand on the operating system: lock and clock, waiting and waking, memory maps.
+# The files that stand on the operating system: lock and clock, waiting and waking, open files.
 SYSTEM_FILES = ("shared_page", "events", "mapping")
 ALLOCATION = r"\b(?:malloc|calloc|realloc|reallocarray|free|alloca|strdup|PyMem_\w+)\s*\("
 SYSTEM_CALL = (

@@ -1,5 +1,6 @@
 /* Tail.append: one record from Python objects to its place.  The GIL is kept up to the lock. */
 
+#include "py_held_record.h"
 #include "py_tail.h"
 
 /* Records of up to this many bytes as a batch are encoded without an allocation.  Guessed. */
@@ -11,13 +12,6 @@ static const char *const append_names[APPEND_ARGUMENTS] = {"value", "key", "head
                                                            "expected_offset"};
 static const plog_signature append_signature = {"append", append_names, APPEND_ARGUMENTS, 1,
                                                 APPEND_ARGUMENTS};
-
-/* A record whose parts are borrowed from arguments, until record_release. */
-typedef struct {
-    plog_held_bytes value, key;
-    plog_held_headers headers;
-    plog_record_in record;
-} held_record;
 
 int plog_tail_read_clock(plog_tail_object *self, int64_t *now)
 {
@@ -70,35 +64,6 @@ static int read_timestamp(plog_tail_object *self, PyObject *given, int64_t *time
         return -1;
     }
     return check_timestamp(self, *timestamp, *now);
-}
-
-static void record_release(held_record *held)
-{
-    plog_headers_release(&held->headers);
-    plog_bytes_release(&held->key);
-    plog_bytes_release(&held->value);
-}
-
-static int record_from_arguments(plog_tail_object *self, PyObject *const *given, held_record *held)
-{
-    const plog_module_state *state = self->state;
-    held->value.view.obj = NULL;
-    held->key.view.obj = NULL;
-    held->headers.pairs = held->headers.inline_pairs; /* whose bytes are not worth clearing */
-    held->headers.count = 0;
-    held->headers.kept = NULL;
-    if (plog_bytes_from_object(state, given[VALUE], "value", &held->value) < 0 ||
-        plog_bytes_from_object(state, given[KEY] == NULL ? Py_None : given[KEY], "key",
-                               &held->key) < 0 ||
-        plog_headers_from_object(state, given[HEADERS], &held->headers) < 0) {
-        record_release(held);
-        return -1;
-    }
-    held->record = (plog_record_in){.key = held->key.bytes,
-                                    .value = held->value.bytes,
-                                    .headers = held->headers.pairs,
-                                    .header_count = held->headers.count};
-    return 0;
 }
 
 /* Encode a record as a batch in `memory`, and place it.  A new RecordMetadata, a status as an int,
@@ -161,7 +126,7 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
     plog_tail_object *self = (plog_tail_object *)object;
     PyObject *given[APPEND_ARGUMENTS] = {NULL}; /* borrowed */
     int64_t expected_offset = -1;
-    held_record held;
+    plog_held_record held;
     if (plog_parse_arguments(&append_signature, args, count, keyword_names, given) < 0) {
         return NULL;
     }
@@ -175,10 +140,10 @@ PyObject *plog_tail_append(PyObject *object, PyObject *const *args, Py_ssize_t c
                                 (long long)expected_offset);
         }
     }
-    if (record_from_arguments(self, given, &held) < 0) {
+    if (plog_record_hold(self->state, given[VALUE], given[KEY], given[HEADERS], &held) < 0) {
         return NULL;
     }
     PyObject *result = append_record(self, &held.record, given[TIMESTAMP], expected_offset);
-    record_release(&held);
+    plog_record_let_go(&held);
     return result;
 }

@@ -146,10 +146,8 @@ static void appender_dealloc(PyObject *object)
 
 /* ---- the type */
 
-#define METHOD(function) (PyCFunction)(void (*)(void))(function)
-
 static PyMethodDef appender_methods[] = {
-    {"append", METHOD(plog_appender_append), METH_FASTCALL | METH_KEYWORDS,
+    {"append", PLOG_METHOD(plog_appender_append), METH_FASTCALL | METH_KEYWORDS,
      "Append one record through the tail in use; what it cannot do is handed to `otherwise`."},
     {"use", appender_use, METH_O, "Append through this Tail from now on, None for none."},
     {"then", appender_then, METH_O,

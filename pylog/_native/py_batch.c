@@ -431,13 +431,13 @@ static PyObject *partition_for_key(PyObject *module, PyObject *const *args, Py_s
     return PyLong_FromLong(partition);
 }
 
-#define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void)) function, METH_VARARGS | METH_KEYWORDS
+#define WITH_KEYWORDS(function) PLOG_METHOD(function), METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef functions[] = {
     {"make_batch", WITH_KEYWORDS(make_batch), "Encode one batch with every header field given."},
     {"batch_headers", WITH_KEYWORDS(batch_headers),
      "Return the headers of the whole batches from `start` on; no CRC is checked."},
-    {"check_batches", (PyCFunction)(void (*)(void))check_batches, METH_FASTCALL | METH_KEYWORDS,
+    {"check_batches", PLOG_METHOD(check_batches), METH_FASTCALL | METH_KEYWORDS,
      "Return (status, first, end, next_offset, needed): the read path's one pass."},
     {"find_batch", WITH_KEYWORDS(find_batch),
      "Return the position of the next good batch behind damage, -1 if there is none."},
@@ -449,7 +449,7 @@ static PyMethodDef functions[] = {
     {"crc32c_every_way", crc32c_every_way, METH_VARARGS,
      "Return (name, CRC-32C of data continuing a value) for each way that this processor has."},
     {"murmur2", murmur2, METH_O, "Return Kafka's hash of a key, signed as Java's."},
-    {"partition_for_key", (PyCFunction)(void (*)(void))partition_for_key, METH_FASTCALL,
+    {"partition_for_key", PLOG_METHOD(partition_for_key), METH_FASTCALL,
      "Return the partition in which Kafka's Java client puts the key."},
     {NULL, NULL, 0, NULL},
 };

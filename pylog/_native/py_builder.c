@@ -4,7 +4,7 @@
  * the batch full or sealed and leaves it alone.  Nothing here waits or releases the GIL.
  */
 #include "builder.h"
-#include "py_common.h"
+#include "py_held_record.h"
 #include "record.h"
 #include "shared_page.h"
 
@@ -61,42 +61,6 @@ typedef struct {
     plog_builder core; /* borrows from memory */
 } builder_object;
 
-/* A record whose parts are borrowed from arguments, until record_release. */
-typedef struct {
-    plog_held_bytes value, key;
-    plog_held_headers headers;
-    plog_record_in record;
-} held_record;
-
-static void record_release(held_record *held)
-{
-    plog_headers_release(&held->headers);
-    plog_bytes_release(&held->key);
-    plog_bytes_release(&held->value);
-}
-
-static int record_from_objects(const plog_module_state *state, PyObject *value, PyObject *key,
-                               PyObject *headers, int64_t timestamp, held_record *held)
-{
-    held->value.view.obj = NULL;
-    held->key.view.obj = NULL;
-    held->headers.pairs = held->headers.inline_pairs; /* whose bytes are not worth clearing */
-    held->headers.count = 0;
-    held->headers.kept = NULL;
-    if (plog_bytes_from_object(state, value, "value", &held->value) < 0 ||
-        plog_bytes_from_object(state, key, "key", &held->key) < 0 ||
-        plog_headers_from_object(state, headers, &held->headers) < 0) {
-        record_release(held);
-        return -1;
-    }
-    held->record = (plog_record_in){.key = held->key.bytes,
-                                    .value = held->value.bytes,
-                                    .headers = held->headers.pairs,
-                                    .header_count = held->headers.count,
-                                    .timestamp = timestamp};
-    return 0;
-}
-
 static int read_clock(builder_object *self, int64_t *timestamp)
 {
     if (self->is_system_clock) {
@@ -140,19 +104,19 @@ enum { VALUE, KEY, HEADERS, TIMESTAMP, APPEND_ARGUMENTS };
 static PyObject *builder_append(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     builder_object *self = (builder_object *)object;
-    held_record held;
+    plog_held_record held;
     int64_t timestamp;
     if (count != APPEND_ARGUMENTS) {
         PyErr_SetString(PyExc_TypeError, "append takes value, key, headers and timestamp");
         return NULL;
     }
     if (read_timestamp(self, args[TIMESTAMP], &timestamp) < 0 ||
-        record_from_objects(plog_state_of(object), args[VALUE], args[KEY], args[HEADERS], timestamp,
-                            &held) < 0) {
+        plog_record_hold(plog_state_of(object), args[VALUE], args[KEY], args[HEADERS], &held) < 0) {
         return NULL;
     }
+    held.record.timestamp = timestamp;
     if (self->needs_key && held.record.key.len < 0) {
-        record_release(&held);
+        plog_record_let_go(&held);
         return plog_raise_no_key(plog_state_of(object));
     }
     /* After all that may run Python code, which may seal the batch. */
@@ -161,7 +125,7 @@ static PyObject *builder_append(PyObject *object, PyObject *const *args, Py_ssiz
     if (self->is_sealed || plog_builder_add(&self->core, &held.record) != PLOG_OK) {
         sent = Py_NewRef(Py_None);
     }
-    record_release(&held);
+    plog_record_let_go(&held);
     return sent != NULL ? sent : sent_new(self, timestamp, index);
 }
 
@@ -215,15 +179,6 @@ static PyObject *builder_close(PyObject *object, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-static bool is_system_clock(PyTypeObject *type, PyObject *clock)
-{
-    PyObject *module = PyType_GetModule(type); /* borrowed */
-    PyObject *ours = module == NULL ? NULL : PyObject_GetAttrString(module, "system_clock");
-    PyErr_Clear();
-    Py_XDECREF(ours); /* only its identity is looked at */
-    return ours == clock;
-}
-
 static PyObject *builder_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"sent", "batch", "capacity", "clock", "needs_key", NULL};
@@ -251,7 +206,7 @@ static PyObject *builder_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     self->sent = (PyTypeObject *)Py_NewRef(sent);
     self->batch = Py_NewRef(batch);
     self->clock = Py_NewRef(clock);
-    self->is_system_clock = is_system_clock(type, clock);
+    self->is_system_clock = plog_is_system_clock(type, clock);
     self->needs_key = needs_key != 0;
     self->memory = PyByteArray_FromStringAndSize(NULL, capacity);
     if (self->memory == NULL) {
@@ -310,26 +265,24 @@ static PyObject *builder_max_timestamp(PyObject *object, void *Py_UNUSED(unused)
 static PyObject *batch_size(PyObject *module, PyObject *args)
 {
     PyObject *value, *key, *headers; /* borrowed */
-    held_record held;
+    plog_held_record held;
     if (!PyArg_ParseTuple(args, "OOO:batch_size", &value, &key, &headers) ||
-        record_from_objects(PyModule_GetState(module), value, key, headers, 0, &held) < 0) {
+        plog_record_hold(PyModule_GetState(module), value, key, headers, &held) < 0) {
         return NULL;
     }
     const size_t size = plog_record_batch_bound(&held.record);
-    record_release(&held);
+    plog_record_let_go(&held);
     return PyLong_FromSize_t(size);
 }
 
 /* ---- types */
 
-#define METHOD(function) (PyCFunction)(void (*)(void))(function)
-
 static PyMethodDef builder_methods[] = {
-    {"append", METHOD(builder_append), METH_FASTCALL,
+    {"append", PLOG_METHOD(builder_append), METH_FASTCALL,
      "Add a record (value, key, headers, timestamp); return its Sent.\n\n"
      "None when it does not fit or the batch was closed.  timestamp: None asks the clock."},
     {"close", builder_close, METH_NOARGS, "Take no more records."},
-    {"seal", METHOD(builder_seal), METH_FASTCALL,
+    {"seal", PLOG_METHOD(builder_seal), METH_FASTCALL,
      "Close, and return the batch: the same bytearray each time.\n\n"
      "Takes a producer's id, epoch and base sequence, or nothing for nobody's."},
     {NULL, NULL, 0, NULL},

@@ -312,7 +312,7 @@ int plog_add_commit_queue_type(PyObject *module)
          "see\n"
          "to it, and to call finish or give_up.  Or ENDED.  Sleeps without the GIL; ends when a\n"
          "signal handler raises."},
-        {"take", (PyCFunction)(void (*)(void))queue_take, METH_VARARGS | METH_KEYWORDS,
+        {"take", PLOG_METHOD(queue_take), METH_VARARGS | METH_KEYWORDS,
          "Take the lead for something else; return whether this thread has it, never after end.\n\n"
          "blocking: wait for it, before all others.  Who leads already leads once more."},
         {"finish", queue_finish, METH_O,

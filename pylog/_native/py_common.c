@@ -195,7 +195,9 @@ static int convert_header(const plog_module_state *state, PyObject *header, PyOb
             goto done;
         }
         Py_DECREF(value); /* kept holds it */
-        (void)plog_bytes_from_object(state, value, "a header's value", &held);
+        if (plog_bytes_from_object(state, value, "a header's value", &held) < 0) {
+            goto done; /* a buffer that gives more bytes each time it is asked */
+        }
     }
     pair[1] = held.bytes;
     result = 0;
@@ -252,6 +254,15 @@ void plog_headers_release(plog_held_headers *held)
         held->pairs = held->inline_pairs;
     }
     Py_CLEAR(held->kept);
+}
+
+bool plog_is_system_clock(PyTypeObject *type, PyObject *clock)
+{
+    PyObject *module = PyType_GetModule(type); /* borrowed */
+    PyObject *ours = module == NULL ? NULL : PyObject_GetAttrString(module, "system_clock");
+    PyErr_Clear();
+    Py_XDECREF(ours); /* only its identity is looked at */
+    return ours == clock;
 }
 
 /* ---- calls */

@@ -80,6 +80,9 @@ static inline void plog_free_object(PyObject *self)
     Py_DECREF(type);
 }
 
+/* A method that takes more than (self, args), as a table of methods has it. */
+#define PLOG_METHOD(function) (PyCFunction)(void (*)(void))(function)
+
 /* ---- statuses -> exceptions.  Each returns NULL, so callers can return it. */
 
 /* The one table.  SYSTEM takes errno; INTERRUPTED keeps the error of the signal handler. */
@@ -146,6 +149,10 @@ typedef struct {
 } plog_signature;
 int plog_parse_arguments(const plog_signature *signature, PyObject *const *arguments,
                          Py_ssize_t positional_count, PyObject *keyword_names, PyObject **out);
+
+/* Whether a clock that was given to a type of this module is its system_clock, which need not be
+ * called then. */
+bool plog_is_system_clock(PyTypeObject *type, PyObject *clock);
 
 /* Positions of a half-open range in `len` bytes; NULL start is 0, NULL or None end is len.
  * ValueError when it leaves them. */

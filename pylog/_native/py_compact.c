@@ -383,7 +383,7 @@ static PyGetSetDef filter_getters[] = {
 };
 
 static PyMethodDef filter_methods[] = {
-    {"filter", (PyCFunction)(void (*)(void))filter_filter, METH_VARARGS | METH_KEYWORDS,
+    {"filter", PLOG_METHOD(filter_filter), METH_VARARGS | METH_KEYWORDS,
      "Filter whole batches of data[start:end] into `out`; return (status, position, written, "
      "bytes needed)."},
     {NULL, NULL, 0, NULL},

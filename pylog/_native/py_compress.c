@@ -167,8 +167,7 @@ done:
 }
 
 static PyMethodDef functions[] = {
-    {"compress_batches", (PyCFunction)(void (*)(void))compress_batches,
-     METH_VARARGS | METH_KEYWORDS,
+    {"compress_batches", PLOG_METHOD(compress_batches), METH_VARARGS | METH_KEYWORDS,
      "Return whole batches with every payload in `codec`; those that are in it stay as they "
      "are.\n\n"
      "compress: payload -> bytes-like, None for codec 0.  decompress: (codec, payload) -> "

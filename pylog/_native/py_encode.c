@@ -170,7 +170,7 @@ static PyObject *encode(PyObject *module, PyObject *args, PyObject *kwargs)
 }
 
 static PyMethodDef functions[] = {
-    {"encode", (PyCFunction)(void (*)(void))encode, METH_VARARGS | METH_KEYWORDS,
+    {"encode", PLOG_METHOD(encode), METH_VARARGS | METH_KEYWORDS,
      "Encode records from `start` on as whole batches; return them and the index behind the last."},
     {NULL, NULL, 0, NULL},
 };

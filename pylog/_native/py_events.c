@@ -214,7 +214,7 @@ int plog_add_events_type(PyObject *module)
 {
     ((plog_module_state *)PyModule_GetState(module))->events_slice_ms = PLOG_EVENTS_SLICE_MS;
     static PyMethodDef methods[] = {
-        {"wait", (PyCFunction)(void (*)(void))events_wait, METH_VARARGS | METH_KEYWORDS,
+        {"wait", PLOG_METHOD(events_wait), METH_VARARGS | METH_KEYWORDS,
          "Wait until the value is not `seen`: True, or False after `timeout` seconds.\n\n"
          "Read the value, then what it counts, then wait; so nothing is missed.  A writer that "
          "was\n"

@@ -331,7 +331,7 @@ static PyGetSetDef key_map_getters[] = {
 };
 
 static PyMethodDef key_map_methods[] = {
-    {"add_batches", (PyCFunction)(void (*)(void))key_map_add_batches, METH_VARARGS | METH_KEYWORDS,
+    {"add_batches", PLOG_METHOD(key_map_add_batches), METH_VARARGS | METH_KEYWORDS,
      "Take in whole batches of data[start:end]; return (status, position, bytes needed)."},
     {"offset_of", key_map_offset_of, METH_O, "The newest offset of a key, or None."},
     {NULL, NULL, 0, NULL},

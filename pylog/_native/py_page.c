@@ -379,16 +379,14 @@ static PyObject *page_publish(PyObject *object, PyObject *const *args, Py_ssize_
 
 /* ---- the module's part */
 
-#define METHOD(function) (PyCFunction)(void (*)(void))(function)
-
 static PyMethodDef page_methods[] = {
-    {"initialize", METHOD(page_initialize), METH_FASTCALL | METH_KEYWORDS,
+    {"initialize", PLOG_METHOD(page_initialize), METH_FASTCALL | METH_KEYWORDS,
      "Wipe the page and make it anew.  Only for who knows that nobody else has it open.\n\n"
      "identity: at most 256 bytes.  Marks not named: 0, and -1 for all timestamps and\n"
      "max_timestamp_offset.  Raises ClosedError, ValueError, RuntimeError when the lock is held."},
     {"marks", page_marks, METH_NOARGS,
      "Return the published marks, all of the same moment.  Lock-free.  Raises ClosedError."},
-    {"lock", METHOD(page_lock), METH_VARARGS | METH_KEYWORDS,
+    {"lock", PLOG_METHOD(page_lock), METH_VARARGS | METH_KEYWORDS,
      "Take the lock that keeps all processes apart; waits without the GIL, None: for ever.\n\n"
      "A holder that died does not matter: its intent tells what to clean.  Raises\n"
      "LockTimeoutError, ClosedError, RuntimeError when this thread holds it."},
@@ -398,7 +396,7 @@ static PyMethodDef page_methods[] = {
     {"__exit__", page_exit, METH_VARARGS, "Give the lock back as unlock() does."},
     {"set_intent", page_set_intent, METH_VARARGS,
      "Say which positions [start, end) are about to be filled; (0, 0) none.  Needs the lock."},
-    {"publish", METHOD(page_publish), METH_FASTCALL | METH_KEYWORDS,
+    {"publish", PLOG_METHOD(page_publish), METH_FASTCALL | METH_KEYWORDS,
      "Change the marks named, all at once, and wake waiters when readers care.  Needs the lock."},
     {"release", page_release, METH_NOARGS,
      "Give the memory back, at once or when the lock is; later calls raise ClosedError."},

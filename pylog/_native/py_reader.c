@@ -351,16 +351,14 @@ static void reader_dealloc(PyObject *object)
     Py_DECREF((PyObject *)type);
 }
 
-#define METHOD(function) (PyCFunction)(void (*)(void))(function)
-
 static PyMethodDef reader_methods[] = {
-    {"read", METHOD(reader_read), METH_FASTCALL | METH_KEYWORDS,
+    {"read", PLOG_METHOD(reader_read), METH_FASTCALL | METH_KEYWORDS,
      "Return Records from the batch that holds `offset` on, or None: take the careful way.\n\n"
      "entries: of the offset index, `entry_count` of them valid.  size: bytes of the segment that\n"
      "count.  Calls pread(size, position) once, or twice where batches are large."},
-    {"read_on", METHOD(reader_read_on), METH_FASTCALL | METH_KEYWORDS,
+    {"read_on", PLOG_METHOD(reader_read_on), METH_FASTCALL | METH_KEYWORDS,
      "Return Records from the batch at `position` on, which begins with `offset`, or None."},
-    {"wrap", METHOD(reader_wrap), METH_FASTCALL | METH_KEYWORDS,
+    {"wrap", PLOG_METHOD(reader_wrap), METH_FASTCALL | METH_KEYWORDS,
      "Return Records over data[first:end], which check_batches took for `offset`."},
     {NULL, NULL, 0, NULL},
 };

@@ -142,7 +142,10 @@ static PyObject *router_append(PyObject *object, PyObject *const *args, Py_ssize
     for (int i = KEY; i < PARTITION; i++) {
         given[i] = given[i] == NULL ? Py_None : given[i];
     }
-    return plog_appender_append(appender, given, PARTITION, NULL);
+    Py_INCREF(appender); /* two threads that resolve a partition at once put two of them there */
+    PyObject *result = plog_appender_append(appender, given, PARTITION, NULL);
+    Py_DECREF(appender);
+    return result;
 }
 
 static PyObject *router_pick(PyObject *object, PyObject *args)
@@ -254,12 +257,10 @@ static void router_dealloc(PyObject *object)
 
 /* ---- the type */
 
-#define METHOD(function) (PyCFunction)(void (*)(void))(function)
-
 static PyMethodDef router_methods[] = {
-    {"append", METHOD(router_append), METH_FASTCALL | METH_KEYWORDS,
+    {"append", PLOG_METHOD(router_append), METH_FASTCALL | METH_KEYWORDS,
      "Append one record to the partition that is given, or that its key belongs to."},
-    {"append_many", METHOD(plog_router_append_many), METH_VARARGS | METH_KEYWORDS,
+    {"append_many", PLOG_METHOD(plog_router_append_many), METH_VARARGS | METH_KEYWORDS,
      "Append records to the partitions of their keys, one batch each: see the stub.\n\n"
      "Arguments are checked before anything is appended, and partitions resolved.  Raises\n"
      "TypeError, ValueError, OverflowError, InvalidRecordError, RecordTooLargeError, what resolve\n"

@@ -223,9 +223,9 @@ static PyGetSetDef scanner_getters[] = {
 };
 
 static PyMethodDef scanner_methods[] = {
-    {"feed", (PyCFunction)(void (*)(void))scanner_feed, METH_VARARGS | METH_KEYWORDS,
+    {"feed", PLOG_METHOD(scanner_feed), METH_VARARGS | METH_KEYWORDS,
      "Consume whole batches from data[start:end]; return what stopped it."},
-    {"skip_to", (PyCFunction)(void (*)(void))scanner_skip_to, METH_VARARGS | METH_KEYWORDS,
+    {"skip_to", PLOG_METHOD(scanner_skip_to), METH_VARARGS | METH_KEYWORDS,
      "Go on behind a damaged range."},
     {"seal", scanner_seal, METH_NOARGS, "Add the final time entry."},
     {NULL, NULL, 0, NULL},

@@ -287,15 +287,6 @@ static PyObject *tail_publish(PyObject *object, PyObject *args, PyObject *keywor
 
 /* ---- the type */
 
-static bool is_system_clock(PyTypeObject *type, PyObject *clock)
-{
-    PyObject *module = PyType_GetModule(type); /* borrowed */
-    PyObject *ours = module == NULL ? NULL : PyObject_GetAttrString(module, "system_clock");
-    PyErr_Clear();
-    Py_XDECREF(ours); /* only its identity is looked at */
-    return ours == clock;
-}
-
 static bool is_events_or_none(const plog_module_state *state, PyObject *object)
 {
     return object == Py_None || Py_TYPE(object) == state->types[PLOG_EVENTS_TYPE];
@@ -353,7 +344,7 @@ static PyObject *tail_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     self->log_events = log_events == Py_None ? NULL : Py_NewRef(log_events);
     self->settings = settings == Py_None ? NULL : Py_NewRef(settings);
     self->partition = partition;
-    self->is_system_clock = is_system_clock(type, clock);
+    self->is_system_clock = plog_is_system_clock(type, clock);
     self->core.page = plog_page_of(page);
     self->core.log_events = self->log_events == NULL ? NULL : plog_events_of(self->log_events);
     self->core.settings = self->settings == NULL ? NULL : plog_events_of(self->settings);
@@ -400,21 +391,19 @@ static void tail_dealloc(PyObject *object)
     Py_DECREF((PyObject *)type);
 }
 
-#define METHOD(function) (PyCFunction)(void (*)(void))(function)
-
 static PyMethodDef tail_methods[] = {
-    {"configure", METHOD(plog_tail_configure), METH_FASTCALL | METH_KEYWORDS,
+    {"configure", PLOG_METHOD(plog_tail_configure), METH_FASTCALL | METH_KEYWORDS,
      "Set the rules of the topic; may be called again at any time.\n\n"
      "settings_seen: the value of the tail's `settings` that these rules are as new as; at any\n"
      "other value appends return NOT_OPEN."},
-    {"attach", METHOD(tail_attach), METH_FASTCALL | METH_KEYWORDS,
+    {"attach", PLOG_METHOD(tail_attach), METH_FASTCALL | METH_KEYWORDS,
      "Use the memory of a segment, in place of any other: `window` is its .log from\n"
      "window_position, `index` and `timeindex` are its whole index files.  `log` owns the file "
      "and\n"
      "is written to where that takes less time, None: never.  All of them are held."},
     {"detach", tail_detach, METH_NOARGS,
      "Drop the buffers; appends then return NOT_OPEN.  Idempotent."},
-    {"append", METHOD(plog_tail_append), METH_FASTCALL | METH_KEYWORDS,
+    {"append", PLOG_METHOD(plog_tail_append), METH_FASTCALL | METH_KEYWORDS,
      "Append one record as a batch: RecordMetadata, or NO_ROOM, STALE or NOT_OPEN; always "
      "NOT_OPEN\n"
      "where batches are to be compressed.\n\n"
@@ -422,17 +411,17 @@ static PyMethodDef tail_methods[] = {
      "A status means that nothing was appended.  Raises RecordTooLargeError, InvalidRecordError,\n"
      "ClosedError, RuntimeError when this thread holds the page's lock.  No system call, unless\n"
      "the lock is taken, somebody waits for the record, or all before it was synced."},
-    {"place", METHOD(tail_place), METH_VARARGS | METH_KEYWORDS,
+    {"place", PLOG_METHOD(tail_place), METH_VARARGS | METH_KEYWORDS,
      "Append whole batches, all or none: (first offset, end offset), or a status as append.\n\n"
      "data: from encode; offsets and epoch are written into it.  Raises InvalidRecordError when\n"
      "it is not whole batches, ClosedError, RuntimeError when this thread holds the lock."},
-    {"stamp", METHOD(tail_stamp), METH_VARARGS | METH_KEYWORDS,
+    {"stamp", PLOG_METHOD(tail_stamp), METH_VARARGS | METH_KEYWORDS,
      "Prepare batches that the caller writes to the file: (position, log end offset) or a "
      "status.\n\n"
      "Needs the page's lock, until publish(data).  Sets the page's intent.  keeps_offsets: the\n"
      "batches have their offsets and leader epochs, at or after the end and not before the last;\n"
      "raises InvalidRecordError for others."},
-    {"publish", METHOD(tail_publish), METH_VARARGS | METH_KEYWORDS,
+    {"publish", PLOG_METHOD(tail_publish), METH_VARARGS | METH_KEYWORDS,
      "Make the batches count that stamp prepared and the caller wrote; return the end offset.\n\n"
      "Raises RuntimeError when they are others, or the lock was given back in between."},
     {NULL, NULL, 0, NULL},
