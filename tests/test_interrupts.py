@@ -24,6 +24,7 @@ from pylog import Partition
 from pylog.engine.background import Background
 
 PACKAGE = str(Path(pylog.__file__).parent)
+ENDS = contextlib._GeneratorContextManager.__exit__.__code__
 
 
 @functools.cache
@@ -90,6 +91,14 @@ class Interrupt:
         return self.left < 0
 
 
+class InterruptOfEnds(Interrupt):
+    """Raises where contextlib is about to go on with a generator at the end of a `with`."""
+
+    def trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if event == "call" and frame.f_code is ENDS:
+            self._count(frame)
+
+
 def use(one: Partition, other: Partition) -> None:
     """Append through two handles; fails when one of them waits for ever or raises."""
     run_threads(other.suspend)
@@ -153,6 +162,34 @@ def test_an_interrupt_anywhere_leaves_no_settings_half_followed(
             assert partition.high_watermark == offset + 1
             nth += 1
         assert nth > 20
+
+
+def test_an_interrupt_that_is_kept_keeps_no_lock(tmp_path: Path) -> None:
+    # Story: a generator held the lock of the page.  Interrupted where contextlib was about to end
+    # it, it lived as long as the traceback, in an interactive session for ever, and nobody could
+    # append; and what compaction did at its end found the lock held by its own thread.
+    kept: list[BaseException] = []
+
+    def compact(partition: Partition) -> None:
+        try:
+            partition.compact()
+        except KeyboardInterrupt as error:
+            kept.append(error)
+
+    with pylog.open(tmp_path) as log, pylog.open(tmp_path) as other:
+        topic = log.create_topic("t", 1000, durability="os", cleanup_policy="compact")
+        is_struck, nth = True, 0
+        while is_struck:
+            one, two = topic.partition(nth), other.topic("t").partition(nth)
+            one.append(b"first", key=b"k")
+            one.append(b"second", key=b"k")
+            interrupt = InterruptOfEnds(nth)
+            is_struck = interrupt.strikes(functools.partial(compact, one))
+            print(f"interrupted at {interrupt.place}")
+            run_threads(functools.partial(two.append, b"after", key=b"k"))
+            one.check()
+            nth += 1
+        assert len(kept) == nth - 1 > 10
 
 
 def test_an_interrupt_anywhere_leaves_no_background_work_undone(

@@ -34,7 +34,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from pylog._native import BatchFilter, KeyMap, Reader
+from pylog._native import BatchFilter, KeyMap, Reader, SharedPage
 from pylog.arguments import check_callable
 from pylog.errors import ClosedError, InvalidConfigurationError, PylogError
 from pylog.records import CompactionProgress, CompactionReport
@@ -168,15 +168,15 @@ class CompactedPartition(DirtyPartition):
         # A copy without the frames, whose variables are the map and the buffers.
         self.compaction_error = copy.copy(error)
 
-    @contextlib.contextmanager
-    def _held(self, attachment: Attachment) -> Iterator[None]:
-        """Hold the partition's lock and the page lock of what is still attached, and writable."""
-        with self._lock:
-            if self._attachment is not attachment:
-                raise ClosedError(f"{self!r} was closed while it was compacted")
-            with attachment.page:
-                attachment.check_writable(attachment.page.marks())
-                yield
+    def _page_of(self, attachment: Attachment) -> SharedPage:
+        """Return the page, whose lock to take; raises ClosedError.  The caller holds `_lock`.
+
+        The caller's own `with` takes it, and no generator: where an interrupt ends that before it
+        goes on, it is left to whoever keeps the traceback, and with it a lock of all processes.
+        """
+        if self._attachment is not attachment:
+            raise ClosedError(f"{self!r} was closed while it was compacted")
+        return attachment.page
 
     def _seal_active(self) -> None:
         """Roll if the active segment holds anything that may be compacted.  Raises OSError."""
@@ -184,7 +184,8 @@ class CompactedPartition(DirtyPartition):
         if plan is None:
             return
         attachment = plan.attachment
-        with self._held(attachment):
+        with self._lock, self._page_of(attachment):
+            attachment.check_writable(attachment.page.marks())
             marks, _ = attachment.ready_locked(attachment.page.marks())
             lag = self.config.min_compaction_lag_ms
             is_young = lag > 0 and marks.append_time > plan.now - lag
@@ -361,7 +362,8 @@ class CompactedPartition(DirtyPartition):
         sources = self._sources(attachment, group[0].base_offset, group[-1].base_offset + 1)
         if [source.segment.facts.identity for source in sources] != [one.identity for one in group]:
             return False
-        with self._held(attachment):
+        with self._lock, self._page_of(attachment):
+            attachment.check_writable(attachment.page.marks())
             # A revision that was never used, also not by a commit in question.
             _, segments = attachment.ready_locked(attachment.page.marks())
         cleaned = CleanedSegment(
@@ -373,7 +375,8 @@ class CompactedPartition(DirtyPartition):
         is_committed = False
         try:
             # A topic that was deleted meanwhile is refused here, before it has a new file.
-            with self._held(attachment):
+            with self._lock, self._page_of(attachment):
+                attachment.check_writable(attachment.page.marks())
                 cleaned.create()
             cleaned.fill(batch_filter, run)
             is_committed = cleaned.is_changed and self._commit(attachment, group, cleaned)
@@ -390,7 +393,8 @@ class CompactedPartition(DirtyPartition):
     ) -> bool:
         """Let a cleaned segment take the place of its sources, if they are still there."""
         facts = cleaned.finish()
-        with self._held(attachment):
+        with self._lock, self._page_of(attachment):
+            attachment.check_writable(attachment.page.marks())
             marks, segments = attachment.ready_locked(attachment.page.marks())
             assert segments.manifest is not None, "there are segments"
             dropped_end = cleaned.dropped_tombstones_end
@@ -413,7 +417,8 @@ class CompactedPartition(DirtyPartition):
         return True
 
     def _set_cleaned(self, attachment: Attachment, cleaned: Cleaned) -> None:
-        with self._held(attachment):
+        with self._lock, self._page_of(attachment):
+            attachment.check_writable(attachment.page.marks())
             _, segments = attachment.ready_locked(attachment.page.marks())
             assert segments.manifest is not None, "there are segments"
             attachment.commit_locked(dataclasses.replace(segments.manifest, cleaned=cleaned))

@@ -152,8 +152,8 @@ class PartitionWriter:
 
     def make_ready(self) -> None:
         """Do what the flags ask for before the first write; raises what `write` raises."""
-        with self.changing():
-            pass
+        with self.page, self._noting_state_locked():
+            self._begin_change_locked()
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[tuple[Marks, SegmentSet]]:
@@ -162,9 +162,12 @@ class PartitionWriter:
         Raises what `write` raises, and notes the state that errors lead to.
         """
         with self.page, self._noting_state_locked():
-            marks = self.page.marks()
-            self.check_writable(marks)
-            yield self.ready_locked(marks)
+            yield self._begin_change_locked()
+
+    def _begin_change_locked(self) -> tuple[Marks, SegmentSet]:
+        marks = self.page.marks()
+        self.check_writable(marks)
+        return self.ready_locked(marks)
 
     @contextlib.contextmanager
     def _noting_state_locked(self) -> Iterator[None]:
