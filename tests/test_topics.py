@@ -474,3 +474,22 @@ def test_a_topic_deleted_while_its_files_are_opened_is_unknown(
         with pytest.raises(UnknownTopicOrPartitionError):
             partition.append(b"x")
         assert log.topics() == []
+
+
+@pytest.mark.parametrize("is_created_again", [True, False])
+def test_files_of_a_topic_deleted_elsewhere_are_let_go_and_their_space_is_free(
+    tmp_path: Path, is_created_again: bool
+) -> None:
+    # Story: who had it open kept its files and maps, and the space on disk, until the log's end.
+    with pylog.open(tmp_path) as one, pylog.open(tmp_path) as other:
+        for _ in range(3):
+            one.create_topic("t", partitions=2, durability="os").append(b"x", partition=1)
+            assert values(one.topic("t")) == [b"x"]
+            other.delete_topic("t")
+            if is_created_again:
+                other.create_topic("t")
+            assert ("t" in one.topics()) == is_created_again
+            wait_until(lambda: [p.topic for p in one._engine.attached] == ["__metadata"])
+            assert one._engine.open_descriptors == 1
+            if is_created_again:
+                other.delete_topic("t")

@@ -14,6 +14,7 @@ of replicas in sync.  Its bytes also number the locks of partitions (storage/sha
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import threading
@@ -313,6 +314,37 @@ class Engine:
         with self._lock:
             self._partitions.pop((partition.topic, partition.number, topic_id), None)
             self._attached.pop(partition, None)
+
+    def forget_topic(self, topic_id: uuid.UUID) -> None:
+        """Let go, soon, of what this process has open of a topic that is no more.
+
+        Whoever deleted it removed the files; their space is free when the last one lets go.  No I/O
+        here, so that it may be called under locks.
+        """
+        with self._lock:
+            if any(name[2] == topic_id for name in self._partitions):
+                task = functools.partial(self._let_go, topic_id)
+                self._background.schedule(("forget", topic_id), 0.0, task)
+
+    def _let_go(self, topic_id: uuid.UUID) -> None:
+        """Suspend the partitions of a deleted topic, which cannot be attached again, for good."""
+        with self._lock:
+            gone = [(name, one) for name, one in self._partitions.items() if name[2] == topic_id]
+        is_busy = False
+        for name, partition in gone:
+            try:
+                is_let_go = partition.suspend()
+            except (PylogError, OSError):
+                is_let_go = True  # a sync that failed, of records that are deleted
+            if is_let_go:
+                with self._lock:
+                    self._partitions.pop(name, None)
+                self._attached.pop(partition, None)
+            else:
+                is_busy = True
+        if is_busy:
+            task = functools.partial(self._let_go, topic_id)
+            self._background.schedule(("forget", topic_id), _LOOK_AGAIN_SECONDS, task)
 
     @property
     def attached(self) -> list[Partition]:

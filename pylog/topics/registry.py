@@ -136,6 +136,7 @@ class TopicRegistry:
         if facts is not None and facts.topic_id == old.topic_id:
             return not facts.is_deleting
         self._topics.pop(old.topic_id, None)
+        self._engine.forget_topic(old.topic_id)
         return False
 
     def get(self, name: str) -> Topic:
