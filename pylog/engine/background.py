@@ -48,7 +48,13 @@ class Background:
                 heapq.heappush(self._timetable, (due, self._count, name, task))
                 self._due.add(name)
             if self._thread is None or not self._thread.is_alive():
-                self._start_locked()
+                try:
+                    self._start_locked()
+                except RuntimeError as error:
+                    # Python 3.12 starts none when the interpreter ends, and says so in words only.
+                    # The log is closed then, which syncs: nothing that waits here is missed.
+                    if "shutdown" not in str(error):
+                        raise
             self._condition.notify()
 
     def close(self) -> None:
