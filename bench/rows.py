@@ -40,6 +40,8 @@ ROWS: tuple[Row, ...] = (
     Row("send one by one, os", "send one by one", "pylog", "confluent-kafka-mock", _RECORDS, 0.5),
     Row("mirror into a mock cluster", "mirror", "mirror", "confluent-kafka", _RECORDS, 0.7),
     Row("append_many of 1,000, acks=all", "replicate", "acks-all", "acks-1", _RECORDS, 0.3),
+    Row("append, acks=all, among 1,400 partitions", "replicate-many", "of-1400", "of-8",
+        _RECORDS, None),
     Row("append one by one, fsync", "append fsync", "pylog", "fdatasync", _RECORDS, 0.9),
     Row("16 threads, fsync", "group commit", "pylog-16-threads", "pylog-1-thread", _RECORDS, 4.0),
     Row("iterate records", "sequential", "pylog", "lmdb", _RECORDS, 1.2),
