@@ -150,6 +150,12 @@ def lead(leader: Broker, all_brokers: list[Broker], epoch: int) -> None:
     assert leader.hear() == "leads", "the broker has ended"
 
 
+def gather(leader: Broker) -> None:
+    """Wait until all brokers are in sync."""
+    leader.say("gather")
+    assert leader.hear() == "gathered", "the broker has ended"
+
+
 def run(arguments: argparse.Namespace, directory: Path) -> int:
     """Track, kill the leader in the middle, elect, go on, compare; return the exit code."""
     told: dict[int, int] = {}
@@ -158,6 +164,8 @@ def run(arguments: argparse.Namespace, directory: Path) -> int:
     with brokers(directory, secret) as all_brokers:
         first = all_brokers[0]
         lead(first, all_brokers, 1)
+        # Who was never in sync has no say in an election: with two of three left, both are needed.
+        gather(first)
         print(f"epoch 1    broker 0 leads, {arguments.partitions} partitions", flush=True)
         first.say("track", 1, *shape)
         for _ in range(arguments.calls // 2):
@@ -173,8 +181,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> int:
         new.say("track", 2, *shape)
         for _ in range(arguments.calls):
             told[2] = int(new.hear())
-        new.say("gather")
-        assert new.hear() == "gathered", "the broker has ended"
+        gather(new)
     return max(compare(number, directory, told) for number in range(BROKERS))
 
 
