@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import socket
 import threading
@@ -306,6 +307,33 @@ def test_who_is_in_sync_is_not_acknowledged_unless_it_is_on_disk(
             with pytest.raises(OSError, match="no space"):
                 list(session.apply([heartbeat(in_sync)]))
     assert [one.in_sync for one in session.apply([heartbeat(in_sync)])] == [(3, 1)]
+    replica.close()
+    log.close()
+
+
+def test_files_of_a_topic_that_the_next_leader_never_had_are_removed(tmp_path: Path) -> None:
+    def topic_in(name: str) -> ReplicaBatches:
+        """The record of a log's only topic, as a leader sends it."""
+        with pylog.open(tmp_path / f"leader-of-{name}") as source:
+            source.create_topic(name)
+            stored = source.replication.log.registry.metadata.read_batches(0)
+        return dataclasses.replace(
+            heartbeat(), end_offset=stored.end, high_watermark=stored.end, data=stored.data
+        )
+
+    log = ReplicatedLog.open(tmp_path / "b")
+    replica = Replica(log)
+    replica.open()
+    session = replica.handshake(HELLO)
+    for _ in session.apply([topic_in("gone")]):
+        log.registry.get("gone").partition(0).append_replica(b"", end_offset=1)
+    assert (tmp_path / "b" / "gone-0").is_dir()
+    session = replica.handshake(HELLO)
+    session.truncate(METADATA, 0)
+    # As many records as before: that is not as before.
+    list(session.apply([topic_in("new")]))
+    assert [topic.name for topic in log.registry.all_facts()] == ["new"]
+    assert not (tmp_path / "b" / "gone-0").exists()
     replica.close()
     log.close()
 

@@ -60,10 +60,8 @@ class Replica:
         self._is_open = False
         self._following = FollowerState(ReplicaState(replica_id=log.roles.replica_id))
         self._seen = -1  # the count of settings that the state is as new as
-        self._topics: dict[
-            uuid.UUID, TopicFacts
-        ] = {}  # whose files are here, and as of which version
-        self._version = -1
+        self._topics: dict[uuid.UUID, TopicFacts] = {}  # whose files may be here
+        self._version = -1  # what these were looked through for; -1 in this session for nothing
         self._is_kept = False  # whether the high watermark of `__metadata` survives a power cut
 
     def open(self) -> None:
@@ -109,6 +107,8 @@ class Replica:
             self._seen = log.engine.settings.value
             following.state = log.roles.change(event)
             self._topics = {topic.topic_id: topic for topic in log.registry.all_facts()}
+            # What this leader lets be cut it may follow by as much of its own.
+            self._version = -1
             return Session(self, number, hello)
 
     def fence(self, epoch: int) -> ReplicaStatus:

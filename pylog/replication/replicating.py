@@ -168,7 +168,7 @@ class Replication:
 
         In the process that leads also until all can be read that was there when it began to.
         timeout: seconds, None for ever.  In any process that has the leader's log open.
-        Raises ClosedError.
+        Raises ClosedError, CorruptionError, OSError.
         """
         engine = self.log.engine
         deadline = None if timeout is None else time.monotonic() + timeout

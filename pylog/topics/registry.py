@@ -180,8 +180,9 @@ class TopicRegistry:
 
     @property
     def version(self) -> int:
-        """A number that grows with each change of any topic, those that others made included.
+        """Up to which offset of `__metadata` all is known: each change of any topic moves it on.
 
+        Those that others made included.  It goes back only where a replica is truncated.
         Raises what a read raises.  Without news: one copy of the marks.
         """
         marks = self.metadata.marks()
